@@ -1,0 +1,120 @@
+"""SMCL model configuration."""
+
+from typing import Literal
+
+from huggingface_hub.dataclasses import strict
+from transformers import AutoConfig, PreTrainedConfig
+from transformers.configuration_utils import SubConfigSpec
+
+
+@strict
+class SMCLConfig(PreTrainedConfig):
+    r"""Configuration of an [`SMCLModel`]: two backbone configurations and what joins them.
+
+    Args:
+        text_config (`PreTrainedConfig` or `dict`, *optional*, defaults to BERT-base):
+            Configuration of the text encoder.
+        vision_config (`PreTrainedConfig` or `dict`, *optional*, defaults to ViT-base):
+            Configuration of the image encoder.
+        max_images (`int`, *optional*, defaults to 4):
+            Largest number of images of a post, the paper's m.
+        num_image_layers (`int`, *optional*, defaults to 1):
+            Transformer layers that relate the images of a post to each other (Sec. 3.3.3).
+        num_fusion_layers (`int`, *optional*, defaults to 1):
+            Transformer layers in front of the cross-modal attention (Eq. 10-11).
+        guidance_filter (`str`, *optional*, defaults to `"score"`):
+            Which image keys a token may attend to in the text encoder: `"score"` keeps those whose scaled score
+            reaches the post's mean score, `"probability"` is the literal reading of the threshold on softmax
+            weights, `"none"` keeps all.
+        image_weighting (`str`, *optional*, defaults to `"uniform"`):
+            `"uniform"` as in the paper, or `"relevance"`: a learned text-image score scales each image's part.
+        cmd_order (`int`, *optional*, defaults to 3):
+            Highest central moment compared by the similarity loss, K in Eq. 19.
+        similarity_weight (`float`, *optional*, defaults to 0.3): Weight alpha of the similarity loss (Eq. 18).
+        difference_weight (`float`, *optional*, defaults to 0.2): Weight beta of the difference loss (Eq. 18).
+        contrastive_weight (`float`, *optional*, defaults to 0):
+            Weight of an InfoNCE loss between pooled shared text and image vectors. Beyond the paper, off by default.
+        use_image_guidance (`bool`, *optional*, defaults to `True`): Image keys and values inside the text encoder.
+        use_alignment (`bool`, *optional*, defaults to `True`): The alignment encoder and the similarity loss.
+        use_refinement (`bool`, *optional*, defaults to `True`): The refinement encoders and the difference loss.
+        use_fusion (`bool`, *optional*, defaults to `True`):
+            The symmetric fusion; `False` concatenates both modalities in front of one transformer layer.
+        constrain_bio (`bool`, *optional*, defaults to `True`):
+            Whether decoding forbids illegal BIO2 transitions, such as `O` to `I-PER`.
+        dropout (`float`, *optional*, defaults to 0.1): Dropout of the layers outside the two backbones.
+        initializer_range (`float`, *optional*, defaults to 0.02):
+            Standard deviation of new weight matrices. Temporal positions are drawn from N(0, 1) instead.
+
+    Raises:
+        ValueError: if a number is out of range or the labels do not form one list.
+
+    Example:
+    ```python
+    >>> from smcl import SMCLConfig, SMCLForTokenClassification
+
+    >>> config = SMCLConfig(id2label={0: "O", 1: "B-PER", 2: "I-PER"})
+    >>> model = SMCLForTokenClassification(config)
+    ```
+    """
+
+    model_type = "smcl"
+    sub_configs_defaults = {
+        "text_config": SubConfigSpec(config_class=AutoConfig, model_type="bert"),
+        "vision_config": SubConfigSpec(config_class=AutoConfig, model_type="vit"),
+    }
+
+    text_config: PreTrainedConfig | dict | None = None
+    vision_config: PreTrainedConfig | dict | None = None
+    max_images: int = 4
+    num_image_layers: int = 1
+    num_fusion_layers: int = 1
+    guidance_filter: Literal["score", "probability", "none"] = "score"
+    image_weighting: Literal["uniform", "relevance"] = "uniform"
+    cmd_order: int = 3
+    similarity_weight: int | float = 0.3
+    difference_weight: int | float = 0.2
+    contrastive_weight: int | float = 0
+    use_image_guidance: bool = True
+    use_alignment: bool = True
+    use_refinement: bool = True
+    use_fusion: bool = True
+    constrain_bio: bool = True
+    dropout: int | float = 0.1
+    initializer_range: int | float = 0.02
+
+    def __post_init__(self, **kwargs):
+        if self.id2label is not None and self.label2id is None:
+            self.label2id = {label: int(index) for index, label in self.id2label.items()}
+        super().__post_init__(**kwargs)
+
+    def validate_ranges(self):
+        """Check numbers; part of the strict validation on construction and saving."""
+        for name, least in (("max_images", 1), ("num_image_layers", 0), ("num_fusion_layers", 1), ("cmd_order", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"`{name}` must be at least {least}, got {getattr(self, name)}.")
+        for name in ("similarity_weight", "difference_weight", "contrastive_weight"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"`{name}` must not be negative, got {getattr(self, name)}; 0 switches the loss off.")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"`dropout` must lie in [0, 1), got {self.dropout}.")
+
+    def validate_switches(self):
+        """Check that what is asked for has the parts it needs."""
+        if self.contrastive_weight > 0 and not self.use_alignment:
+            raise ValueError(
+                "`contrastive_weight` compares the shared vectors of the alignment encoder, which "
+                "`use_alignment=False` removes: set `contrastive_weight=0` or `use_alignment=True`."
+            )
+
+    def validate_labels(self):
+        """Check that `id2label` and `label2id` are inverse to each other and number the labels from 0."""
+        labels = {int(index): label for index, label in (self.id2label or {}).items()}
+        inverse = {label: int(index) for label, index in (self.label2id or {}).items()}
+        if sorted(labels) != list(range(len(labels))) or inverse != {label: i for i, label in labels.items()}:
+            raise ValueError(
+                "`id2label` and `label2id` must be inverse to each other and number the labels 0, 1, 2, ..., got "
+                f"{labels} and {inverse}. Leave `label2id` out to have it derived."
+            )
+
+
+__all__ = ["SMCLConfig"]

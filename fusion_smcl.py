@@ -1,0 +1,254 @@
+"""Alignment, refinement and symmetric fusion of text and images (Eq. 6-15)."""
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from .configuration_smcl import SMCLConfig
+from .guidance_smcl import weighted_attention
+
+
+class SMCLAttention(nn.Module):
+    """Multi-head attention of one sequence over another, without an output projection.
+
+    Args:
+        hidden_size (`int`): Width of both sequences.
+        num_heads (`int`): Number of heads.
+        dropout (`float`): Dropout of the weights.
+    """
+
+    def __init__(self, hidden_size: int, num_heads: int, dropout: float):
+        super().__init__()
+        self.num_heads = num_heads
+        self.dropout = dropout
+        self.query = nn.Linear(hidden_size, hidden_size)
+        self.key = nn.Linear(hidden_size, hidden_size)
+        self.value = nn.Linear(hidden_size, hidden_size)
+
+    def forward(
+        self, queries: torch.Tensor, states: torch.Tensor, mask: torch.Tensor, output_attentions: bool = False
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Attend.
+
+        Args:
+            queries (`torch.Tensor` of shape `(batch_size, num_queries, hidden_size)`): Who asks.
+            states (`torch.Tensor` of shape `(batch_size, num_states, hidden_size)`): Who is asked.
+            mask (`torch.BoolTensor` of shape `(batch_size, num_states)`): `True` marks the states that count.
+            output_attentions (`bool`, *optional*, defaults to `False`): Whether to return the weights.
+
+        Returns:
+            Attended values `(batch_size, num_queries, hidden_size)`, exactly 0 where no state counts, and the
+            weights `(batch_size, num_heads, num_queries, num_states)` or `None`.
+        """
+        # shape: (batch_size, num_heads, length, head_size)
+        query, key, value = (
+            projection(x).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+            for projection, x in ((self.query, queries), (self.key, states), (self.value, states))
+        )
+        has_state = mask.any(dim=1)[:, None, None]
+        # A row that may attend to nothing is NaN in some kernels: let it attend to padding and drop the result.
+        attended = (mask[:, None, :] | ~has_state)[:, None]
+        dropout = self.dropout if self.training else 0.0
+        weights = None
+        if output_attentions:
+            output, weights = weighted_attention(query, key, value, attended, query.shape[-1] ** -0.5, dropout)
+            weights = weights * has_state[:, None]
+        else:
+            output = F.scaled_dot_product_attention(query, key, value, attn_mask=attended, dropout_p=dropout)
+        output = output.transpose(1, 2).flatten(2)
+        return torch.where(has_state, output, torch.zeros_like(output)), weights
+
+
+class SMCLFeedForward(nn.Module):
+    """Two linear layers with GELU between, four times as wide inside, as in BERT and ViT."""
+
+    def __init__(self, hidden_size: int, dropout: float):
+        super().__init__()
+        self.expand = nn.Linear(hidden_size, 4 * hidden_size)
+        self.contract = nn.Linear(4 * hidden_size, hidden_size)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Map `(..., hidden_size)` to the same shape."""
+        return self.dropout(self.contract(F.gelu(self.expand(x))))
+
+
+class SMCLTransformerLayer(nn.Module):
+    """A post-norm transformer encoder layer."""
+
+    def __init__(self, hidden_size: int, num_heads: int, dropout: float):
+        super().__init__()
+        self.attention = SMCLAttention(hidden_size, num_heads, dropout)
+        self.output = nn.Linear(hidden_size, hidden_size)
+        self.attention_norm = nn.LayerNorm(hidden_size)
+        self.feed_forward = SMCLFeedForward(hidden_size, dropout)
+        self.output_norm = nn.LayerNorm(hidden_size)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Relate the `(batch_size, length, hidden_size)` states whose `(batch_size, length)` mask is `True`."""
+        attended, _ = self.attention(x, x, mask)
+        x = self.attention_norm(x + self.dropout(self.output(attended)))
+        return self.output_norm(x + self.feed_forward(x))
+
+
+class SMCLModalityEncoders(nn.Module):
+    """Alignment and refinement encoders (Eq. 6-9): one ReLU layer shared by both modalities, one for each."""
+
+    def __init__(self, config: SMCLConfig):
+        super().__init__()
+        hidden_size, vision_size = config.text_config.hidden_size, config.vision_config.hidden_size
+        if vision_size != hidden_size:
+            self.image_projection = nn.Linear(vision_size, hidden_size)
+        self.alignment = self.refinement = self.projection = None
+        if config.use_alignment:
+            self.alignment = nn.Linear(hidden_size, hidden_size)
+        if config.use_refinement:
+            self.refinement = nn.ModuleDict(
+                {modality: nn.Linear(hidden_size, hidden_size) for modality in ("text", "image")}
+            )
+        if not (config.use_alignment or config.use_refinement):
+            self.projection = nn.Linear(hidden_size, hidden_size)
+
+    def forward(self, states: torch.Tensor, modality: str) -> dict[str, torch.Tensor]:
+        """Encode the states of one modality.
+
+        Args:
+            states (`torch.Tensor` of shape `(batch_size, length, text or vision hidden_size)`): H or G.
+            modality (`str`): `"text"` or `"image"`.
+
+        Returns:
+            `dict` with `"shared"` and `"specific"`, as far as they are switched on, or else `"projected"`; each of
+            shape `(batch_size, length, hidden_size)`.
+        """
+        if modality == "image" and hasattr(self, "image_projection"):
+            states = self.image_projection(states)
+        streams = {}
+        if self.alignment is not None:
+            streams["shared"] = self.alignment(states).relu()
+        if self.refinement is not None:
+            streams["specific"] = self.refinement[modality](states).relu()
+        if self.projection is not None:
+            streams["projected"] = self.projection(states).relu()
+        return streams
+
+
+class SMCLUnion(nn.Module):
+    """Join the streams of one modality: P_o = sigmoid(FC_o([P_o^a ; P_o^r])) (Eq. 12)."""
+
+    def __init__(self, config: SMCLConfig):
+        super().__init__()
+        hidden_size = config.text_config.hidden_size
+        self.dense = nn.Linear(hidden_size * max(1, config.use_alignment + config.use_refinement), hidden_size)
+
+    def forward(self, streams: list[torch.Tensor]) -> torch.Tensor:
+        """Map the streams, each `(batch_size, length, hidden_size)`, to one of the same shape."""
+        return self.dense(torch.cat(streams, dim=-1)).sigmoid()
+
+
+class SMCLSymmetricFusion(nn.Module):
+    """Enhance each modality by itself, let images query tokens and tokens query those images (Eq. 10-15).
+
+    As printed, Eq. 13-15 end in one vector for each image, but the CRF needs one for each token: the second attention
+    is the mirror image of the first. The residuals keep tokens apart that see the same single image.
+    """
+
+    def __init__(self, config: SMCLConfig):
+        super().__init__()
+        hidden_size, dropout = config.text_config.hidden_size, config.dropout
+        self.layers = nn.ModuleList(
+            SMCLTransformerLayer(hidden_size, config.text_config.num_attention_heads, dropout)
+            for _ in range(config.num_fusion_layers)
+        )
+        self.unions = nn.ModuleDict({modality: SMCLUnion(config) for modality in ("text", "image")})
+        self.image_to_text = SMCLAttention(hidden_size, 1, dropout)
+        self.image_norm = nn.LayerNorm(hidden_size)
+        self.text_to_image = SMCLAttention(hidden_size, 1, dropout)
+        self.text_norm = nn.LayerNorm(hidden_size)
+        self.feed_forward = SMCLFeedForward(hidden_size, dropout)
+        self.output_norm = nn.LayerNorm(hidden_size)
+        self.output = nn.Linear(hidden_size, hidden_size)
+
+    def enhance(self, streams: dict[str, torch.Tensor], mask: torch.Tensor, modality: str) -> torch.Tensor:
+        """Return P_o `(batch_size, length, hidden_size)` of one modality (Eq. 10-12)."""
+        x = torch.cat(list(streams.values()))
+        for layer in self.layers:
+            x = layer(x, mask.repeat(len(streams), 1))
+        return self.unions[modality](list(x.chunk(len(streams))))
+
+    def forward(
+        self,
+        text: dict[str, torch.Tensor],
+        text_mask: torch.Tensor,
+        images: dict[str, torch.Tensor] | None = None,
+        image_mask: torch.Tensor | None = None,
+        image_weights: torch.Tensor | None = None,
+        output_attentions: bool = False,
+    ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...] | None]:
+        """Fuse the streams of [`SMCLModalityEncoders`].
+
+        Args:
+            text (`dict` of `torch.Tensor` of shape `(batch_size, num_tokens, hidden_size)`): Text streams.
+            text_mask (`torch.BoolTensor` of shape `(batch_size, num_tokens)`): `True` marks a real token.
+            images (`dict` of `torch.Tensor` of shape `(batch_size, num_images, hidden_size)`, *optional*): Image
+                streams; `None` where the batch has no image.
+            image_mask (`torch.BoolTensor` of shape `(batch_size, num_images)`, *optional*): `True` = real image.
+            image_weights (`torch.FloatTensor` of shape `(batch_size, num_images)`, *optional*): Scale P_i.
+            output_attentions (`bool`, *optional*, defaults to `False`): Whether to return the weights.
+
+        Returns:
+            Hyper `(batch_size, num_tokens, hidden_size)` and the `fusion_attentions` or `None`.
+        """
+        x = self.enhance(text, text_mask, "text")
+        attentions = None
+        attended = torch.zeros_like(x)
+        if images is not None:
+            y = self.enhance(images, image_mask, "image")
+            reply, over_tokens = self.image_to_text(y, x, text_mask, output_attentions)
+            y = self.image_norm(y + reply)
+            if image_weights is not None:
+                y = y * image_weights[..., None]
+            attended, over_images = self.text_to_image(x, y, image_mask, output_attentions)
+            if output_attentions:
+                attentions = (over_tokens.squeeze(1), over_images.squeeze(1))
+        x = self.text_norm(x + attended)
+        return self.output(self.output_norm(x + self.feed_forward(x))), attentions
+
+
+class SMCLConcatenation(nn.Module):
+    """What replaces the symmetric fusion in its ablation: one transformer layer over [P_t; P_i]."""
+
+    def __init__(self, config: SMCLConfig):
+        super().__init__()
+        self.unions = nn.ModuleDict({modality: SMCLUnion(config) for modality in ("text", "image")})
+        hidden_size, num_heads = config.text_config.hidden_size, config.text_config.num_attention_heads
+        self.layer = SMCLTransformerLayer(hidden_size, num_heads, config.dropout)
+
+    def forward(
+        self,
+        text: dict[str, torch.Tensor],
+        text_mask: torch.Tensor,
+        images: dict[str, torch.Tensor] | None = None,
+        image_mask: torch.Tensor | None = None,
+        image_weights: torch.Tensor | None = None,
+        output_attentions: bool = False,
+    ) -> tuple[torch.Tensor, None]:
+        """See [`SMCLSymmetricFusion.forward`]; there are no attentions between the modalities to return."""
+        x = self.unions["text"](list(text.values()))
+        num_tokens = x.shape[1]
+        if images is not None:
+            y = self.unions["image"](list(images.values()))
+            if image_weights is not None:
+                y = y * image_weights[..., None]
+            x, text_mask = torch.cat([x, y], dim=1), torch.cat([text_mask, image_mask], dim=1)
+        return self.layer(x, text_mask)[:, :num_tokens], None
+
+
+__all__ = [
+    "SMCLAttention",
+    "SMCLConcatenation",
+    "SMCLModalityEncoders",
+    "SMCLSymmetricFusion",
+    "SMCLTransformerLayer",
+    "SMCLUnion",
+]

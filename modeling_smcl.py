@@ -1,0 +1,585 @@
+"""PyTorch SMCL model: multi-image multimodal named-entity recognition."""
+
+import inspect
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers import MODEL_MAPPING, AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers import initialization as init
+from transformers.utils import ModelOutput, can_return_tuple
+
+from .configuration_smcl import SMCLConfig
+from .crf_smcl import LinearChainCRF, gather_words
+from .fusion_smcl import SMCLConcatenation, SMCLModalityEncoders, SMCLSymmetricFusion, SMCLTransformerLayer
+from .guidance_smcl import GUIDED_ATTENTION, SMCLImageGuidance, check_text_backbone
+from .losses_smcl import central_moment_discrepancy, info_nce, masked_mean, soft_orthogonality
+
+VISION_BACKBONES = ("clip_vision_model", "deit", "dinov2", "siglip_vision_model", "vit")
+
+
+@dataclass
+class SMCLModelOutput(ModelOutput):
+    """Output of [`SMCLModel`].
+
+    Args:
+        last_hidden_state (`torch.FloatTensor` of shape `(batch_size, num_tokens, hidden_size)`):
+            The paper's Hyper: token representations after fusion.
+        text_shared, text_specific (`torch.FloatTensor` of shape `(batch_size, num_tokens, hidden_size)`, *optional*):
+            Aligned and refined text, U_t^a and U_t^r (Eq. 6-9); `None` where the encoder is switched off.
+        image_shared, image_specific (`torch.FloatTensor` of shape `(batch_size, num_images, hidden_size)`,
+            *optional*): Likewise for images; also `None` without images.
+        image_weights (`torch.FloatTensor` of shape `(batch_size, num_images)`, *optional*):
+            Relevance of each image in (0, 1), 0 for padding; only with `image_weighting="relevance"`.
+        fusion_attentions (`tuple` of two `torch.FloatTensor`, *optional*, with `output_attentions=True`):
+            Weights of images over tokens `(batch_size, num_images, num_tokens)` (mu, Eq. 14) and of tokens over
+            images `(batch_size, num_tokens, num_images)`.
+        hidden_states (`tuple` of `torch.FloatTensor`, *optional*, with `output_hidden_states=True`):
+            The text encoder's embeddings and layer outputs, each `(batch_size, num_tokens, hidden_size)`.
+        attentions (`tuple` of `torch.FloatTensor`, *optional*, with `output_attentions=True`):
+            The text encoder's weights over [images; tokens] by layer, each
+            `(batch_size, num_heads, num_tokens, num_images + num_tokens)`.
+    """
+
+    last_hidden_state: torch.FloatTensor | None = None
+    text_shared: torch.FloatTensor | None = None
+    text_specific: torch.FloatTensor | None = None
+    image_shared: torch.FloatTensor | None = None
+    image_specific: torch.FloatTensor | None = None
+    image_weights: torch.FloatTensor | None = None
+    fusion_attentions: tuple[torch.FloatTensor, ...] | None = None
+    hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    attentions: tuple[torch.FloatTensor, ...] | None = None
+
+
+@dataclass
+class SMCLOutput(ModelOutput):
+    """Output of [`SMCLForTokenClassification`].
+
+    Args:
+        loss (`torch.FloatTensor` of shape `()`, *optional*, with `labels`):
+            task + alpha * similarity + beta * difference (Eq. 18).
+        logits (`torch.FloatTensor` of shape `(batch_size, num_tokens, num_labels)`): Emission scores of the CRF.
+        task_loss (`torch.FloatTensor` of shape `()`, *optional*, with `labels`):
+            Mean over posts of the CRF's negative log-likelihood (Eq. 23).
+        similarity_loss (`torch.FloatTensor` of shape `()`, *optional*, with `labels`): CMD_K (Eq. 20).
+        difference_loss (`torch.FloatTensor` of shape `()`, *optional*, with `labels`): Soft orthogonality (Eq. 22).
+        contrastive_loss (`torch.FloatTensor` of shape `()`, *optional*, with `labels`): InfoNCE, 0 by default.
+        image_weights, fusion_attentions, hidden_states, attentions: See [`SMCLModelOutput`].
+    """
+
+    loss: torch.FloatTensor | None = None
+    logits: torch.FloatTensor | None = None
+    task_loss: torch.FloatTensor | None = None
+    similarity_loss: torch.FloatTensor | None = None
+    difference_loss: torch.FloatTensor | None = None
+    contrastive_loss: torch.FloatTensor | None = None
+    image_weights: torch.FloatTensor | None = None
+    fusion_attentions: tuple[torch.FloatTensor, ...] | None = None
+    hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    attentions: tuple[torch.FloatTensor, ...] | None = None
+
+
+class SMCLImageRelations(nn.Module):
+    """Temporal positions and the relations between the images of a post (Sec. 3.3.2-3.3.3)."""
+
+    def __init__(self, config: SMCLConfig):
+        super().__init__()
+        vision = config.vision_config
+        self.position_embeddings = nn.Parameter(torch.empty(config.max_images, vision.hidden_size))
+        self.layers = nn.ModuleList(
+            SMCLTransformerLayer(vision.hidden_size, vision.num_attention_heads, config.dropout)
+            for _ in range(config.num_image_layers)
+        )
+
+    def forward(self, image_embeds: torch.Tensor, image_mask: torch.Tensor) -> torch.Tensor:
+        """Return G `(batch_size, num_images, hidden_size)` from V of the same shape, 0 at padding."""
+        x = image_embeds + self.position_embeddings[: image_embeds.shape[1]]
+        for layer in self.layers:
+            x = layer(x, image_mask)
+        return x * image_mask[..., None]
+
+
+class SMCLImageRelevance(nn.Module):
+    """Score how much each image has to do with the text, in (0, 1). Beyond the paper: its future work."""
+
+    def __init__(self, config: SMCLConfig, embedding_size: int):
+        super().__init__()
+        self.text_projection = nn.Linear(embedding_size, config.text_config.hidden_size)
+        self.image_projection = nn.Linear(config.vision_config.hidden_size, config.text_config.hidden_size)
+
+    def forward(
+        self, text_embeds: torch.Tensor, text_mask: torch.Tensor, image_states: torch.Tensor, image_mask: torch.Tensor
+    ) -> torch.Tensor:
+        """Return `(batch_size, num_images)` weights from word embeddings and G, 0 at padding."""
+        text = self.text_projection(masked_mean(text_embeds, text_mask))
+        scores = (self.image_projection(image_states) @ text[..., None]).squeeze(-1) * text.shape[-1] ** -0.5
+        return scores.sigmoid() * image_mask
+
+
+class SMCLPreTrainedModel(PreTrainedModel):
+    """Initialisation and loading shared by the SMCL models."""
+
+    config_class = SMCLConfig
+    base_model_prefix = "smcl"
+    main_input_name = "input_ids"
+    input_modalities = ("text", "image")
+    supports_gradient_checkpointing = True
+    # The loss is a mean over posts: without this, Trainer would not divide it by the accumulation steps.
+    accepts_loss_kwargs = False
+    _supports_sdpa = True
+
+    @torch.no_grad()
+    def _init_weights(self, module):
+        super()._init_weights(module)
+        if isinstance(module, SMCLImageRelations):
+            # V leaves a layer norm with unit variance: positions at 0.02 would drown in it.
+            init.normal_(module.position_embeddings, mean=0.0, std=1.0)
+        elif isinstance(module, LinearChainCRF):
+            for scores in (module.start_transitions, module.end_transitions, module.transitions):
+                init.uniform_(scores, -0.1, 0.1)
+            starts, transitions = module.constraints()
+            init.copy_(module.legal_starts, starts)
+            init.copy_(module.legal_transitions, transitions)
+
+    def set_attn_implementation(self, attn_implementation: str | dict, **kwargs):
+        """Set the attention implementation of the image encoder; the text encoder's is what guides it by images.
+
+        Args:
+            attn_implementation (`str` or `dict`): As in transformers. Applied to everything but the text encoder.
+            **kwargs: Handed on to transformers.
+
+        Raises:
+            ValueError: if the text encoder is asked by name for anything else.
+        """
+        if isinstance(attn_implementation, str):
+            attn_implementation = {"": attn_implementation, "vision_config": attn_implementation}
+        if attn_implementation.get("text_config", GUIDED_ATTENTION) != GUIDED_ATTENTION:
+            raise ValueError(
+                f"`attn_implementation['text_config']` must stay {GUIDED_ATTENTION!r}, which guides the text "
+                f"encoder by images, got {attn_implementation['text_config']!r}; set 'vision_config' instead."
+            )
+        super().set_attn_implementation(attn_implementation, **kwargs)
+
+    @classmethod
+    def _can_set_attn_implementation(cls) -> bool:
+        return True
+
+    @classmethod
+    def from_text_vision_pretrained(
+        cls, text_model_name_or_path: str, vision_model_name_or_path: str, **config_kwargs
+    ) -> "SMCLPreTrainedModel":
+        """Join a pretrained text encoder and a pretrained image encoder; what joins them is new and untrained.
+
+        Args:
+            text_model_name_or_path (`str`): Hub name or folder of a BERT-like encoder; the paper's is
+                `google-bert/bert-base-uncased`.
+            vision_model_name_or_path (`str`): Hub name or folder of a ViT-like encoder; the paper's is
+                `google/vit-base-patch16-224`. Of CLIP and SigLIP, the vision part is taken.
+            **config_kwargs: Fields of [`SMCLConfig`], such as `id2label`.
+
+        Returns:
+            The model, in float32 and in evaluation mode.
+
+        Raises:
+            ValueError: if an encoder is of a kind that does not work; names those that do.
+        """
+        names = {"text_config": text_model_name_or_path, "vision_config": vision_model_name_or_path}
+        configs = {key: _backbone_config(name, key) for key, name in names.items()}
+        model = cls(SMCLConfig(**configs, **config_kwargs))
+        for key, name in names.items():
+            # A configuration of its own: this temporary model needs no guided attention.
+            config = _backbone_config(name, key)
+            loaded = AutoModel.from_pretrained(name, config=config, dtype=torch.float32, **_without_pooler(config))
+            target = model.base_model.text_model if key == "text_config" else model.base_model.vision_model
+            target.load_state_dict(loaded.state_dict(), strict=True)
+        return model.eval()
+
+
+def _backbone_config(name: str, key: str) -> PreTrainedConfig:
+    """Load a backbone's configuration; of a text-and-vision model, the part called `key`."""
+    config = AutoConfig.from_pretrained(name)
+    return getattr(config, key, config)
+
+
+def _without_pooler(config: PreTrainedConfig) -> dict[str, bool]:
+    """Return the argument that leaves out a backbone's unused pooling layer, if its class has one."""
+    parameters = inspect.signature(MODEL_MAPPING[type(config)].__init__).parameters
+    return {"add_pooling_layer": False} if "add_pooling_layer" in parameters else {}
+
+
+class SMCLModel(SMCLPreTrainedModel):
+    """Image-guided text encoder, alignment, refinement and symmetric fusion, without the CRF head.
+
+    Args:
+        config ([`SMCLConfig`]): The configuration.
+
+    Raises:
+        ValueError: if a backbone is of a kind that does not work; names those that do.
+    """
+
+    def __init__(self, config: SMCLConfig):
+        super().__init__(config)
+        text_config, vision_config = config.text_config, config.vision_config
+        if vision_config.model_type not in VISION_BACKBONES or not getattr(vision_config, "vision_use_head", True):
+            raise ValueError(
+                f"`vision_config` of type {vision_config.model_type!r} gives no single vector for an image. Expected "
+                f"one of {', '.join(VISION_BACKBONES)} (SigLIP with its pooling head)."
+            )
+        # Here and not in the configuration: the constructor above has just reset the sub-configurations.
+        text_config._attn_implementation = GUIDED_ATTENTION
+        self.text_model = AutoModel.from_config(text_config, **_without_pooler(text_config))
+        self.vision_model = AutoModel.from_config(vision_config, **_without_pooler(vision_config))
+        self.image_relations = SMCLImageRelations(config)
+        self.image_guidance = SMCLImageGuidance(config) if config.use_image_guidance else None
+        self.image_relevance = None
+        if config.image_weighting == "relevance":
+            self.image_relevance = SMCLImageRelevance(config, self.get_input_embeddings().embedding_dim)
+        self.encoders = SMCLModalityEncoders(config)
+        self.fusion = SMCLSymmetricFusion(config) if config.use_fusion else SMCLConcatenation(config)
+        if config.use_image_guidance:
+            check_text_backbone(self.text_model)
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        """Return the text encoder's word embeddings."""
+        return self.text_model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module):
+        """Replace the text encoder's word embeddings."""
+        self.text_model.set_input_embeddings(value)
+
+    def encode_images(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """Encode images one by one, outside any post.
+
+        Args:
+            pixel_values (`torch.FloatTensor` of shape `(num_images, 3, height, width)`): Normalised images.
+
+        Returns:
+            `torch.FloatTensor` of shape `(num_images, vision_hidden_size)`: [CLS] of the last layer after its final
+            layer norm, or the vision model's own pooled vector where it has no [CLS] (Sec. 3.3.1).
+        """
+        outputs = self.vision_model(pixel_values=pixel_values)
+        pooled = outputs.pooler_output
+        return outputs.last_hidden_state[:, 0] if pooled is None else pooled
+
+    def get_image_features(self, pixel_values: torch.Tensor, image_mask: torch.Tensor) -> torch.Tensor:
+        """Encode the images of posts; only real ones pass through the image encoder.
+
+        Args:
+            pixel_values (`torch.FloatTensor` of shape `(batch_size, num_images, 3, height, width)`): Normalised
+                images; padding slots may hold anything.
+            image_mask (`torch.BoolTensor` of shape `(batch_size, num_images)`): `True` marks a real image.
+
+        Returns:
+            `torch.FloatTensor` of shape `(batch_size, num_images, vision_hidden_size)`: V, 0 at padding.
+        """
+        if torch.compiler.is_compiling():
+            # One static shape: the number of real images is data.
+            features = self.encode_images(pixel_values.flatten(0, 1)).unflatten(0, image_mask.shape)
+            return torch.where(image_mask[..., None], features, torch.zeros_like(features))
+        real = pixel_values[image_mask]
+        size = self.config.vision_config.hidden_size
+        if real.shape[0] == 0:
+            return torch.zeros(*image_mask.shape, size, dtype=self.dtype, device=image_mask.device)
+        features = self.encode_images(real)
+        return features.new_zeros(*image_mask.shape, size).index_put((image_mask,), features)
+
+    def _image_inputs(
+        self, pixel_values: torch.Tensor | None, image_embeds: torch.Tensor | None, image_mask: torch.Tensor | None
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """Check the image arguments; return V and its mask, or two `None` where the batch has no image slot."""
+        if pixel_values is not None and image_embeds is not None:
+            raise ValueError("Got both `pixel_values` and `image_embeds`: pass images or their vectors, not both.")
+        images = pixel_values if image_embeds is None else image_embeds
+        if images is None or images.shape[1] == 0:
+            return None, None
+        if images.shape[1] > self.config.max_images:
+            raise ValueError(
+                f"Expected at most `config.max_images` = {self.config.max_images} images for each post, got "
+                f"{images.shape[1]} slots: pass fewer, or raise `max_images` and train with it."
+            )
+        image_mask = images.new_ones(images.shape[:2]) if image_mask is None else image_mask
+        if image_mask.shape != images.shape[:2]:
+            raise ValueError(
+                f"`image_mask` must have the shape (batch_size, num_images) of the images, {tuple(images.shape[:2])}, "
+                f"got {tuple(image_mask.shape)}."
+            )
+        image_mask = image_mask.bool()
+        if image_embeds is None:
+            return self.get_image_features(pixel_values, image_mask), image_mask
+        return torch.where(image_mask[..., None], image_embeds.to(self.dtype), 0), image_mask
+
+    def _text_mask(
+        self,
+        input_ids: torch.Tensor | None,
+        inputs_embeds: torch.Tensor | None,
+        attention_mask: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """Check the text arguments; return the bool mask `(batch_size, num_tokens)` of real tokens."""
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("Expected exactly one of `input_ids` and `inputs_embeds`.")
+        implementation = self.text_model.config._attn_implementation
+        if implementation != GUIDED_ATTENTION:
+            raise ValueError(
+                f"The text encoder's attention implementation must be {GUIDED_ATTENTION!r}, got {implementation!r}, "
+                "which ignores images. Use the SMCL model's own `set_attn_implementation`, which leaves the text "
+                "encoder alone."
+            )
+        if attention_mask is not None:
+            return attention_mask.bool()
+        text = input_ids if inputs_embeds is None else inputs_embeds[..., 0]
+        return torch.ones_like(text, dtype=torch.bool)
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.LongTensor | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        pixel_values: torch.FloatTensor | None = None,
+        image_mask: torch.Tensor | None = None,
+        image_embeds: torch.FloatTensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+    ) -> SMCLModelOutput:
+        """Represent the tokens of posts in the light of their images.
+
+        Args:
+            input_ids (`torch.LongTensor` of shape `(batch_size, num_tokens)`): Token ids.
+            attention_mask (`torch.Tensor` of shape `(batch_size, num_tokens)`, *optional*): 1 marks a real token.
+            token_type_ids (`torch.LongTensor` of shape `(batch_size, num_tokens)`, *optional*): Segment ids.
+            inputs_embeds (`torch.FloatTensor` of shape `(batch_size, num_tokens, embedding_size)`, *optional*):
+                Word embeddings in place of `input_ids`.
+            pixel_values (`torch.FloatTensor` of shape `(batch_size, num_images, 3, height, width)`, *optional*):
+                Normalised images in post order; padding slots may hold anything.
+            image_mask (`torch.BoolTensor` of shape `(batch_size, num_images)`, *optional*): `True` marks a real
+                image; by default all are.
+            image_embeds (`torch.FloatTensor` of shape `(batch_size, num_images, vision_hidden_size)`, *optional*):
+                Vectors from `encode_images` in place of `pixel_values`.
+            output_attentions (`bool`, *optional*): Whether to return attention weights.
+            output_hidden_states (`bool`, *optional*): Whether to return the text encoder's hidden states.
+
+        Returns:
+            [`SMCLModelOutput`].
+
+        Raises:
+            ValueError: if neither or both of `input_ids` and `inputs_embeds` are given, likewise both kinds of images,
+                if there are more images than `config.max_images`, or if the text encoder's attention
+                implementation was changed.
+        """
+        text_mask = self._text_mask(input_ids, inputs_embeds, attention_mask)
+        image_states, image_mask = self._image_inputs(pixel_values, image_embeds, image_mask)
+        image_weights, encoder_kwargs = None, {}
+        if image_states is not None:
+            image_states = self.image_relations(image_states, image_mask)
+            if self.image_relevance is not None:
+                embeds = self.get_input_embeddings()(input_ids) if inputs_embeds is None else inputs_embeds
+                image_weights = self.image_relevance(embeds, text_mask, image_states, image_mask)
+            if self.image_guidance is not None:
+                guidance = self.image_guidance(image_states, image_mask, text_mask, image_weights)
+                encoder_kwargs["image_guidance"] = guidance
+        if token_type_ids is not None:
+            encoder_kwargs["token_type_ids"] = token_type_ids
+        config = self.config
+        output_attentions = config.output_attentions if output_attentions is None else output_attentions
+        output_hidden_states = config.output_hidden_states if output_hidden_states is None else output_hidden_states
+        text_outputs = self.text_model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            inputs_embeds=inputs_embeds,
+            output_attentions=output_attentions,
+            output_hidden_states=output_hidden_states,
+            **encoder_kwargs,
+        )
+        text = self.encoders(text_outputs.last_hidden_state, "text")
+        images = None if image_states is None else self.encoders(image_states, "image")
+        hyper, fusion_attentions = self.fusion(text, text_mask, images, image_mask, image_weights, output_attentions)
+        images = images or {}
+        return SMCLModelOutput(
+            last_hidden_state=hyper,
+            text_shared=text.get("shared"),
+            text_specific=text.get("specific"),
+            image_shared=images.get("shared"),
+            image_specific=images.get("specific"),
+            image_weights=image_weights,
+            fusion_attentions=fusion_attentions,
+            hidden_states=text_outputs.hidden_states,
+            attentions=text_outputs.attentions,
+        )
+
+
+class SMCLForTokenClassification(SMCLPreTrainedModel):
+    """SMCL with a CRF over the words of a post.
+
+    Args:
+        config ([`SMCLConfig`]): The configuration; its `id2label` names the tags.
+
+    Example:
+    ```python
+    >>> from smcl import SMCLForTokenClassification, SMCLProcessor
+
+    >>> processor = SMCLProcessor.from_pretrained("output")
+    >>> model = SMCLForTokenClassification.from_pretrained("output")
+    >>> inputs = processor(words=[["Joey", "and", "Niko", "rest"]], images=[[photo]], return_tensors="pt")
+    >>> word_mask = inputs.pop("word_mask")
+    >>> tags = model.decode(model(**inputs).logits, word_mask)
+    ```
+    """
+
+    def __init__(self, config: SMCLConfig):
+        super().__init__(config)
+        self.smcl = SMCLModel(config)
+        self.dropout = nn.Dropout(config.dropout)
+        self.classifier = nn.Linear(config.text_config.hidden_size, config.num_labels)
+        self.crf = LinearChainCRF([config.id2label[i] for i in range(config.num_labels)], config.constrain_bio)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.LongTensor | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        pixel_values: torch.FloatTensor | None = None,
+        image_mask: torch.Tensor | None = None,
+        image_embeds: torch.FloatTensor | None = None,
+        word_mask: torch.Tensor | None = None,
+        labels: torch.LongTensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+    ) -> SMCLOutput:
+        """Score the tags of every token, and with labels compute the loss (Eq. 18).
+
+        The arguments that do not stand here are those of [`SMCLModel.forward`].
+
+        Args:
+            word_mask (`torch.BoolTensor` of shape `(batch_size, num_tokens)`, *optional*): Not used here; accepted so
+                that a processor's output can be passed whole. [`~SMCLForTokenClassification.decode`] needs it.
+            labels (`torch.LongTensor` of shape `(batch_size, num_tokens)`, *optional*): Tag ids at the words' first
+                tokens, -100 elsewhere.
+            output_attentions (`bool`, *optional*): Whether to return attention weights.
+            output_hidden_states (`bool`, *optional*): Whether to return the text encoder's hidden states.
+
+        Returns:
+            [`SMCLOutput`].
+        """
+        outputs = self.smcl(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            token_type_ids=token_type_ids,
+            inputs_embeds=inputs_embeds,
+            pixel_values=pixel_values,
+            image_mask=image_mask,
+            image_embeds=image_embeds,
+            output_attentions=output_attentions,
+            output_hidden_states=output_hidden_states,
+            return_dict=True,
+        )
+        logits = self.classifier(self.dropout(outputs.last_hidden_state))
+        losses = {}
+        if labels is not None:
+            text_mask = torch.ones_like(labels) if attention_mask is None else attention_mask
+            images = pixel_values if image_embeds is None else image_embeds
+            if images is None or images.shape[1] == 0:
+                image_mask = None
+            elif image_mask is None:
+                image_mask = images.new_ones(images.shape[:2])
+            losses = self._losses(logits, labels, outputs, text_mask, image_mask)
+        return SMCLOutput(
+            logits=logits,
+            **losses,
+            image_weights=outputs.image_weights,
+            fusion_attentions=outputs.fusion_attentions,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+
+    def _losses(
+        self,
+        logits: torch.Tensor,
+        labels: torch.Tensor,
+        outputs: SMCLModelOutput,
+        text_mask: torch.Tensor,
+        image_mask: torch.Tensor | None,
+    ) -> dict[str, torch.Tensor]:
+        """Compute the combined loss and its parts in float32."""
+        image_mask = None if image_mask is None else image_mask.bool()
+        words, mask, positions = gather_words(logits, labels != -100)
+        tags = labels.gather(1, positions).masked_fill(~mask, 0)
+        with torch.autocast(logits.device.type, enabled=False):
+            losses = {
+                "task_loss": -self.crf.log_likelihood(words, tags, mask).mean(),
+                **self._regularisers(outputs, text_mask.bool(), image_mask),
+            }
+            config = self.config
+            losses["loss"] = (
+                losses["task_loss"]
+                + config.similarity_weight * losses["similarity_loss"]
+                + config.difference_weight * losses["difference_loss"]
+                + config.contrastive_weight * losses["contrastive_loss"]
+            )
+        return losses
+
+    def _regularisers(
+        self, outputs: SMCLModelOutput, text_mask: torch.Tensor, image_mask: torch.Tensor | None
+    ) -> dict[str, torch.Tensor]:
+        """Compute the similarity (Eq. 20), difference (Eq. 22) and contrastive losses; 0 where a part is missing."""
+        similarity = difference = contrastive = torch.zeros((), device=text_mask.device)
+        masks = {"text": text_mask} if image_mask is None else {"text": text_mask, "image": image_mask}
+        posts = {modality: mask.any(dim=1) for modality, mask in masks.items()}
+        shared, specific = (
+            {m: outputs[f"{m}_{kind}"].float() for m in masks if f"{m}_{kind}" in outputs}
+            for kind in ("shared", "specific")
+        )
+        pooled_shared, pooled_specific = (
+            {m: masked_mean(x, masks[m]) for m, x in states.items()} for states in (shared, specific)
+        )
+        if len(shared) == 2:
+            # Squashed to [0, 1), where CMD is defined and its interval factors are 1.
+            samples = [shared[m].flatten(0, 1).tanh() for m in masks]
+            sample_masks = [mask.flatten() for mask in masks.values()]
+            similarity = central_moment_discrepancy(*samples, *sample_masks, self.config.cmd_order)
+            if self.config.contrastive_weight > 0:
+                contrastive = info_nce(pooled_shared["text"], pooled_shared["image"], posts["image"])
+        for m in pooled_shared.keys() & pooled_specific.keys():
+            difference = difference + soft_orthogonality(pooled_shared[m], pooled_specific[m], posts[m])
+        if len(pooled_specific) == 2:
+            difference = difference + soft_orthogonality(*pooled_specific.values(), posts["image"])
+        return {"similarity_loss": similarity, "difference_loss": difference, "contrastive_loss": contrastive}
+
+    @torch.no_grad()
+    def decode(self, logits: torch.Tensor, word_mask: torch.Tensor) -> torch.Tensor:
+        """Find the best tag sequence of each post (Viterbi over words).
+
+        Args:
+            logits (`torch.FloatTensor` of shape `(batch_size, num_tokens, num_labels)`): Emission scores.
+            word_mask (`torch.BoolTensor` of shape `(batch_size, num_tokens)`): `True` at each word's first token.
+
+        Returns:
+            `torch.LongTensor` of shape `(batch_size, num_tokens)`: tag ids at word starts, -100 elsewhere.
+        """
+        words, mask, positions = gather_words(logits, word_mask.bool())
+        tags = self.crf.decode(words, mask)
+        return torch.full_like(tags, -100).scatter(1, positions, tags)
+
+    @torch.no_grad()
+    def marginals(self, logits: torch.Tensor, word_mask: torch.Tensor) -> torch.Tensor:
+        """Compute each word's tag probabilities under the CRF (forward-backward).
+
+        Args:
+            logits (`torch.FloatTensor` of shape `(batch_size, num_tokens, num_labels)`): Emission scores.
+            word_mask (`torch.BoolTensor` of shape `(batch_size, num_tokens)`): `True` at each word's first token.
+
+        Returns:
+            `torch.FloatTensor` of shape `(batch_size, num_tokens, num_labels)`: probabilities, 0 off word starts.
+        """
+        words, mask, positions = gather_words(logits, word_mask.bool())
+        probabilities = self.crf.marginals(words, mask)
+        index = positions[..., None].expand_as(probabilities)
+        return torch.zeros_like(probabilities).scatter(1, index, probabilities)
+
+
+__all__ = ["SMCLForTokenClassification", "SMCLModel", "SMCLModelOutput", "SMCLOutput", "SMCLPreTrainedModel"]
