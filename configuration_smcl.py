@@ -46,7 +46,8 @@ class SMCLConfig(PreTrainedConfig):
             Standard deviation of new weight matrices. Temporal positions are drawn from N(0, 1) instead.
 
     Raises:
-        ValueError: if a number is out of range or the labels do not form one list.
+        StrictDataclassError: (of huggingface_hub, as with every configuration of transformers) if a field has the wrong
+            type, a number is out of range, the labels do not form one list, or a switch lacks the part it needs.
 
     Example:
     ```python

@@ -161,6 +161,13 @@ class SMCLPreTrainedModel(PreTrainedModel):
             )
         super().set_attn_implementation(attn_implementation, **kwargs)
 
+    def save_pretrained(self, save_directory, **kwargs):
+        """Save weights, configuration and code; see transformers' `PreTrainedModel.save_pretrained`."""
+        # `register_for_auto_class` keeps one auto class for each model class; AutoModel must load any SMCL folder.
+        auto_map = getattr(self.config, "auto_map", None) or {}
+        self.config.auto_map = {**auto_map, "AutoModel": "modeling_smcl.SMCLModel"}
+        super().save_pretrained(save_directory, **kwargs)
+
     @classmethod
     def _can_set_attn_implementation(cls) -> bool:
         return True

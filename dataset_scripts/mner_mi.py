@@ -1,0 +1,134 @@
+"""Convert MNER-MI or MNER-MI-Plus, as published, to Parquet.
+
+Expects `text/MNER-MI_{train,val,test}.txt` (`text/MNER-UNI_{train,val,test}.txt` for Plus), `images/` and, for Plus,
+`twitter2017_images/`. A line of text is one record, written as JSON or as a Python literal.
+
+    python -m smcl.dataset_scripts.mner_mi --source DIR --output OUT [--plus]
+"""
+
+import argparse
+import ast
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from .images import read_image
+from .schema import DataError, Post, make_post, read_lines, require_folder
+from .writer import run_command, write_dataset
+
+FILE_SPLITS = {"train": "train", "validation": "val", "test": "test"}
+# Plus marks the posts and images it takes from Twitter-2017 by this prefix; the files themselves do not have it.
+TWITTER2017_PREFIX = "twitter2017-"
+
+
+def parse_record(line: str, where: str) -> Post:
+    """Read one line of the published text. Nothing in it is ever run.
+
+    Args:
+        line (`str`): JSON or a Python literal: `{"id": ..., "text": [...], "images": [...], "label": [...]}`.
+        where (`str`): File and line number, for error messages.
+
+    Returns:
+        `Post`: with `source` `"twitter2017"` for Plus's Twitter-2017 posts, else `"mner_mi"`.
+
+    Raises:
+        DataError: if the line is no such record, or its content is not as [`make_post`] wants it.
+    """
+    record = _parse_literal(line)
+    if not isinstance(record, dict):
+        raise DataError(
+            f"{where}: expected a record as JSON or as a Python literal, such as "
+            '{"id": 1, "text": ["Hi"], "images": [], "label": ["O"]}, got ' + f"{_shorten(line)}. Correct the line."
+        )
+    post_id = record.get("id")
+    if isinstance(post_id, bool) or not isinstance(post_id, int | str):
+        raise DataError(f"{where}: expected an 'id' that is a number or a text, got {post_id!r}. Correct the record.")
+    for field in ("text", "images", "label"):
+        value = record.get(field)
+        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+            raise DataError(
+                f"{where}: expected '{field}' to be a list of strings, got {_shorten(repr(value))}. "
+                f"Correct post {post_id}."
+            )
+    source = "twitter2017" if str(post_id).startswith(TWITTER2017_PREFIX) else "mner_mi"
+    return make_post(str(post_id), record["text"], record["label"], record["images"], source, where)
+
+
+def _parse_literal(line: str) -> Any:
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError):
+        pass
+    try:
+        return ast.literal_eval(line)
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        return None
+
+
+def _shorten(text: str) -> str:
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def image_path(source: Path, name: str) -> Path:
+    """Find an image of the published folder.
+
+    Args:
+        source (`Path`): The published folder.
+        name (`str`): The image's name in a record.
+
+    Returns:
+        `Path`: `twitter2017_images/O_538.jpg` for `"twitter2017-O_538.jpg"`, else `images/<name>`.
+    """
+    if name.startswith(TWITTER2017_PREFIX):
+        return source / "twitter2017_images" / name.removeprefix(TWITTER2017_PREFIX)
+    return source / "images" / name
+
+
+def convert(source: str | os.PathLike, output: str | os.PathLike, plus: bool = False) -> dict[str, Any]:
+    """Convert the published folder to Parquet.
+
+    Args:
+        source (`str` or `os.PathLike`): The published folder.
+        output (`str` or `os.PathLike`): The folder to write to.
+        plus (`bool`, *optional*, defaults to `False`): Convert MNER-MI-Plus instead of MNER-MI.
+
+    Returns:
+        `dict`: the report, see [`write_dataset`].
+
+    Raises:
+        DataError: if a folder or file is missing, a line is no record, or a post or split is not as it must be.
+    """
+    source = Path(source)
+    require_folder(source, "published data set", "Check --source.")
+    for folder in ["images", "twitter2017_images"] if plus else ["images"]:
+        require_folder(source / folder, "image folder", f"Unpack the data set's images into {source / folder}.")
+    stem = "MNER-UNI" if plus else "MNER-MI"
+    splits = {}
+    for split, suffix in FILE_SPLITS.items():
+        lines = read_lines(source / "text" / f"{stem}_{suffix}.txt")
+        lines = tqdm(lines, desc=f"{split}: text", unit=" lines")
+        splits[split] = [parse_record(line, where) for where, line in lines if line.strip()]
+    name = "mner_mi_plus" if plus else "mner_mi"
+    return write_dataset(output, name, splits, lambda image: read_image(image_path(source, image)))
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command line.
+
+    Args:
+        argv (`Sequence[str]`, *optional*): The arguments; those of the process by default.
+    """
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--source", type=Path, required=True, help="the published folder")
+    parser.add_argument("--output", type=Path, required=True, help="the folder to write Parquet files to")
+    parser.add_argument("--plus", action="store_true", help="convert MNER-MI-Plus (MNER-UNI_*.txt)")
+    args = parser.parse_args(argv)
+    run_command(parser, convert, source=args.source, output=args.output, plus=args.plus)
+
+
+if __name__ == "__main__":
+    main()

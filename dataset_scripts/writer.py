@@ -1,0 +1,107 @@
+"""Writing posts to a folder that `datasets.load_dataset` reads, and the converters' common ending."""
+
+import argparse
+import itertools
+import os
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from tqdm import tqdm
+
+from .report import SplitReport, find_duplicate_ids, format_report
+from .schema import FEATURES, SPLITS, DataError, Post, write_json
+
+# Posts held in memory at a time, and per Parquet row group: readers fetch whole row groups.
+BATCH_SIZE = 100
+
+# Gives the state ("ok", "repaired", "missing" or "broken") and, for the first two, the bytes of a named image.
+ImageReader = Callable[[str], tuple[str, bytes | None]]
+
+
+def write_dataset(
+    output: str | os.PathLike, name: str, splits: dict[str, list[Post]], read: ImageReader
+) -> dict[str, Any]:
+    """Write posts as one Parquet file per split, with embedded image bytes, and a report beside them.
+
+    Writes `data/<split>-00000-of-00001.parquet` and `report.json`, replacing those of an earlier run, and touches no
+    other file. The report's `sha256` of a split is taken over one JSON line per post, `[id, tokens, tags, [[image
+    file name, SHA-256 of the image's bytes], ...], source]`, so it does not depend on the version of Parquet.
+
+    Args:
+        output (`str` or `os.PathLike`): The folder to write to; made if need be.
+        name (`str`): The data set's name, for the report.
+        splits (`dict[str, list[Post]]`): The posts of `train`, `validation` and `test`.
+        read (`Callable`): Gives the state (`"ok"`, `"repaired"`, `"missing"` or `"broken"`) of the image of a name
+            and, for the first two, its bytes. An image that is missing or broken is left out and reported.
+
+    Returns:
+        `dict`: the report.
+
+    Raises:
+        DataError: if a split is empty or the output cannot be a folder.
+    """
+    for split in SPLITS:
+        if not splits.get(split):
+            raise DataError(f"The {split} split of {name} has no posts. Expected at least one. Check its source.")
+    data = Path(output) / "data"
+    try:
+        data.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise DataError(f"Expected a folder at {output}, found a file in the way. Choose another --output.") from None
+    report = {"name": name, "splits": {}, "duplicate_ids": find_duplicate_ids(splits)}
+    for split in SPLITS:
+        split_report = SplitReport()
+        rows = (
+            _make_row(post, read, split_report)
+            for post in tqdm(splits[split], desc=f"{split}: posts and images", unit=" posts")
+        )
+        _write_parquet(rows, data / f"{split}-00000-of-00001.parquet")
+        report["splits"][split] = split_report.as_dict()
+    write_json(report, Path(output) / "report.json")
+    return report
+
+
+def _make_row(post: Post, read: ImageReader, report: SplitReport) -> dict[str, Any]:
+    images = []
+    for name in post.image_names:
+        state, data = read(name)
+        if state != "ok":
+            report.add_image_problem(post, name, state)
+        if data is not None:
+            images.append({"bytes": data, "path": name})
+    report.add(post, images)
+    row = {"id": post.id, "tokens": post.tokens, "ner_tags": post.tags, "images": images, "source": post.source}
+    return FEATURES.encode_example(row)
+
+
+def _write_parquet(rows: Iterable[dict[str, Any]], path: Path) -> None:
+    rows = iter(rows)
+    # An interrupted run must leave neither half a split nor a file that load_dataset takes for one.
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    # The schema's metadata carries the features, label names included.
+    with pq.ParquetWriter(unfinished, FEATURES.arrow_schema) as writer:
+        while batch := list(itertools.islice(rows, BATCH_SIZE)):
+            writer.write_table(pa.Table.from_pylist(batch, schema=FEATURES.arrow_schema))
+    unfinished.replace(path)
+
+
+def run_command(parser: argparse.ArgumentParser, convert: Callable[..., dict[str, Any]], **arguments: Any) -> None:
+    """Run a converter as a command: print its report, or end with a message if the data is not as it must be.
+
+    Args:
+        parser (`argparse.ArgumentParser`): The command's parser.
+        convert (`Callable`): The converter.
+        arguments (`Any`): What to call it with.
+
+    Raises:
+        SystemExit: with status 2 if the converter raises a `DataError`.
+    """
+    try:
+        report = convert(**arguments)
+    except DataError as error:
+        parser.exit(2, f"{parser.prog}: {error}\n")
+    sys.stdout.write(format_report(report))

@@ -1,0 +1,279 @@
+#!/usr/bin/env python
+"""Train, evaluate and apply SMCL on a data set of posts with images.
+
+    python run_ner_multiimage.py --dataset DATA --text_model TEXT --vision_model VISION \
+        --output_dir OUT --do_train --do_eval --do_predict
+    python run_ner_multiimage.py --dataset DATA --model OUT --output_dir PREDICTIONS --do_predict
+    python run_ner_multiimage.py arguments.yaml
+
+`--help` lists all arguments, those of `transformers.TrainingArguments` among them. Writes `all_results.json`,
+`predictions.jsonl` and, after training, the model with its processor and code into the output folder.
+"""
+
+import json
+import sys
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+
+from datasets import DatasetDict, load_dataset
+from datasets.exceptions import DatasetNotFoundError
+from smcl import SMCLForTokenClassification, SMCLProcessor
+from smcl.training_smcl import (
+    ImageFeatures,
+    SMCLDataCollator,
+    SMCLTrainer,
+    SMCLTrainingArguments,
+    build_compute_metrics,
+    entity_metrics,
+    word_tags,
+)
+from transformers import EarlyStoppingCallback, HfArgumentParser, set_seed
+from transformers.utils import logging
+
+logger = logging.get_logger("smcl")
+
+
+@dataclass
+class ModelArguments:
+    """Which model to start from."""
+
+    model: str | None = field(default=None, metadata={"help": "A saved SMCL: folder or Hub name."})
+    text_model: str | None = field(default=None, metadata={"help": "Text encoder of a new SMCL: folder or Hub name."})
+    vision_model: str | None = field(default=None, metadata={"help": "Image encoder of a new SMCL, likewise."})
+    freeze_vision: bool = field(
+        default=False, metadata={"help": "Leave the image encoder as it is and encode each image only once."}
+    )
+
+
+@dataclass
+class SwitchArguments:
+    """Fields of `SMCLConfig`; what is left out keeps its default, or what the saved model has."""
+
+    max_images: int | None = field(default=None, metadata={"help": "Largest number of images of a post (4)."})
+    num_image_layers: int | None = field(default=None, metadata={"help": "Layers relating images to each other (1)."})
+    num_fusion_layers: int | None = field(default=None, metadata={"help": "Layers in front of the fusion (1)."})
+    guidance_filter: str | None = field(default=None, metadata={"help": "'score', 'probability' or 'none' (score)."})
+    image_weighting: str | None = field(default=None, metadata={"help": "'uniform' or 'relevance' (uniform)."})
+    cmd_order: int | None = field(default=None, metadata={"help": "Highest moment of the similarity loss, K (3)."})
+    similarity_weight: float | None = field(default=None, metadata={"help": "Weight of the similarity loss (0.3)."})
+    difference_weight: float | None = field(default=None, metadata={"help": "Weight of the difference loss (0.2)."})
+    contrastive_weight: float | None = field(default=None, metadata={"help": "Weight of the InfoNCE loss (0)."})
+    use_image_guidance: bool | None = field(default=None, metadata={"help": "Images guide the text encoder (true)."})
+    use_alignment: bool | None = field(default=None, metadata={"help": "The alignment encoder (true)."})
+    use_refinement: bool | None = field(default=None, metadata={"help": "The refinement encoders (true)."})
+    use_fusion: bool | None = field(default=None, metadata={"help": "Symmetric fusion, not concatenation (true)."})
+    constrain_bio: bool | None = field(default=None, metadata={"help": "Forbid illegal BIO2 when decoding (true)."})
+    dropout: float | None = field(default=None, metadata={"help": "Dropout outside the two encoders (0.1)."})
+
+    def given(self) -> dict:
+        """Return the fields that were given."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {name: value for name, value in values.items() if value is not None}
+
+
+@dataclass
+class DataArguments:
+    """What to read."""
+
+    dataset: str = field(metadata={"help": "A folder written by a converter of smcl.dataset_scripts, or a Hub name."})
+    ignore_images: bool = field(default=False, metadata={"help": "Take all images away."})
+    max_length: int | None = field(default=None, metadata={"help": "Most tokens of a post; default: the tokenizer's."})
+    on_extra_images: str = field(
+        default="error", metadata={"help": "With more than max_images images: 'error', or 'first' to keep the first."}
+    )
+
+
+def parse_arguments(argv: list[str]) -> tuple[ModelArguments, SwitchArguments, DataArguments, SMCLTrainingArguments]:
+    """Parse the command line, or one YAML or JSON file in its place."""
+    parser = HfArgumentParser((ModelArguments, SwitchArguments, DataArguments, SMCLTrainingArguments))
+    if len(argv) == 1 and argv[0].endswith((".yaml", ".yml")):
+        return parser.parse_yaml_file(argv[0])
+    if len(argv) == 1 and argv[0].endswith(".json"):
+        return parser.parse_json_file(argv[0])
+    return parser.parse_args_into_dataclasses(argv)
+
+
+def load_posts(name: str, splits: list[str]) -> DatasetDict:
+    """Load a data set and check what is needed of it.
+
+    Args:
+        name (`str`): Folder or Hub name.
+        splits (`list[str]`): Splits that will be used.
+
+    Returns:
+        `DatasetDict` with those splits.
+
+    Raises:
+        ValueError: if the data set, a split or a column is missing, or a split is empty.
+    """
+    try:
+        dataset = load_dataset(name)
+    except (DatasetNotFoundError, ConnectionError, FileNotFoundError) as error:
+        raise ValueError(
+            f"`--dataset {name}` is neither a folder here nor a data set that can be reached on the Hub. Write one "
+            "with `python -m smcl.dataset_scripts.mner_mi` or another converter."
+        ) from error
+    for split in splits:
+        if split not in dataset:
+            raise ValueError(f"The data set {name} has no split {split!r}, it has {sorted(dataset)}.")
+        missing = {"id", "tokens", "ner_tags"} - set(dataset[split].column_names)
+        if missing:
+            raise ValueError(
+                f"Split {split!r} of the data set {name} lacks the columns {sorted(missing)}; it has "
+                f"{dataset[split].column_names}. The data schema stands in the README."
+            )
+        if not len(dataset[split]):
+            raise ValueError(f"Split {split!r} of the data set {name} is empty: expected at least one post.")
+    return DatasetDict({split: dataset[split] for split in splits})
+
+
+def label_names(dataset: DatasetDict) -> list[str]:
+    """Return the names of the tags, by id."""
+    tags = next(iter(dataset.values())).features["ner_tags"].feature
+    if not hasattr(tags, "names"):
+        raise ValueError(f"The column `ner_tags` must hold class labels with names, got {tags}.")
+    return tags.names
+
+
+def load_model(
+    arguments: ModelArguments, switches: dict, labels: list[str]
+) -> tuple[SMCLForTokenClassification, SMCLProcessor]:
+    """Load a saved SMCL, or join two encoders to a new one.
+
+    Args:
+        arguments (`ModelArguments`): Where from.
+        switches (`dict`): Fields of `SMCLConfig` to set.
+        labels (`list[str]`): Label names of the data set, by id.
+
+    Returns:
+        The model and its processor.
+
+    Raises:
+        ValueError: if the arguments name no model, or one that does not fit the switches or the labels.
+    """
+    if arguments.model is None:
+        if arguments.text_model is None or arguments.vision_model is None:
+            raise ValueError(
+                "Expected `--model` (a saved SMCL), or both `--text_model` and `--vision_model`, such as "
+                "`--text_model google-bert/bert-base-uncased --vision_model google/vit-base-patch16-224`."
+            )
+        names = arguments.text_model, arguments.vision_model
+        model = SMCLForTokenClassification.from_text_vision_pretrained(
+            *names, id2label=dict(enumerate(labels)), **switches
+        )
+        return model, SMCLProcessor.from_text_vision_pretrained(*names, max_images=model.config.max_images)
+    if arguments.text_model is not None or arguments.vision_model is not None:
+        raise ValueError("`--model` brings its own encoders: leave out `--text_model` and `--vision_model`.")
+    model, info = SMCLForTokenClassification.from_pretrained(arguments.model, output_loading_info=True, **switches)
+    misfits = sorted({*info["missing_keys"], *info["unexpected_keys"]})
+    if misfits:
+        raise ValueError(
+            f"The weights of {arguments.model} do not fit the switches {switches}: {', '.join(misfits[:5])} and "
+            f"{max(0, len(misfits) - 5)} more are missing or left over. Switches that change parts need a new model."
+        )
+    model_labels = [model.config.id2label[i] for i in range(model.config.num_labels)]
+    if model_labels != labels:
+        raise ValueError(f"The model {arguments.model} has the labels {model_labels}, but the data set has {labels}.")
+    return model, SMCLProcessor.from_pretrained(arguments.model)
+
+
+def train(trainer: SMCLTrainer, arguments: SMCLTrainingArguments) -> None:
+    """Train, save the best model with its processor, and note the results."""
+    result = trainer.train(resume_from_checkpoint=arguments.resume_from_checkpoint)
+    trainer.save_model()
+    trainer.save_state()
+    metrics = result.metrics | {"train_samples": len(trainer.train_dataset)}
+    trainer.log_metrics("train", metrics)
+    trainer.save_metrics("train", metrics)
+
+
+def predict(trainer: SMCLTrainer, posts, labels: list[str], path: Path) -> dict[str, float]:
+    """Tag posts, write one JSON line for each, and score them.
+
+    Args:
+        trainer (`SMCLTrainer`): Holds the model.
+        posts (`Dataset`): Posts with gold tags.
+        labels (`list[str]`): Label names by id.
+        path (`Path`): File to write: id, tokens, gold and predicted tags; `"O"` for words cut off by the length.
+
+    Returns:
+        `dict`: scores over all words, cut off or not.
+    """
+    predicted = word_tags(trainer.predict(posts, metric_key_prefix="test").predictions, labels)
+    records = []
+    texts = posts.select_columns(["id", "tokens", "ner_tags"])
+    for post, tags in zip(texts, predicted, strict=True):
+        tags = tags + ["O"] * (len(post["tokens"]) - len(tags))
+        gold = [labels[tag] for tag in post["ner_tags"]]
+        records.append({"id": post["id"], "tokens": post["tokens"], "gold": gold, "predicted": tags})
+    if trainer.is_world_process_zero():
+        lines = (json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+        path.write_text("".join(lines), encoding="utf-8")
+    return entity_metrics([record["gold"] for record in records], [record["predicted"] for record in records])
+
+
+def main(argv: list[str] | None = None) -> dict[str, float]:
+    """Run the command line.
+
+    Args:
+        argv (`list[str]`, *optional*): Arguments, by default those of the process.
+
+    Returns:
+        `dict`: the scores of the test split, empty without `--do_predict`.
+
+    Raises:
+        ValueError: if the arguments, the data and the model do not fit together.
+    """
+    arguments = parse_arguments(sys.argv[1:] if argv is None else argv)
+    model_arguments, switches, data_arguments, training_arguments = arguments
+    wanted = {
+        "train": training_arguments.do_train,
+        "validation": training_arguments.do_train or training_arguments.do_eval,
+        "test": training_arguments.do_predict,
+    }
+    splits = [split for split, is_wanted in wanted.items() if is_wanted]
+    if not splits:
+        raise ValueError("Nothing to do: give at least one of `--do_train`, `--do_eval` and `--do_predict`.")
+    dataset = load_posts(data_arguments.dataset, splits)
+    labels = label_names(dataset)
+    set_seed(training_arguments.seed)
+    model, processor = load_model(model_arguments, switches.given(), labels)
+    if data_arguments.ignore_images:
+        dataset = dataset.remove_columns("images")
+    training, features = dataset, None
+    if model_arguments.freeze_vision and training_arguments.do_train:
+        model.base_model.vision_model.requires_grad_(False)
+        if not data_arguments.ignore_images:
+            features = ImageFeatures(model.to(training_arguments.device), processor)
+            training = {split: features.replace_images(dataset[split]) for split in ("train", "validation")}
+    trainer = SMCLTrainer(
+        model=model,
+        args=training_arguments,
+        data_collator=SMCLDataCollator(processor, features, data_arguments.max_length, data_arguments.on_extra_images),
+        train_dataset=training["train"] if training_arguments.do_train else None,
+        eval_dataset=training["validation"] if wanted["validation"] else None,
+        processing_class=processor,
+        compute_metrics=build_compute_metrics(labels),
+        callbacks=[EarlyStoppingCallback(training_arguments.early_stopping_patience)]
+        if training_arguments.do_train
+        else None,
+    )
+    if training_arguments.do_train:
+        train(trainer, training_arguments)
+    if training_arguments.do_eval:
+        metrics = trainer.evaluate(dataset["validation"])
+        trainer.log_metrics("eval", metrics)
+        trainer.save_metrics("eval", metrics)
+    scores = {}
+    if training_arguments.do_predict:
+        output = Path(training_arguments.output_dir)
+        output.mkdir(parents=True, exist_ok=True)
+        scores = predict(trainer, dataset["test"], labels, output / "predictions.jsonl")
+        metrics = {f"test_{name}": score for name, score in scores.items()}
+        trainer.log_metrics("test", metrics)
+        trainer.save_metrics("test", metrics)
+    return scores
+
+
+if __name__ == "__main__":
+    main()

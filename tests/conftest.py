@@ -1,0 +1,53 @@
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import pytest
+import torch
+from factories import make_config
+from PIL import Image
+from smcl import SMCLProcessor
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from transformers import BertConfig, BertModel, PreTrainedTokenizerFast, ViTImageProcessorPil, ViTModel
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> PreTrainedTokenizerFast:
+    """A WordPiece tokenizer of letters, so that most words have several tokens."""
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *(f"##{x}" for x in letters), "and", "the", "#"]
+    vocabulary = {word: index for index, word in enumerate(words)}
+    backend = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    backend.normalizer = normalizers.BertNormalizer(lowercase=True)
+    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    backend.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    names = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+    return PreTrainedTokenizerFast(tokenizer_object=backend, model_max_length=64, mask_token="[MASK]", **names)
+
+
+@pytest.fixture(scope="session")
+def image_processor():
+    return ViTImageProcessorPil(size={"height": 16, "width": 16})
+
+
+@pytest.fixture(scope="session")
+def processor(image_processor, tokenizer) -> SMCLProcessor:
+    return SMCLProcessor(image_processor, tokenizer)
+
+
+@pytest.fixture(scope="session")
+def encoder_folders(tmp_path_factory, tokenizer, image_processor) -> tuple[str, str]:
+    """Folders of a saved text encoder and image encoder, as from_text_vision_pretrained takes them."""
+    root = tmp_path_factory.mktemp("encoders")
+    config = make_config()
+    torch.manual_seed(7)
+    text, vision = BertModel(BertConfig(**config.text_config.to_dict())), ViTModel(config.vision_config)
+    for model, part, folder in ((text, tokenizer, "text"), (vision, image_processor, "vision")):
+        model.save_pretrained(root / folder)
+        part.save_pretrained(root / folder)
+    return str(root / "text"), str(root / "vision")
+
+
+@pytest.fixture
+def photo() -> Image.Image:
+    return Image.effect_noise((20, 30), 60).convert("RGB")

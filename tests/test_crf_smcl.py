@@ -1,0 +1,135 @@
+import itertools
+
+import pytest
+import torch
+from smcl.crf_smcl import LinearChainCRF, bio_constraints, gather_words
+from torchcrf import CRF
+
+LABELS = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]
+
+
+def make_crf(labels=LABELS, **kwargs) -> LinearChainCRF:
+    torch.manual_seed(0)
+    crf = LinearChainCRF(labels, **kwargs)
+    for parameter in crf.parameters():
+        torch.nn.init.normal_(parameter)
+    return crf
+
+
+def make_emissions(lengths=(4, 2, 1), seed=1) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    emissions = torch.randn(len(lengths), max(lengths), len(LABELS), generator=generator)
+    return emissions, torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
+
+
+def path_score(crf, emissions, tags) -> float:
+    score = crf.start_transitions[tags[0]] + crf.end_transitions[tags[-1]]
+    score = score + sum(emissions[i, tag] for i, tag in enumerate(tags))
+    return (score + sum(crf.transitions[a, b] for a, b in itertools.pairwise(tags))).item()
+
+
+def is_legal(tags) -> bool:
+    names = ["O", *(LABELS[tag] for tag in tags)]
+    return all(b[0] != "I" or a[2:] == b[2:] for a, b in itertools.pairwise(names))
+
+
+def all_paths(crf, emissions) -> dict[tuple[int, ...], float]:
+    paths = itertools.product(range(len(LABELS)), repeat=len(emissions))
+    return {tags: path_score(crf, emissions, tags) for tags in paths if not crf.constrain_bio or is_legal(tags)}
+
+
+@pytest.mark.parametrize("constrain_bio", [True, False])
+def test_decode_finds_the_best_of_all_paths(constrain_bio):
+    crf = make_crf(constrain_bio=constrain_bio)
+    emissions, mask = make_emissions()
+    decoded = crf.decode(emissions, mask)
+    for row, length in enumerate(mask.sum(dim=1)):
+        paths = all_paths(crf, emissions[row, :length])
+        assert tuple(decoded[row, :length].tolist()) == max(paths, key=paths.get)
+        assert (decoded[row, length:] == -100).all()
+
+
+@pytest.mark.parametrize("constrain_bio", [True, False])
+def test_marginals_equal_sums_over_all_paths(constrain_bio):
+    crf = make_crf(constrain_bio=constrain_bio)
+    emissions, mask = make_emissions()
+    marginals = crf.marginals(emissions, mask)
+    for row, length in enumerate(mask.sum(dim=1)):
+        paths = all_paths(crf, emissions[row, :length])
+        probabilities = torch.tensor(list(paths.values())).softmax(dim=0)
+        expected = torch.zeros(length, len(LABELS))
+        for tags, probability in zip(paths, probabilities, strict=True):
+            for word, tag in enumerate(tags):
+                expected[word, tag] += probability
+        torch.testing.assert_close(marginals[row, :length], expected)
+        assert (marginals[row, length:] == 0).all()
+
+
+def test_likelihood_equals_normalised_path_score_and_trains_every_parameter():
+    crf = make_crf()
+    emissions, mask = make_emissions()
+    tags = torch.tensor([[1, 2, 0, 3], [0, 1, 0, 0], [3, 0, 0, 0]])
+    likelihood = crf.log_likelihood(emissions, tags, mask)
+    # The loss is never constrained: gold tags may be illegal.
+    crf.constrain_bio = False
+    for row, length in enumerate(mask.sum(dim=1)):
+        paths = all_paths(crf, emissions[row, :length])
+        normaliser = torch.tensor(list(paths.values())).logsumexp(dim=0)
+        expected = paths[tuple(tags[row, :length].tolist())] - normaliser
+        torch.testing.assert_close(likelihood[row], expected)
+    likelihood.sum().backward()
+    assert all(parameter.grad.abs().sum() > 0 for parameter in crf.parameters())
+
+
+def test_unconstrained_decoding_equals_pytorch_crf():
+    crf = make_crf(constrain_bio=False)
+    stock = CRF(len(LABELS), batch_first=True)
+    stock.load_state_dict(crf.state_dict())
+    emissions, mask = make_emissions(lengths=(30, 7, 1, 12), seed=3)
+    decoded = crf.decode(emissions, mask)
+    assert [row[row != -100].tolist() for row in decoded] == stock.decode(emissions, mask)
+
+
+def test_constrained_decoding_gives_no_illegal_transition():
+    crf = make_crf()
+    emissions, mask = make_emissions(lengths=(40, 40), seed=5)
+    emissions[..., 2] += 2
+    assert all(is_legal(row.tolist()) for row in crf.decode(emissions, mask))
+    assert not all(is_legal(row.tolist()) for row in make_crf(constrain_bio=False).decode(emissions, mask))
+
+
+def test_row_without_words_has_likelihood_zero_and_no_tags():
+    crf = make_crf()
+    emissions, _ = make_emissions(lengths=(3, 3))
+    mask = torch.tensor([[True, True, True], [False, False, False]])
+    tags = torch.zeros(2, 3, dtype=torch.long)
+    likelihood = crf.log_likelihood(emissions, tags, mask)
+    assert likelihood[1] == 0
+    likelihood.sum().backward()
+    assert torch.isfinite(crf.transitions.grad).all()
+    assert (crf.decode(emissions, mask)[1] == -100).all()
+    assert (crf.marginals(emissions, mask)[1] == 0).all()
+
+
+def test_likelihood_is_computed_in_float32_under_autocast():
+    crf = make_crf()
+    emissions, mask = make_emissions()
+    tags = torch.zeros(mask.shape, dtype=torch.long)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        likelihood = crf.log_likelihood(emissions, tags, mask)
+    assert likelihood.dtype == torch.float32
+    assert torch.equal(likelihood, crf.log_likelihood(emissions, tags, mask))
+
+
+def test_labels_outside_bio_may_follow_anything():
+    starts, transitions = bio_constraints(["LABEL_0", "LABEL_1"])
+    assert starts.all() and transitions.all()
+
+
+def test_gather_words_puts_word_starts_first_in_order():
+    values = torch.arange(12.0).reshape(2, 6, 1)
+    word_mask = torch.tensor([[0, 1, 0, 1, 1, 0], [0, 0, 0, 0, 0, 0]]).bool()
+    words, mask, positions = gather_words(values, word_mask)
+    assert words[0, :3, 0].tolist() == [1, 3, 4]
+    assert mask.tolist() == [[True] * 3 + [False] * 3, [False] * 6]
+    assert positions[0, :3].tolist() == [1, 3, 4]

@@ -1,0 +1,138 @@
+import pytest
+import torch
+from PIL import Image
+from smcl import SMCLProcessor
+from transformers import AutoProcessor
+from transformers.utils import logging
+
+WORDS = [["Joey", "and", "Niko"], ["hello"]]
+
+
+def test_word_mask_marks_each_words_first_token(processor):
+    batch = processor(words=WORDS)
+    assert batch["word_mask"].sum(dim=1).tolist() == [3, 1]
+    first = processor.tokenizer.convert_ids_to_tokens(batch["input_ids"][0][batch["word_mask"][0]])
+    assert first == ["j", "and", "n"]
+    assert not batch["word_mask"][~batch["attention_mask"].bool()].any()
+
+
+def test_labels_stand_at_word_starts(processor):
+    batch = processor(words=WORDS, labels=[[1, 0, 7], [3]])
+    assert batch["labels"][batch["word_mask"]].tolist() == [1, 0, 7, 3]
+    assert (batch["labels"][~batch["word_mask"]] == -100).all()
+
+
+@pytest.mark.parametrize("word", ["\u200b", "", "\u200d\ufe0f", "日本", "\u0301", "\x00"])
+def test_no_word_is_lost_whatever_the_tokenizer_thinks_of_it(processor, word):
+    words = [[word, "hello", word, word]]
+    batch = processor(words=words, labels=[[1, 2, 3, 4]])
+    assert batch["labels"][batch["word_mask"]].tolist() == [1, 2, 3, 4]
+
+
+def test_words_are_split_from_text_with_their_offsets(processor):
+    text = "Joey's  café 😀\u200b naïve #NBA\n"
+    batch = processor(text=[text], return_word_offsets=True)
+    words = [text[start:end] for start, end in batch["word_offsets"][0]]
+    assert words == ["Joey", "'", "s", "café", "😀\u200b", "naïve", "#", "NBA"]
+    assert batch["word_mask"].sum() == len(words)
+    assert processor.split_words(text)[0] == words
+
+
+def test_images_are_padded_to_the_batchs_own_largest_count(processor, photo):
+    batch = processor(words=WORDS, images=[[photo, photo], []])
+    assert batch["pixel_values"].shape == (2, 2, 3, 16, 16)
+    assert batch["image_mask"].tolist() == [[True, True], [False, False]]
+    assert (batch["pixel_values"][1] == 0).all()
+    stock = processor.image_processor([photo], return_tensors="pt")["pixel_values"][0]
+    assert torch.equal(batch["pixel_values"][0, 1], stock)
+
+
+def test_images_keep_their_order(processor):
+    colours = [Image.new("RGB", (9, 9), colour) for colour in ("red", "lime", "blue")]
+    batch = processor(words=WORDS, images=[colours[:1], colours[1:]])
+    assert batch["pixel_values"][0, 0].mean(dim=(1, 2)).argmax() == 0
+    assert [image.mean(dim=(1, 2)).argmax().item() for image in batch["pixel_values"][1]] == [1, 2]
+
+
+@pytest.mark.parametrize("images", [None, [[], []], [None, None]])
+def test_posts_without_images_have_no_pixel_values(processor, images):
+    assert set(processor(words=WORDS, images=images)) == {*processor.tokenizer.model_input_names, "word_mask"}
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK", "I;16", "F", "YCbCr", "HSV"])
+def test_images_of_any_mode_are_converted(processor, mode):
+    batch = processor(words=WORDS, images=[[Image.new(mode, (7, 5))], []])
+    assert torch.isfinite(batch["pixel_values"]).all()
+
+
+def test_images_come_from_paths_too(processor, photo, tmp_path):
+    photo.save(tmp_path / "photo.png")
+    batch = processor(words=WORDS[:1], images=[[str(tmp_path / "photo.png")]])
+    assert torch.equal(batch["pixel_values"], processor(words=WORDS[:1], images=[[photo]])["pixel_values"])
+
+
+def test_single_post_is_a_batch_of_one(processor, photo):
+    single = processor(words=WORDS[0], images=[photo], labels=[1, 0, 1])
+    batch = processor(words=WORDS[:1], images=[[photo]], labels=[[1, 0, 1]])
+    assert all(torch.equal(single[name], batch[name]) for name in batch)
+    assert processor(text="Joey and Niko")["word_mask"].sum() == 3
+
+
+def test_words_cut_off_are_counted_in_a_warning(processor, caplog):
+    logger = logging.get_logger(SMCLProcessor.__module__)
+    logger.addHandler(caplog.handler)
+    batch = processor(words=[["a", "b", "\u200b", "c", "d"], ["a"]], max_length=5, labels=[[1, 2, 3, 4, 5], [6]])
+    logger.removeHandler(caplog.handler)
+    assert batch["labels"][0, 1:4].tolist() == [1, 2, 3]
+    assert "2 words of 1 posts" in caplog.text and "cut off" in caplog.text
+
+
+def test_post_without_words_is_kept(processor):
+    batch = processor(words=[["hello"], []], labels=[[1], []])
+    assert batch["word_mask"].sum(dim=1).tolist() == [1, 0]
+
+
+def test_extra_images_are_an_error_or_cut_on_demand(processor, photo):
+    images = [[photo], [photo] * 5]
+    with pytest.raises(ValueError, match="Post 1 of the batch has 5 images, but `max_images` is 4.*on_extra_images"):
+        processor(words=WORDS, images=images)
+    assert processor(words=WORDS, images=images, on_extra_images="first")["image_mask"].sum().item() == 5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({}, "exactly one of `words` and `text`"),
+        ({"words": WORDS, "text": ["a"]}, "exactly one of `words` and `text`"),
+        ({"words": []}, "at least one post"),
+        ({"words": WORDS, "labels": [[0, 0, 0]]}, "`labels` for 2 posts, got 1"),
+        ({"words": WORDS, "labels": [[0, 0, 0], [0, 0]]}, "Post 1 of the batch has 1 words but 2 labels.*hello"),
+        ({"words": WORDS, "images": [[]]}, "for each of 2 posts, got 1"),
+        ({"words": WORDS, "on_extra_images": "last"}, "`on_extra_images` must be 'error' or 'first', got 'last'"),
+        ({"words": WORDS, "return_tensors": "tf"}, "`return_tensors` must be 'pt' or 'np', got 'tf'"),
+    ],
+)
+def test_arguments_that_do_not_fit_are_named(processor, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        processor(**arguments)
+
+
+def test_numpy_is_returned_on_demand(processor, photo):
+    batch = processor(words=WORDS, images=[[photo], []], return_tensors="np")
+    tensors = processor(words=WORDS, images=[[photo], []])
+    assert all((batch[name] == tensors[name].numpy()).all() for name in tensors)
+
+
+def test_processor_comes_back_from_disk_with_its_arguments(processor, image_processor, tokenizer, photo, tmp_path):
+    SMCLProcessor(image_processor, tokenizer, max_images=2).save_pretrained(tmp_path)
+    loaded = AutoProcessor.from_pretrained(tmp_path)
+    assert type(loaded) is SMCLProcessor
+    assert loaded.max_images == 2
+    batch, expected = loaded(words=WORDS, images=[[photo], []]), processor(words=WORDS, images=[[photo], []])
+    assert all(torch.equal(batch[name], expected[name]) for name in expected)
+
+
+def test_processor_is_joined_from_the_encoders_folders(encoder_folders, processor):
+    joined = SMCLProcessor.from_text_vision_pretrained(*encoder_folders, max_images=3)
+    assert joined.max_images == 3
+    assert torch.equal(joined(words=WORDS)["input_ids"], processor(words=WORDS)["input_ids"])

@@ -1,0 +1,224 @@
+import pytest
+import torch
+from datasets import Dataset, Image
+from factories import LABELS, make_model
+from smcl import SMCLForTokenClassification
+from smcl.dataset_scripts.schema import FEATURES
+from smcl.training_smcl import (
+    ImageFeatures,
+    SMCLDataCollator,
+    SMCLTrainer,
+    SMCLTrainingArguments,
+    build_compute_metrics,
+    entity_metrics,
+)
+from transformers import TrainerCallback
+
+
+@pytest.fixture(scope="module")
+def posts() -> Dataset:
+    """Posts whose images repeat across posts."""
+    import io
+    import random
+
+    import PIL.Image
+
+    rng = random.Random(0)
+    photos = []
+    for colour in ("red", "green", "blue", "white", "black"):
+        stream = io.BytesIO()
+        PIL.Image.new("RGB", (12, 12), colour).save(stream, "PNG")
+        photos.append({"bytes": stream.getvalue(), "path": f"{colour}.png"})
+    rows = []
+    for index in range(12):
+        words = [rng.choice(["joey", "and", "niko", "rest", "here"]) for _ in range(rng.randint(2, 7))]
+        images = rng.choices(photos, k=index % 4)
+        tags = [rng.choice(["O", "B-PER", "B-MISC"]) for _ in words]
+        rows.append({"id": str(index), "tokens": words, "ner_tags": tags, "images": images, "source": "test"})
+    return Dataset.from_list([FEATURES.encode_example(row) for row in rows], features=FEATURES)
+
+
+@pytest.fixture
+def trainer_for(posts, processor, tmp_path):
+    def build(model, folder="run", features=None, dataset=None, callbacks=None, **arguments) -> SMCLTrainer:
+        defaults = {
+            "output_dir": str(tmp_path / folder),
+            "per_device_train_batch_size": 4,
+            "num_train_epochs": 2,
+            "learning_rate": 1e-3,
+            "logging_steps": 1,
+            "use_cpu": True,
+            "disable_tqdm": True,
+        }
+        dataset = dataset or posts
+        return SMCLTrainer(
+            model=model,
+            args=SMCLTrainingArguments(**(defaults | arguments)),
+            data_collator=SMCLDataCollator(processor, features),
+            train_dataset=dataset,
+            eval_dataset=dataset,
+            processing_class=processor,
+            compute_metrics=build_compute_metrics(LABELS),
+            callbacks=callbacks,
+        )
+
+    return build
+
+
+def assert_same_weights(model, expected):
+    state = model.state_dict()
+    assert state.keys() == expected.keys()
+    assert [name for name in expected if not torch.equal(state[name], expected[name])] == []
+
+
+class StopAfter(TrainerCallback):
+    def __init__(self, steps):
+        self.steps = steps
+
+    def on_step_end(self, args, state, control, **kwargs):
+        control.should_training_stop = state.global_step >= self.steps
+
+
+def test_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(trainer_for):
+    whole = make_model()
+    trainer_for(whole, "whole", load_best_model_at_end=False).train()
+    trainer_for(make_model(), "halved", load_best_model_at_end=False, callbacks=[StopAfter(3)]).train()
+    resumed = make_model(seed=1)
+    trainer_for(resumed, "halved", load_best_model_at_end=False).train(resume_from_checkpoint=True)
+    assert_same_weights(resumed, whole.state_dict())
+
+
+def test_best_checkpoint_is_restored_with_every_tensor(trainer_for):
+    class Record(TrainerCallback):
+        def __init__(self):
+            self.states = []
+
+        def on_evaluate(self, args, state, control, model=None, **kwargs):
+            self.states.append({name: tensor.clone() for name, tensor in model.state_dict().items()})
+
+    record, model = Record(), make_model()
+    # The first epoch is the best one when a higher loss counts as better and training lowers it.
+    settings = {"metric_for_best_model": "eval_loss", "greater_is_better": True, "num_train_epochs": 3}
+    trainer = trainer_for(model, callbacks=[record], **settings)
+    trainer.train()
+    best = trainer.state.best_model_checkpoint
+    assert best.endswith("checkpoint-3"), trainer.state.log_history
+    assert_same_weights(model, record.states[0])
+    vision = [n for n in record.states[0] if "vision_model" in n]
+    assert any(not torch.equal(record.states[0][name], record.states[-1][name]) for name in vision)
+
+
+def test_checkpoint_that_lacks_weights_is_refused(trainer_for, tmp_path):
+    trainer = trainer_for(make_model())
+    make_model(use_fusion=False).save_pretrained(tmp_path / "other")
+    make_model().config.save_pretrained(tmp_path / "other")
+    with pytest.raises(ValueError, match="lacks the weights.*smcl.fusion"):
+        trainer._restore(str(tmp_path / "other"))
+
+
+def test_log_holds_each_part_of_the_loss(trainer_for):
+    trainer = trainer_for(make_model())
+    trainer.train()
+    logs = [entry for entry in trainer.state.log_history if "loss" in entry]
+    assert len(logs) == 6
+    for entry in logs:
+        expected = entry["task_loss"] + 0.3 * entry["similarity_loss"] + 0.2 * entry["difference_loss"]
+        assert entry["loss"] == pytest.approx(expected, rel=1e-3)
+
+
+def test_gradient_accumulation_divides_the_loss(trainer_for):
+    norms = []
+    for batch_size, steps in ((12, 1), (3, 4)):
+        model = make_model(dropout=0.0, similarity_weight=0, difference_weight=0)
+        settings = {"per_device_train_batch_size": batch_size, "gradient_accumulation_steps": steps, "max_steps": 1}
+        for module in model.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.0
+        trainer = trainer_for(
+            model,
+            f"accumulated-{steps}",
+            **settings,
+            max_grad_norm=1e9,
+            eval_strategy="no",
+            save_strategy="no",
+            load_best_model_at_end=False,
+        )
+        trainer.train()
+        norms.append(next(entry["grad_norm"] for entry in trainer.state.log_history if "grad_norm" in entry))
+    assert norms[0] == pytest.approx(norms[1], rel=1e-3)
+
+
+def test_head_learning_rate_applies_to_all_layers_outside_the_encoders(trainer_for):
+    model = make_model()
+    trainer = trainer_for(model, learning_rate=1e-4, head_learning_rate=1e-2)
+    rates = {}
+    for group in trainer.create_optimizer().param_groups:
+        rates.update({id(parameter): group["lr"] for parameter in group["params"]})
+    for name, parameter in model.named_parameters():
+        in_encoder = name.startswith(("smcl.text_model.", "smcl.vision_model."))
+        assert rates[id(parameter)] == (1e-4 if in_encoder else 1e-2), name
+
+
+def test_evaluation_keeps_decoded_tags_only(trainer_for, posts):
+    trainer = trainer_for(make_model(), per_device_eval_batch_size=5)
+    output = trainer.predict(posts)
+    assert output.predictions.shape == output.label_ids.shape
+    assert ((output.predictions == -100) == (output.label_ids == -100)).all()
+    assert output.predictions.max() < len(LABELS)
+    assert {"test_f1", "test_PER_f1", "test_MISC_support"} <= set(output.metrics)
+
+
+def test_predictions_do_not_depend_on_the_evaluation_batch(trainer_for, posts):
+    predictions = []
+    for batch_size in (1, 5, 12):
+        output = trainer_for(make_model(), per_device_eval_batch_size=batch_size).predict(posts)
+        predictions.append([row[row != -100].tolist() for row in output.predictions])
+    assert predictions[0] == predictions[1] == predictions[2]
+
+
+def test_cached_image_features_give_the_logits_of_the_images(posts, processor):
+    model = make_model()
+    features = ImageFeatures(model, processor, batch_size=2)
+    cached = features.replace_images(posts)
+    different = {
+        image["bytes"] for post in posts.cast_column("images", [Image(decode=False)])["images"] for image in post
+    }
+    assert len(features.vectors) == len(different) < sum(map(len, posts["images"]))
+    assert cached.column_names == ["id", "tokens", "ner_tags", "source", "image_rows"]
+    collator = SMCLDataCollator(processor, features)
+    for rows in (range(0, 6), [4, 8]):
+        from_pixels = model(**collator([posts[i] for i in rows])).logits
+        from_cache = model(**collator([cached[i] for i in rows])).logits
+        torch.testing.assert_close(from_pixels, from_cache, atol=1e-5, rtol=1e-5)
+
+
+def test_frozen_image_encoder_trains_on_cached_features_and_stays_as_it_is(posts, processor, trainer_for):
+    model = make_model()
+    before = {name: tensor.clone() for name, tensor in model.smcl.vision_model.state_dict().items()}
+    model.smcl.vision_model.requires_grad_(False)
+    features = ImageFeatures(model, processor)
+    trainer_for(model, features=features, dataset=features.replace_images(posts)).train()
+    assert_same_weights(model.smcl.vision_model, before)
+
+
+def test_saved_training_output_is_a_whole_model(trainer_for, tmp_path):
+    trainer = trainer_for(make_model())
+    trainer.save_model(str(tmp_path / "saved"))
+    loaded = SMCLForTokenClassification.from_pretrained(tmp_path / "saved")
+    assert_same_weights(loaded, trainer.model.state_dict())
+    names = {path.name for path in (tmp_path / "saved").iterdir()}
+    assert {"modeling_smcl.py", "processing_smcl.py", "processor_config.json", "tokenizer.json"} <= names
+
+
+def test_entity_metrics_are_strict_and_micro_averaged():
+    gold = [["B-PER", "I-PER", "O", "B-LOC"], ["B-ORG", "O", "B-PER", "O"]]
+    predicted = [["B-PER", "O", "O", "B-LOC"], ["B-MISC", "O", "B-PER", "O"]]
+    scores = entity_metrics(gold, predicted)
+    assert (scores["precision"], scores["recall"], scores["f1"]) == (0.5, 0.5, 0.5)
+    assert (scores["PER_f1"], scores["LOC_f1"], scores["ORG_f1"], scores["MISC_precision"]) == (0.5, 1, 0, 0)
+    assert (scores["PER_support"], scores["MISC_support"]) == (2, 0)
+
+
+def test_entity_metrics_of_nothing_are_zero():
+    assert entity_metrics([["O", "O"]], [["O", "O"]]) == {"precision": 0.0, "recall": 0.0, "f1": 0.0}
+    assert entity_metrics([["O"]], [["B-PER"]])["precision"] == 0

@@ -1,0 +1,282 @@
+"""Training of SMCL: trainer, arguments, collator, cached image features, and strict entity-level metrics."""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset, Image
+from seqeval.metrics import classification_report
+from seqeval.scheme import IOB2
+from tqdm.auto import tqdm
+from transformers import EvalPrediction, Trainer, TrainingArguments
+from transformers.trainer_utils import IntervalStrategy, SaveStrategy
+
+from .modeling_smcl import SMCLForTokenClassification
+from .processing_smcl import SMCLProcessor
+
+LOSS_PARTS = ("task_loss", "similarity_loss", "difference_loss", "contrastive_loss")
+
+
+@dataclass
+class SMCLTrainingArguments(TrainingArguments):
+    """`TrainingArguments` with the paper's settings as defaults, and a learning rate for the new layers."""
+
+    learning_rate: float = field(default=3e-5, metadata={"help": "Learning rate of the two encoders."})
+    head_learning_rate: float | None = field(
+        default=None, metadata={"help": "Learning rate of all layers outside the two encoders; as theirs by default."}
+    )
+    per_device_train_batch_size: int = field(default=16, metadata={"help": "Posts per device and training step."})
+    per_device_eval_batch_size: int = field(default=16, metadata={"help": "Posts per device and evaluation step."})
+    num_train_epochs: float = field(default=50, metadata={"help": "Most epochs to train."})
+    early_stopping_patience: int = field(
+        default=5, metadata={"help": "Evaluations without a better validation F1 before training stops."}
+    )
+    eval_strategy: IntervalStrategy | str = field(default="epoch", metadata={"help": "When to evaluate."})
+    save_strategy: SaveStrategy | str = field(default="epoch", metadata={"help": "When to save a checkpoint."})
+    save_total_limit: int | None = field(default=1, metadata={"help": "Checkpoints kept besides the best one."})
+    load_best_model_at_end: bool = field(default=True, metadata={"help": "Whether to end with the best weights."})
+    metric_for_best_model: str | None = field(default="f1", metadata={"help": "Validation metric that decides."})
+    remove_unused_columns: bool = field(default=False, metadata={"help": "Must stay off: the collator needs all."})
+
+
+class SMCLTrainer(Trainer):
+    """A `Trainer` that logs each part of the loss, evaluates decoded tags and restores every tensor."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self._part_sums: dict[str, torch.Tensor] = {}
+        self._part_count = 0
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        """Return the combined loss (Eq. 18), a mean over posts, and note its parts for the log."""
+        outputs = model(**inputs)
+        if model.training:
+            for name in LOSS_PARTS:
+                self._part_sums[name] = self._part_sums.get(name, 0) + outputs[name].detach()
+            self._part_count += 1
+        return (outputs.loss, outputs) if return_outputs else outputs.loss
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log, with the loss, the means of its parts since the last time."""
+        if "loss" in logs and self._part_count:
+            logs.update({name: (total / self._part_count).item() for name, total in self._part_sums.items()})
+            self._part_sums, self._part_count = {}, 0
+        super().log(logs, start_time)
+
+    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
+        """Evaluate one batch; keep decoded tags and never the logits or hidden states."""
+        inputs = self._prepare_inputs(inputs)
+        with torch.no_grad(), self.compute_loss_context_manager():
+            outputs = model(**inputs)
+            tags = self.accelerator.unwrap_model(model).decode(outputs.logits, inputs["word_mask"])
+        if prediction_loss_only:
+            return outputs.loss, None, None
+        return outputs.loss, tags, inputs.get("labels")
+
+    def create_optimizer(self, model=None) -> torch.optim.Optimizer:
+        """Build the optimizer; with `head_learning_rate`, split its groups into encoders and new layers."""
+        created = self.optimizer is None
+        optimizer = super().create_optimizer(model)
+        if created and self.args.head_learning_rate is not None:
+            base = self.accelerator.unwrap_model(self.model).base_model
+            encoders = {id(p) for part in (base.text_model, base.vision_model) for p in part.parameters()}
+            for group in list(optimizer.param_groups):
+                new = [p for p in group["params"] if id(p) not in encoders]
+                group["params"] = [p for p in group["params"] if id(p) in encoders]
+                optimizer.add_param_group({**group, "params": new, "lr": self.args.head_learning_rate})
+        return optimizer
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model=None) -> None:
+        if self.is_deepspeed_enabled or self.is_fsdp_enabled:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+        else:
+            self._restore(resume_from_checkpoint)
+
+    def _load_best_model(self) -> None:
+        if self.is_deepspeed_enabled or self.is_fsdp_enabled:
+            super()._load_best_model()
+        else:
+            self._restore(self.state.best_model_checkpoint)
+
+    def _restore(self, folder: str) -> None:
+        """Load every tensor of a checkpoint.
+
+        ViT-like weights are saved under other key names than the module's. `from_pretrained` maps them back; Trainer's
+        own plain, non-strict `load_state_dict` would silently leave the image encoder as it is.
+        """
+        model = self.accelerator.unwrap_model(self.model)
+        saved, info = type(model).from_pretrained(folder, dtype=model.dtype, output_loading_info=True)
+        if info["missing_keys"]:
+            raise ValueError(f"The checkpoint {folder} lacks the weights {sorted(info['missing_keys'])}.")
+        model.load_state_dict(saved.state_dict(), strict=True)
+
+
+class SMCLDataCollator:
+    """Turn examples in the schema (`tokens`, `ner_tags`, `images`) into a batch of model inputs.
+
+    Args:
+        processor ([`SMCLProcessor`]): The processor.
+        features ([`ImageFeatures`], *optional*): Cached vectors, for examples whose images they replaced.
+        max_length (`int`, *optional*): Most tokens of a post.
+        on_extra_images (`str`, *optional*, defaults to `"error"`): See [`SMCLProcessor`].
+    """
+
+    def __init__(
+        self,
+        processor: SMCLProcessor,
+        features: "ImageFeatures | None" = None,
+        max_length: int | None = None,
+        on_extra_images: str = "error",
+    ):
+        self.processor = processor
+        self.features = features
+        self.max_length = max_length
+        self.on_extra_images = on_extra_images
+
+    def __call__(self, examples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        """Collate `examples`; those without `images` are posts without images."""
+        batch = self.processor(
+            words=[example["tokens"] for example in examples],
+            images=[example["images"] for example in examples] if "images" in examples[0] else None,
+            labels=[example["ner_tags"] for example in examples] if "ner_tags" in examples[0] else None,
+            max_length=self.max_length,
+            on_extra_images=self.on_extra_images,
+        )
+        if "image_rows" in examples[0]:
+            batch.update(self.features.gather([example["image_rows"] for example in examples]))
+        return dict(batch)
+
+
+class ImageFeatures:
+    """Vectors of images from a frozen image encoder, computed once for each different image.
+
+    Args:
+        model ([`SMCLForTokenClassification`]): The model whose image encoder is frozen.
+        processor ([`SMCLProcessor`]): Its processor.
+        batch_size (`int`, *optional*, defaults to 64): Images encoded at once.
+    """
+
+    def __init__(self, model: SMCLForTokenClassification, processor: SMCLProcessor, batch_size: int = 64):
+        self.model = model
+        self.processor = processor
+        self.batch_size = batch_size
+        self.rows: dict[str, int] = {}
+        self.vectors = torch.empty(0, model.config.vision_config.hidden_size)
+
+    def replace_images(self, dataset: Dataset) -> Dataset:
+        """Encode a data set's images.
+
+        Args:
+            dataset (`Dataset`): Examples with an `images` column.
+
+        Returns:
+            `Dataset`: the same examples with `image_rows`, indices into `vectors`, in place of `images`.
+        """
+        encoded = dataset.select_columns(["images"]).cast_column("images", [Image(decode=False)])
+        decoder = Image()
+        pending, vectors, image_rows = [], [self.vectors], []
+        for post in tqdm(encoded, desc="Encoding images", unit="post"):
+            rows = []
+            for image in post["images"][: self.processor.max_images]:
+                key = hashlib.sha256(image["bytes"]).hexdigest()
+                if key not in self.rows:
+                    self.rows[key] = len(self.rows)
+                    pending.append(decoder.decode_example(image))
+                rows.append(self.rows[key])
+            image_rows.append(rows)
+            if len(pending) >= self.batch_size:
+                vectors.append(self._encode(pending))
+                pending = []
+        if pending:
+            vectors.append(self._encode(pending))
+        self.vectors = torch.cat(vectors)
+        return dataset.remove_columns("images").add_column("image_rows", image_rows)
+
+    @torch.inference_mode()
+    def _encode(self, images: list) -> torch.Tensor:
+        """Encode images of any number to `(num_images, vision_hidden_size)` on the CPU."""
+        groups = [[image] for image in images]
+        pixel_values = self.processor(words=[[]] * len(groups), images=groups)["pixel_values"].squeeze(1)
+        base = self.model.base_model
+        was_training = base.vision_model.training
+        base.vision_model.eval()
+        vectors = base.encode_images(pixel_values.to(self.model.device, self.model.dtype)).float().cpu()
+        base.vision_model.train(was_training)
+        return vectors
+
+    def gather(self, image_rows: list[list[int]]) -> dict[str, torch.Tensor]:
+        """Return `image_embeds (batch_size, num_images, vision_hidden_size)` and `image_mask`; nothing if no image."""
+        num_images = max(map(len, image_rows))
+        if num_images == 0:
+            return {}
+        padded = torch.tensor([rows + [-1] * (num_images - len(rows)) for rows in image_rows])
+        image_mask = padded >= 0
+        return {"image_embeds": self.vectors[padded.clamp(min=0)] * image_mask[..., None], "image_mask": image_mask}
+
+
+def entity_metrics(gold: list[list[str]], predicted: list[list[str]]) -> dict[str, float]:
+    """Compute strict entity-level scores: an entity counts if its type and both borders are right.
+
+    Args:
+        gold (`list[list[str]]`): BIO2 tags of each post.
+        predicted (`list[list[str]]`): As many predicted tags.
+
+    Returns:
+        `dict` with micro-averaged `precision`, `recall`, `f1` in [0, 1], and for each type `{type}_precision`,
+        `{type}_recall`, `{type}_f1` and `{type}_support`, its number of gold entities.
+    """
+    if not any(tag != "O" for tags in (*gold, *predicted) for tag in tags):
+        return {"precision": 0.0, "recall": 0.0, "f1": 0.0}
+    report = classification_report(gold, predicted, mode="strict", scheme=IOB2, output_dict=True, zero_division=0)
+    overall = report.pop("micro avg")
+    scores = {"precision": overall["precision"], "recall": overall["recall"], "f1": overall["f1-score"]}
+    for name, row in report.items():
+        if not name.endswith(" avg"):
+            scores |= {f"{name}_{key}": row[column] for key, column in _REPORT_COLUMNS.items()}
+    return {name: float(score) for name, score in scores.items()}
+
+
+_REPORT_COLUMNS = {"precision": "precision", "recall": "recall", "f1": "f1-score", "support": "support"}
+
+
+def word_tags(ids: np.ndarray, labels: list[str]) -> list[list[str]]:
+    """Name the tags of each post.
+
+    Args:
+        ids (`np.ndarray` of shape `(num_posts, num_tokens)`): Tag ids at word starts, -100 elsewhere.
+        labels (`list[str]`): Label names by id.
+
+    Returns:
+        `list[list[str]]`: the tags of the words that were not cut off.
+    """
+    return [[labels[i] for i in row[row != -100]] for row in ids]
+
+
+def build_compute_metrics(labels: list[str]) -> Callable[[EvalPrediction], dict[str, float]]:
+    """Build Trainer's `compute_metrics`, which scores decoded tags by `entity_metrics`.
+
+    Args:
+        labels (`list[str]`): Label names by id.
+
+    Returns:
+        A function from `EvalPrediction` to scores.
+    """
+
+    def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
+        return entity_metrics(word_tags(prediction.label_ids, labels), word_tags(prediction.predictions, labels))
+
+    return compute_metrics
+
+
+__all__ = [
+    "ImageFeatures",
+    "SMCLDataCollator",
+    "SMCLTrainer",
+    "SMCLTrainingArguments",
+    "build_compute_metrics",
+    "entity_metrics",
+    "word_tags",
+]
