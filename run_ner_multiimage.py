@@ -15,8 +15,11 @@ import sys
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
-from datasets import DatasetDict, load_dataset
+from datasets import Dataset, DatasetDict, load_dataset
 from datasets.exceptions import DatasetNotFoundError
+from transformers import EarlyStoppingCallback, HfArgumentParser, set_seed
+from transformers.utils import logging
+
 from smcl import SMCLForTokenClassification, SMCLProcessor
 from smcl.training_smcl import (
     ImageFeatures,
@@ -27,8 +30,6 @@ from smcl.training_smcl import (
     entity_metrics,
     word_tags,
 )
-from transformers import EarlyStoppingCallback, HfArgumentParser, set_seed
-from transformers.utils import logging
 
 logger = logging.get_logger("smcl")
 
@@ -104,27 +105,32 @@ def load_posts(name: str, splits: list[str]) -> DatasetDict:
         `DatasetDict` with those splits.
 
     Raises:
-        ValueError: if the data set, a split or a column is missing, or a split is empty.
+        ValueError: if the data set, a split or a column is missing, or a split is empty; names it.
     """
+    dataset = DatasetDict({split: load_split(name, split) for split in splits})
+    for split, columns in dataset.column_names.items():
+        missing = {"id", "tokens", "ner_tags"} - set(columns)
+        if missing:
+            raise ValueError(
+                f"Split {split!r} of the data set {name} lacks the columns {sorted(missing)}; it has {columns}. The "
+                "data schema stands in the README."
+            )
+    return dataset
+
+
+def load_split(name: str, split: str) -> Dataset:
+    """Load one split; a `ValueError` says what is wrong if it can't be."""
     try:
-        dataset = load_dataset(name)
+        return load_dataset(name, split=split)
     except (DatasetNotFoundError, ConnectionError, FileNotFoundError) as error:
         raise ValueError(
             f"`--dataset {name}` is neither a folder here nor a data set that can be reached on the Hub. Write one "
             "with `python -m smcl.dataset_scripts.mner_mi` or another converter."
         ) from error
-    for split in splits:
-        if split not in dataset:
-            raise ValueError(f"The data set {name} has no split {split!r}, it has {sorted(dataset)}.")
-        missing = {"id", "tokens", "ner_tags"} - set(dataset[split].column_names)
-        if missing:
-            raise ValueError(
-                f"Split {split!r} of the data set {name} lacks the columns {sorted(missing)}; it has "
-                f"{dataset[split].column_names}. The data schema stands in the README."
-            )
-        if not len(dataset[split]):
-            raise ValueError(f"Split {split!r} of the data set {name} is empty: expected at least one post.")
-    return DatasetDict({split: dataset[split] for split in splits})
+    except ValueError as error:
+        raise ValueError(
+            f"The data set {name} has no split {split!r} with at least one post, which this run needs: {error}"
+        ) from error
 
 
 def label_names(dataset: DatasetDict) -> list[str]:
@@ -187,7 +193,7 @@ def train(trainer: SMCLTrainer, arguments: SMCLTrainingArguments) -> None:
     trainer.save_metrics("train", metrics)
 
 
-def predict(trainer: SMCLTrainer, posts, labels: list[str], path: Path) -> dict[str, float]:
+def predict(trainer: SMCLTrainer, posts: Dataset, labels: list[str], path: Path) -> dict[str, float]:
     """Tag posts, write one JSON line for each, and score them.
 
     Args:
@@ -238,14 +244,17 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     labels = label_names(dataset)
     set_seed(training_arguments.seed)
     model, processor = load_model(model_arguments, switches.given(), labels)
-    if data_arguments.ignore_images:
-        dataset = dataset.remove_columns("images")
+    has_images = all("images" in columns for columns in dataset.column_names.values())
+    if data_arguments.ignore_images and has_images:
+        dataset, has_images = dataset.remove_columns("images"), False
     training, features = dataset, None
     if model_arguments.freeze_vision and training_arguments.do_train:
         model.base_model.vision_model.requires_grad_(False)
-        if not data_arguments.ignore_images:
+        if has_images:
             features = ImageFeatures(model.to(training_arguments.device), processor)
             training = {split: features.replace_images(dataset[split]) for split in ("train", "validation")}
+    if not training_arguments.do_train:
+        training_arguments.eval_strategy = training_arguments.save_strategy = "no"
     trainer = SMCLTrainer(
         model=model,
         args=training_arguments,

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -40,6 +41,12 @@ class SMCLTrainingArguments(TrainingArguments):
     load_best_model_at_end: bool = field(default=True, metadata={"help": "Whether to end with the best weights."})
     metric_for_best_model: str | None = field(default="f1", metadata={"help": "Validation metric that decides."})
     remove_unused_columns: bool = field(default=False, metadata={"help": "Must stay off: the collator needs all."})
+
+    def __post_init__(self):
+        # transformers switches `do_eval` on with any `eval_strategy`; here it stays what it was set to.
+        do_eval = self.do_eval
+        super().__post_init__()
+        self.do_eval = do_eval
 
 
 class SMCLTrainer(Trainer):
@@ -181,7 +188,8 @@ class ImageFeatures:
         for post in tqdm(encoded, desc="Encoding images", unit="post"):
             rows = []
             for image in post["images"][: self.processor.max_images]:
-                key = hashlib.sha256(image["bytes"]).hexdigest()
+                data = Path(image["path"]).read_bytes() if image["bytes"] is None else image["bytes"]
+                key = hashlib.sha256(data).hexdigest()
                 if key not in self.rows:
                     self.rows[key] = len(self.rows)
                     pending.append(decoder.decode_example(image))

@@ -107,7 +107,7 @@ def draw_icon(kind: str, rng: random.Random, size: int = 48) -> Image.Image:
     ink, paper = _draw_colours(rng)
     canvas = size * OVERSAMPLING
     image = Image.new("RGB", (canvas, canvas), paper)
-    side = canvas * rng.uniform(0.55, 0.95)
+    side = canvas * rng.uniform(0.7, 0.95)
     left, top = (rng.uniform(0, canvas - side) for _ in range(2))
     _DRAWERS[kind](_Pen(image, left, top, side, ink, paper), rng)
     image = image.resize((size, size), Image.Resampling.BOX)
@@ -150,10 +150,10 @@ def _luminance(colour: Colour) -> float:
 
 
 def _draw_colours(rng: random.Random) -> tuple[Colour, Colour]:
-    """Draw two colours that differ enough in luminance to be told apart."""
+    """Draw a dark and a light colour that differ enough in luminance to be told apart."""
     while True:
         ink, paper = _random_colour(rng), _random_colour(rng)
-        if abs(_luminance(ink) - _luminance(paper)) >= 80:
+        if _luminance(paper) - _luminance(ink) >= 80:
             return ink, paper
 
 

@@ -15,9 +15,6 @@ from pathlib import Path
 
 import torch
 from datasets import load_dataset
-from smcl.dataset_scripts.icons import KINDS, convert, draw_icon
-from smcl.run_ner_multiimage import main as run_ner
-from smcl.training_smcl import entity_metrics
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch.nn import functional as F
 from tqdm.auto import tqdm
@@ -30,6 +27,10 @@ from transformers import (
     ViTImageProcessorPil,
     set_seed,
 )
+
+from smcl.dataset_scripts.icons import KINDS, convert, draw_icon
+from smcl.run_ner_multiimage import main as run_ner
+from smcl.training_smcl import entity_metrics
 
 WIDTH = 128
 IMAGE_SIZE = 48
@@ -62,13 +63,13 @@ def save_text_encoder(posts: Sequence[Sequence[str]], folder: Path) -> None:
     tokenizer.save_pretrained(folder)
 
 
-def save_vision_encoder(folder: Path, seed: int, steps: int = 350, batch_size: int = 64) -> float:
+def save_vision_encoder(folder: Path, seed: int, steps: int = 700, batch_size: int = 64) -> float:
     """Teach a three-layer ViT to name single icons and save it.
 
     Args:
         folder (`Path`): Where to save it with its image processor.
         seed (`int`): Seed of the icons.
-        steps (`int`, *optional*, defaults to 350): Training steps.
+        steps (`int`, *optional*, defaults to 700): Training steps.
         batch_size (`int`, *optional*, defaults to 64): Icons in each step.
 
     Returns:

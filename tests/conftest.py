@@ -6,9 +6,13 @@ import pytest
 import torch
 from factories import make_config
 from PIL import Image
-from smcl import SMCLProcessor
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast, ViTImageProcessorPil, ViTModel
+
+from smcl import SMCLProcessor
+
+# Threads cost more than they gain on models this small.
+torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

@@ -1,8 +1,9 @@
 """Tiny random models and inputs."""
 
 import torch
-from smcl import SMCLConfig, SMCLForTokenClassification
 from transformers import BertConfig, ViTConfig
+
+from smcl import SMCLConfig, SMCLForTokenClassification
 
 LABELS = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC", "B-ORG", "I-ORG", "B-MISC", "I-MISC"]
 TEXT_SIZE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}

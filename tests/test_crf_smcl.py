@@ -2,8 +2,9 @@ import itertools
 
 import pytest
 import torch
-from smcl.crf_smcl import LinearChainCRF, bio_constraints, gather_words
 from torchcrf import CRF
+
+from smcl.crf_smcl import LinearChainCRF, bio_constraints, gather_words
 
 LABELS = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]
 

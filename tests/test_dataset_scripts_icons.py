@@ -4,6 +4,7 @@ from collections import Counter, defaultdict
 
 import pytest
 from datasets import load_dataset
+
 from smcl.dataset_scripts import icons
 from smcl.dataset_scripts.icons import (
     ICON_OF_TYPE,

@@ -3,6 +3,7 @@ import struct
 
 import pytest
 from PIL import Image, ImageFile, ImageOps
+
 from smcl.dataset_scripts.images import encode_png, read_image
 
 

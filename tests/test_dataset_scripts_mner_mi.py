@@ -3,6 +3,7 @@ import json
 import pytest
 from datasets import load_dataset
 from PIL import Image
+
 from smcl.dataset_scripts import mner_mi
 from smcl.dataset_scripts.mner_mi import convert, parse_record
 

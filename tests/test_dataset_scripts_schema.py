@@ -1,4 +1,5 @@
 import pytest
+
 from smcl.dataset_scripts.schema import (
     FEATURES,
     LABELS,

@@ -1,6 +1,7 @@
 import pytest
 from datasets import load_dataset
 from PIL import Image
+
 from smcl.dataset_scripts import twitter
 from smcl.dataset_scripts.twitter import convert, read_posts
 

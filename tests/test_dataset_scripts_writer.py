@@ -5,6 +5,7 @@ import json
 import pytest
 from datasets import load_dataset
 from PIL import Image
+
 from smcl.dataset_scripts import writer
 from smcl.dataset_scripts.report import count_illegal_transitions
 from smcl.dataset_scripts.schema import FEATURES, DataError, make_post

@@ -4,8 +4,6 @@ import math
 import pytest
 import torch
 from factories import TEXT_SIZE, make_config, make_inputs, make_model
-from smcl import SMCLModel
-from smcl.guidance_smcl import ImageGuidance, guided_attention_forward
 from transformers import (
     AutoModel,
     BertConfig,
@@ -17,6 +15,9 @@ from transformers import (
     RobertaConfig,
     XLMRobertaConfig,
 )
+
+from smcl import SMCLModel
+from smcl.guidance_smcl import ImageGuidance, guided_attention_forward
 
 
 class Layer(torch.nn.Module):

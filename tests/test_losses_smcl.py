@@ -2,6 +2,7 @@ import math
 
 import pytest
 import torch
+
 from smcl.losses_smcl import central_moment_discrepancy, info_nce, masked_mean, soft_orthogonality
 
 

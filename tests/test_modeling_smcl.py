@@ -2,7 +2,6 @@ import pytest
 import torch
 from factories import LABELS, PIXELS, VISION_SIZE, make_config, make_inputs, make_model
 from huggingface_hub.errors import StrictDataclassError
-from smcl import SMCLConfig, SMCLForTokenClassification, SMCLModel
 from transformers import (
     AutoModel,
     AutoModelForTokenClassification,
@@ -12,6 +11,8 @@ from transformers import (
     SiglipVisionConfig,
     SwinConfig,
 )
+
+from smcl import SMCLConfig, SMCLForTokenClassification, SMCLModel
 
 SWITCHES = [
     {},

@@ -1,9 +1,10 @@
 import pytest
 import torch
 from PIL import Image
-from smcl import SMCLProcessor
 from transformers import AutoProcessor
 from transformers.utils import logging
+
+from smcl import SMCLProcessor
 
 WORDS = [["Joey", "and", "Niko"], ["hello"]]
 

@@ -2,6 +2,8 @@ import pytest
 import torch
 from datasets import Dataset, Image
 from factories import LABELS, make_model
+from transformers import TrainerCallback
+
 from smcl import SMCLForTokenClassification
 from smcl.dataset_scripts.schema import FEATURES
 from smcl.training_smcl import (
@@ -12,7 +14,6 @@ from smcl.training_smcl import (
     build_compute_metrics,
     entity_metrics,
 )
-from transformers import TrainerCallback
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,88 @@
+"""Score the mentions whose type only a photograph shows apart from all others.
+
+    python -m smcl.experiments.image_dependent --mentions DIR/image_dependent.json OUT/predictions.jsonl [...]
+
+`image_dependent.json` maps post ids to `[first word, last word + 1]` of such mentions, as the maker of photo posts
+writes it. A predicted entity counts as image-dependent if it shares a word with one of them.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from seqeval.scheme import IOB2, Entities
+
+from smcl.training_smcl import entity_metrics
+
+
+def keep_overlapping(tags: list[str], spans: list[tuple[int, int]], overlapping: bool) -> list[str]:
+    """Blank out entities by whether they share a word with a span.
+
+    Args:
+        tags (`list[str]`): BIO2 tags.
+        spans (`list[tuple[int, int]]`): First word, and last word + 1.
+        overlapping (`bool`): Whether to keep the entities that share a word with a span, or the others.
+
+    Returns:
+        `list[str]`: the tags, `"O"` at the other entities.
+    """
+    kept = ["O"] * len(tags)
+    for entity in Entities([tags], IOB2).entities[0]:
+        if any(entity.start < end and start < entity.end for start, end in spans) == overlapping:
+            kept[entity.start : entity.end] = tags[entity.start : entity.end]
+    return kept
+
+
+def score(predictions: Path, mentions: dict[str, list[tuple[int, int]]]) -> dict[str, dict[str, float]]:
+    """Score the predictions of a run on image-dependent mentions, on the other mentions and on all.
+
+    Args:
+        predictions (`Path`): A `predictions.jsonl`.
+        mentions (`dict`): Spans of the image-dependent mentions by post id.
+
+    Returns:
+        `dict` from `"image-dependent"`, `"others"` and `"all"` to strict scores.
+
+    Raises:
+        ValueError: if a post is not in `mentions`.
+    """
+    posts = [json.loads(line) for line in predictions.read_text(encoding="utf-8").split("\n") if line]
+    unknown = [post["id"] for post in posts if post["id"] not in mentions]
+    if unknown:
+        raise ValueError(
+            f"{len(unknown)} posts of {predictions}, the first {unknown[0]!r}, are not in the file of --mentions: "
+            "expected the image_dependent.json that was written with this data set."
+        )
+
+    def tags(column: str, overlapping: bool) -> list[list[str]]:
+        return [keep_overlapping(post[column], mentions[post["id"]], overlapping) for post in posts]
+
+    scores = {
+        name: entity_metrics(tags("gold", overlapping), tags("predicted", overlapping))
+        for name, overlapping in (("image-dependent", True), ("others", False))
+    }
+    return scores | {"all": entity_metrics([p["gold"] for p in posts], [p["predicted"] for p in posts])}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Print precision, recall and F1 of each file of predictions.
+
+    Args:
+        argv (`Sequence[str]`, *optional*): The arguments; those of the process by default.
+    """
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--mentions", type=Path, required=True, help="the image_dependent.json of the data set")
+    parser.add_argument("predictions", type=Path, nargs="+", help="files of predictions of the test split")
+    arguments = parser.parse_args(argv)
+    mentions = json.loads(arguments.mentions.read_text(encoding="utf-8"))
+    for path in arguments.predictions:
+        sys.stdout.write(f"{path}\n")
+        for name, scores in score(path, mentions).items():
+            numbers = "  ".join(f"{key} {scores[key]:.3f}" for key in ("precision", "recall", "f1"))
+            sys.stdout.write(f"  {name:<16} {numbers}\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,60 @@
+import os
+import subprocess
+import sys
+
+import torch
+from factories import make_model
+
+PROGRAM = """
+import sys
+
+# What a machine without the package looks like, wherever this Python finds its modules.
+sys.modules["smcl"] = None
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModel, AutoModelForTokenClassification, AutoProcessor
+
+folder, out = sys.argv[1:]
+# Sums in another number of threads round differently.
+torch.set_num_threads(1)
+model = AutoModelForTokenClassification.from_pretrained(folder, trust_remote_code=True)
+processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
+base = AutoModel.from_pretrained(folder, trust_remote_code=True)
+for part in (model, processor, base):
+    assert type(part).__module__.startswith("transformers_modules."), type(part)
+inputs = load_file(folder + "/inputs")
+tags = model.decode(model(**inputs).logits, inputs["word_mask"])
+words = processor(words=[["joey", "and", "niko"]])
+save_file({"logits": model(**inputs).logits, "tags": tags, "input_ids": words["input_ids"]}, out)
+model.save_pretrained(folder + "/again")
+processor.save_pretrained(folder + "/again")
+"""
+
+
+def run_without_package(folder, out, cache) -> None:
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(cache)}
+    command = [sys.executable, "-c", PROGRAM, str(folder), str(out)]
+    result = subprocess.run(command, cwd=cache, env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr[-3000:]
+
+
+def test_saved_folder_gives_the_same_logits_bit_for_bit_without_the_package(tmp_path, processor):
+    from factories import make_inputs
+    from safetensors.torch import load_file, save_file
+
+    folder, cache = tmp_path / "saved", tmp_path / "cache"
+    cache.mkdir()
+    model, inputs = make_model(), make_inputs()
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    save_file(inputs, folder / "inputs")
+    run_without_package(folder, tmp_path / "out", cache)
+    outputs = load_file(tmp_path / "out")
+    logits = model(**inputs).logits
+    assert torch.equal(outputs["logits"], logits)
+    assert torch.equal(outputs["tags"], model.decode(logits, inputs["word_mask"]))
+    assert torch.equal(outputs["input_ids"], processor(words=[["joey", "and", "niko"]])["input_ids"])
+    # What was loaded as remote code can be saved and loaded so again.
+    save_file(inputs, folder / "again" / "inputs")
+    run_without_package(folder / "again", tmp_path / "out_again", cache)
+    assert torch.equal(load_file(tmp_path / "out_again")["logits"], logits)

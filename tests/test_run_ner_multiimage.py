@@ -1,0 +1,145 @@
+import json
+
+import pytest
+from datasets import Dataset, load_dataset
+
+from smcl.dataset_scripts.icons import convert
+from smcl.dataset_scripts.schema import FEATURES
+from smcl.run_ner_multiimage import main
+
+TRAINING = ["--do_train", "--num_train_epochs", "1", "--use_cpu", "--disable_tqdm", "true"]
+TRAINING += ["--per_device_train_batch_size", "8", "--learning_rate", "1e-3"]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("icons")
+    convert(folder, train=24, validation=6, test=10)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def encoders(encoder_folders):
+    return ["--text_model", encoder_folders[0], "--vision_model", encoder_folders[1]]
+
+
+@pytest.fixture(scope="module")
+def trained(data, encoders, tmp_path_factory):
+    """A run with frozen, cached image features."""
+    output = tmp_path_factory.mktemp("run") / "model"
+    arguments = ["--dataset", data, *encoders, "--output_dir", str(output), "--freeze_vision", "--do_predict"]
+    main([*arguments, *TRAINING, "--do_eval", "--head_learning_rate", "1e-2"])
+    return output
+
+
+def test_run_writes_results_predictions_and_model(trained, data):
+    results = json.loads((trained / "all_results.json").read_text())
+    assert {"test_precision", "test_recall", "test_f1", "test_PER_f1", "eval_f1", "train_loss"} <= set(results)
+    posts = load_dataset(data, split="test")
+    names = posts.features["ner_tags"].feature.names
+    lines = [json.loads(line) for line in (trained / "predictions.jsonl").read_text().split("\n") if line]
+    assert [line["id"] for line in lines] == posts["id"]
+    assert [line["tokens"] for line in lines] == posts["tokens"]
+    assert [line["gold"] for line in lines] == [[names[tag] for tag in tags] for tags in posts["ner_tags"]]
+    assert all(len(line["predicted"]) == len(line["tokens"]) for line in lines)
+    assert {"model.safetensors", "modeling_smcl.py", "processing_smcl.py"} <= {path.name for path in trained.iterdir()}
+
+
+def test_predicting_again_gives_the_same_file_to_the_letter(trained, data, tmp_path):
+    main(["--dataset", data, "--model", str(trained), "--output_dir", str(tmp_path), "--do_predict", "--use_cpu"])
+    assert (tmp_path / "predictions.jsonl").read_bytes() == (trained / "predictions.jsonl").read_bytes()
+    assert "eval_f1" not in json.loads((tmp_path / "all_results.json").read_text())
+
+
+def test_ignored_images_do_not_reach_the_predictions(trained, data, tmp_path):
+    arguments = ["--model", str(trained), "--output_dir", str(tmp_path), "--do_predict", "--use_cpu"]
+    main(["--dataset", data, *arguments, "--ignore_images"])
+    without = (tmp_path / "predictions.jsonl").read_bytes()
+    blind = tmp_path / "blind"
+    blind.mkdir()
+    for split, posts in load_dataset(data).items():
+        rows = [{**post, "images": []} for post in posts]
+        Dataset.from_list([FEATURES.encode_example(r) for r in rows], FEATURES).to_parquet(blind / f"{split}.parquet")
+    main(["--dataset", str(blind), *arguments])
+    assert (tmp_path / "predictions.jsonl").read_bytes() == without
+
+
+def test_arguments_may_come_from_one_file(data, encoders, tmp_path):
+    names = [name.removeprefix("--") for name in encoders[::2]]
+    arguments = dict(zip(names, encoders[1::2], strict=True))
+    arguments |= {"dataset": data, "output_dir": str(tmp_path / "out"), "do_train": True, "num_train_epochs": 1}
+    arguments |= {"use_cpu": True, "use_fusion": False, "disable_tqdm": True, "early_stopping_patience": 2}
+    (tmp_path / "run.json").write_text(json.dumps(arguments))
+    assert main([str(tmp_path / "run.json")]) == {}
+    lines = [f"{name}: {json.dumps(value)}" for name, value in arguments.items()]
+    (tmp_path / "run.yaml").write_text("\n".join(lines))
+    main([str(tmp_path / "run.yaml")])
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["use_fusion"] is False
+
+
+def test_same_seed_gives_the_same_weights(data, encoders, tmp_path):
+    for folder in ("one", "two"):
+        main(["--dataset", data, *encoders, "--output_dir", str(tmp_path / folder), *TRAINING])
+    weights = [(tmp_path / folder / "model.safetensors").read_bytes() for folder in ("one", "two")]
+    assert weights[0] == weights[1]
+
+
+def rewrite(data, folder, features=FEATURES, **changes) -> str:
+    """Copy a data set, with other rows for some splits; `None` drops a split."""
+    folder.mkdir()
+    for split, posts in load_dataset(data).items():
+        rows = changes.get(split, posts.with_format("arrow")[:].to_pylist())
+        if rows is not None:
+            columns = {name: [row[name] for row in rows] for name in features}
+            Dataset.from_dict(columns, features).to_parquet(folder / f"{split}.parquet")
+    return str(folder)
+
+
+def test_data_set_with_other_labels_than_the_model_is_refused(trained, data, tmp_path):
+    from datasets import ClassLabel, Features, List
+
+    names = FEATURES["ner_tags"].feature.names
+    features = Features({**FEATURES, "ner_tags": List(ClassLabel(names=[*names[:-2], "B-EVENT", "I-EVENT"]))})
+    other = rewrite(data, tmp_path / "other", features)
+    with pytest.raises(ValueError, match=r"has the labels .*I-MISC.*but the data set has .*I-EVENT"):
+        main(["--dataset", other, "--model", str(trained), "--output_dir", str(tmp_path / "out"), "--do_predict"])
+
+
+def test_missing_or_empty_split_is_named(trained, data, tmp_path):
+    arguments = ["--model", str(trained), "--output_dir", str(tmp_path / "out"), "--do_predict"]
+    with pytest.raises(ValueError, match="no split 'test' with at least one post.*train.*validation"):
+        main(["--dataset", rewrite(data, tmp_path / "without", test=None), *arguments])
+    with pytest.raises(ValueError, match="no split 'test' with at least one post.*no data"):
+        main(["--dataset", rewrite(data, tmp_path / "empty", test=[]), *arguments])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--do_predict"], "Expected `--model`.*or both `--text_model` and `--vision_model`"),
+        (["--do_predict", "--text_model", "x"], "Expected `--model`.*or both"),
+        (["--do_predict", "--text_model", "x", "--model", "y"], "`--model` brings its own encoders"),
+        ([], "Nothing to do"),
+    ],
+)
+def test_arguments_that_do_not_fit_are_named(data, tmp_path, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        main(["--dataset", data, "--output_dir", str(tmp_path), *arguments])
+
+
+def test_missing_column_is_named(trained, data, tmp_path):
+    load_dataset(data, split="test").remove_columns("ner_tags").to_parquet(tmp_path / "data" / "test.parquet")
+    arguments = ["--model", str(trained), "--output_dir", str(tmp_path / "out"), "--do_predict"]
+    with pytest.raises(ValueError, match=r"lacks the columns \['ner_tags'\]; it has \['id'"):
+        main(["--dataset", str(tmp_path / "data"), *arguments])
+
+
+def test_unknown_data_set_is_named(tmp_path):
+    with pytest.raises(ValueError, match="neither a folder here nor a data set"):
+        main(["--dataset", "nobody/nothing", "--output_dir", str(tmp_path), "--do_predict"])
+
+
+def test_switch_that_changes_parts_of_a_saved_model_is_refused(trained, data, tmp_path):
+    arguments = ["--dataset", data, "--model", str(trained), "--output_dir", str(tmp_path), "--do_predict"]
+    with pytest.raises(ValueError, match="do not fit the switches {'use_fusion': False}"):
+        main([*arguments, "--use_fusion", "false"])
