@@ -338,6 +338,10 @@ class SMCLModel(SMCLPreTrainedModel):
         text = input_ids if inputs_embeds is None else inputs_embeds[..., 0]
         return torch.ones_like(text, dtype=torch.bool)
 
+    def _flag(self, name: str, value: bool | None) -> bool:
+        """Return an output flag, by default the configuration's."""
+        return getattr(self.config, name) if value is None else value
+
     @can_return_tuple
     def forward(
         self,
@@ -354,9 +358,8 @@ class SMCLModel(SMCLPreTrainedModel):
         """Represent the tokens of posts in the light of their images.
 
         Args:
-            input_ids (`torch.LongTensor` of shape `(batch_size, num_tokens)`): Token ids.
-            attention_mask (`torch.Tensor` of shape `(batch_size, num_tokens)`, *optional*): 1 marks a real token.
-            token_type_ids (`torch.LongTensor` of shape `(batch_size, num_tokens)`, *optional*): Segment ids.
+            input_ids, attention_mask, token_type_ids (`torch.LongTensor` of shape `(batch_size, num_tokens)`): As in
+                BERT; the latter two are optional.
             inputs_embeds (`torch.FloatTensor` of shape `(batch_size, num_tokens, embedding_size)`, *optional*):
                 Word embeddings in place of `input_ids`.
             pixel_values (`torch.FloatTensor` of shape `(batch_size, num_images, 3, height, width)`, *optional*):
@@ -365,41 +368,30 @@ class SMCLModel(SMCLPreTrainedModel):
                 image; by default all are.
             image_embeds (`torch.FloatTensor` of shape `(batch_size, num_images, vision_hidden_size)`, *optional*):
                 Vectors from `encode_images` in place of `pixel_values`.
-            output_attentions (`bool`, *optional*): Whether to return attention weights.
-            output_hidden_states (`bool`, *optional*): Whether to return the text encoder's hidden states.
+            output_attentions, output_hidden_states (`bool`, *optional*): What to return of the text encoder.
 
         Returns:
             [`SMCLModelOutput`].
 
         Raises:
-            ValueError: if neither or both of `input_ids` and `inputs_embeds` are given, likewise both kinds of images,
-                if there are more images than `config.max_images`, or if the text encoder's attention
-                implementation was changed.
+            ValueError: if the inputs do not fit together, there are more than `config.max_images` images, or the text
+                encoder's attention implementation was changed.
         """
         text_mask = self._text_mask(input_ids, inputs_embeds, attention_mask)
         image_states, image_mask = self._image_inputs(pixel_values, image_embeds, image_mask)
-        image_weights, encoder_kwargs = None, {}
+        image_weights, text_kwargs = None, {}
         if image_states is not None:
             image_states = self.image_relations(image_states, image_mask)
             if self.image_relevance is not None:
                 embeds = self.get_input_embeddings()(input_ids) if inputs_embeds is None else inputs_embeds
                 image_weights = self.image_relevance(embeds, text_mask, image_states, image_mask)
             if self.image_guidance is not None:
-                guidance = self.image_guidance(image_states, image_mask, text_mask, image_weights)
-                encoder_kwargs["image_guidance"] = guidance
+                text_kwargs["image_guidance"] = self.image_guidance(image_states, image_mask, text_mask, image_weights)
         if token_type_ids is not None:
-            encoder_kwargs["token_type_ids"] = token_type_ids
-        config = self.config
-        output_attentions = config.output_attentions if output_attentions is None else output_attentions
-        output_hidden_states = config.output_hidden_states if output_hidden_states is None else output_hidden_states
-        text_outputs = self.text_model(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            inputs_embeds=inputs_embeds,
-            output_attentions=output_attentions,
-            output_hidden_states=output_hidden_states,
-            **encoder_kwargs,
-        )
+            text_kwargs["token_type_ids"] = token_type_ids
+        text_kwargs["output_hidden_states"] = self._flag("output_hidden_states", output_hidden_states)
+        text_kwargs["output_attentions"] = output_attentions = self._flag("output_attentions", output_attentions)
+        text_outputs = self.text_model(input_ids, attention_mask, inputs_embeds=inputs_embeds, **text_kwargs)
         text = self.encoders(text_outputs.last_hidden_state, "text")
         images = None if image_states is None else self.encoders(image_states, "image")
         hyper, fusion_attentions = self.fusion(text, text_mask, images, image_mask, image_weights, output_attentions)

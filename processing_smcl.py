@@ -79,25 +79,23 @@ class SMCLProcessor(ProcessorMixin):
 
         Args:
             words (`list[list[str]]`, *optional*): Words of each post.
-            images (`list[list]`, *optional*): Images of each post in post order, possibly none: PIL images, paths or
-                URLs. Any mode; turned upright and converted to RGB.
+            images (`list[list]`, *optional*): Images of each post in post order, possibly none: PIL images of any
+                mode, paths or URLs. They are turned upright and converted to RGB.
             labels (`list[list[int]]`, *optional*): Tag id of each word.
             text (`list[str]`, *optional*): Raw posts in place of `words`; see [`~SMCLProcessor.split_words`].
-            max_length (`int`, *optional*): Most tokens of a post; by default what the tokenizer says its model takes.
-                Words cut off are counted in a warning.
+            max_length (`int`, *optional*): Most tokens of a post, by default the tokenizer's. A warning counts the
+                words cut off.
             padding (`bool` or `str`, *optional*, defaults to `True`): As in a tokenizer.
-            on_extra_images (`str`, *optional*, defaults to `"error"`): What to do with more than `max_images` images:
-                `"error"`, or `"first"` to keep the first ones.
+            on_extra_images (`str`, *optional*, defaults to `"error"`): See [`~SMCLProcessor.limit_images`].
             return_word_offsets (`bool`, *optional*, defaults to `False`): With `text`, add `word_offsets`: the
                 `(start, end)` characters of each word of each post.
             return_tensors (`str`, *optional*, defaults to `"pt"`): `"pt"` or `"np"`.
 
         Returns:
-            [`BatchFeature`] with `input_ids` and `attention_mask (batch_size, num_tokens)`, `token_type_ids` if the
-            tokenizer has them, `word_mask (batch_size, num_tokens)`, `True` at each word's first token,
-            and, if any post has an image, `pixel_values (batch_size, num_images, 3, height, width)`, zeros where
-            padded, with `image_mask (batch_size, num_images)`; with labels, `labels (batch_size, num_tokens)`: the
-            tag at word starts, -100 elsewhere. `num_images` is the largest number in this batch.
+            [`BatchFeature`]: of shape `(batch_size, num_tokens)`, `input_ids`, `attention_mask`, the tokenizer's other
+            tensors, `word_mask`, `True` at each word's first token, and with labels `labels`, -100 off word starts.
+            If any post has an image, `pixel_values (batch_size, num_images, 3, height, width)`, zeros where padded,
+            and `image_mask (batch_size, num_images)`, with the largest number of images in this batch.
 
         Raises:
             ValueError: if the arguments do not fit together; names the post.
@@ -151,6 +149,30 @@ class SMCLProcessor(ProcessorMixin):
             if start < end:
                 offsets.append((start, end))
         return [text[start:end] for start, end in offsets], offsets
+
+    def limit_images(self, images: list[list[Any] | None], on_extra_images: str = "error") -> list[list[Any]]:
+        """See to it that no post has more than `max_images` images.
+
+        Args:
+            images (`list[list]`): Images of each post, of any kind; `None` for none.
+            on_extra_images (`str`, *optional*, defaults to `"error"`): `"error"`, or `"first"` to keep the first ones.
+
+        Returns:
+            `list[list]`: images of each post, at most `max_images`.
+
+        Raises:
+            ValueError: if a post has more and `on_extra_images` is `"error"`; names the post.
+        """
+        if on_extra_images not in ("error", "first"):
+            raise ValueError(f"`on_extra_images` must be 'error' or 'first', got {on_extra_images!r}.")
+        posts = [list(post or []) for post in images]
+        for row, post in enumerate(posts):
+            if len(post) > self.max_images and on_extra_images == "error":
+                raise ValueError(
+                    f"Post {row} of the batch has {len(post)} images, but `max_images` is {self.max_images}: drop "
+                    "some, or pass `on_extra_images='first'` to keep the first ones."
+                )
+        return [post[: self.max_images] for post in posts]
 
     def _tokenize(
         self, words: list[list[str]], max_length: int | None, padding: bool | str
@@ -213,20 +235,11 @@ class SMCLProcessor(ProcessorMixin):
         self, images: list[list[Any] | None] | None, num_posts: int, on_extra_images: str
     ) -> dict[str, torch.Tensor]:
         """Return `pixel_values` and `image_mask` of posts, or nothing where no post has an image."""
-        if on_extra_images not in ("error", "first"):
-            raise ValueError(f"`on_extra_images` must be 'error' or 'first', got {on_extra_images!r}.")
+        posts = self.limit_images(images or [], on_extra_images)
         if images is None:
             return {}
-        if len(images) != num_posts:
-            raise ValueError(f"Expected a list of images for each of {num_posts} posts, got {len(images)} lists.")
-        posts = [list(post or []) for post in images]
-        for row, post in enumerate(posts):
-            if len(post) > self.max_images and on_extra_images == "error":
-                raise ValueError(
-                    f"Post {row} of the batch has {len(post)} images, but `max_images` is {self.max_images}: drop "
-                    "some, or pass `on_extra_images='first'` to keep the first ones."
-                )
-        posts = [post[: self.max_images] for post in posts]
+        if len(posts) != num_posts:
+            raise ValueError(f"Expected a list of images for each of {num_posts} posts, got {len(posts)} lists.")
         flat = [load_image(image) for post in posts for image in post]
         if not flat:
             return {}

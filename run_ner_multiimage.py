@@ -183,6 +183,40 @@ def load_model(
     return model, SMCLProcessor.from_pretrained(arguments.model)
 
 
+def build_trainer(
+    model: SMCLForTokenClassification,
+    processor: SMCLProcessor,
+    dataset: DatasetDict,
+    labels: list[str],
+    freeze_vision: bool,
+    data_arguments: DataArguments,
+    arguments: SMCLTrainingArguments,
+) -> SMCLTrainer:
+    """Build the trainer; with a frozen image encoder, encode the images of the training and validation splits first."""
+    features = None
+    if freeze_vision and arguments.do_train:
+        model.base_model.vision_model.requires_grad_(False)
+        if "images" in dataset["train"].column_names:
+            features = ImageFeatures(model.to(arguments.device), processor, data_arguments.on_extra_images)
+            dataset = {split: features.replace_images(dataset[split]) for split in ("train", "validation")}
+    callbacks = []
+    if arguments.do_train:
+        callbacks.append(EarlyStoppingCallback(arguments.early_stopping_patience))
+    else:
+        # The defaults evaluate and save after each epoch, which transformers refuses without data for it.
+        arguments.eval_strategy = arguments.save_strategy = "no"
+    return SMCLTrainer(
+        model=model,
+        args=arguments,
+        data_collator=SMCLDataCollator(processor, features, data_arguments.max_length, data_arguments.on_extra_images),
+        train_dataset=dataset["train"] if arguments.do_train else None,
+        eval_dataset=dataset.get("validation"),
+        processing_class=processor,
+        compute_metrics=build_compute_metrics(labels),
+        callbacks=callbacks,
+    )
+
+
 def train(trainer: SMCLTrainer, arguments: SMCLTrainingArguments) -> None:
     """Train, save the best model with its processor, and note the results."""
     result = trainer.train(resume_from_checkpoint=arguments.resume_from_checkpoint)
@@ -232,44 +266,23 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     """
     arguments = parse_arguments(sys.argv[1:] if argv is None else argv)
     model_arguments, switches, data_arguments, training_arguments = arguments
-    wanted = {
-        "train": training_arguments.do_train,
-        "validation": training_arguments.do_train or training_arguments.do_eval,
-        "test": training_arguments.do_predict,
-    }
-    splits = [split for split, is_wanted in wanted.items() if is_wanted]
+    do_train, do_eval = training_arguments.do_train, training_arguments.do_eval
+    needed = {"train": do_train, "validation": do_train or do_eval, "test": training_arguments.do_predict}
+    splits = [split for split, is_needed in needed.items() if is_needed]
     if not splits:
         raise ValueError("Nothing to do: give at least one of `--do_train`, `--do_eval` and `--do_predict`.")
     dataset = load_posts(data_arguments.dataset, splits)
     labels = label_names(dataset)
     set_seed(training_arguments.seed)
     model, processor = load_model(model_arguments, switches.given(), labels)
-    has_images = all("images" in columns for columns in dataset.column_names.values())
-    if data_arguments.ignore_images and has_images:
-        dataset, has_images = dataset.remove_columns("images"), False
-    training, features = dataset, None
-    if model_arguments.freeze_vision and training_arguments.do_train:
-        model.base_model.vision_model.requires_grad_(False)
-        if has_images:
-            features = ImageFeatures(model.to(training_arguments.device), processor)
-            training = {split: features.replace_images(dataset[split]) for split in ("train", "validation")}
-    if not training_arguments.do_train:
-        training_arguments.eval_strategy = training_arguments.save_strategy = "no"
-    trainer = SMCLTrainer(
-        model=model,
-        args=training_arguments,
-        data_collator=SMCLDataCollator(processor, features, data_arguments.max_length, data_arguments.on_extra_images),
-        train_dataset=training["train"] if training_arguments.do_train else None,
-        eval_dataset=training["validation"] if wanted["validation"] else None,
-        processing_class=processor,
-        compute_metrics=build_compute_metrics(labels),
-        callbacks=[EarlyStoppingCallback(training_arguments.early_stopping_patience)]
-        if training_arguments.do_train
-        else None,
-    )
-    if training_arguments.do_train:
+    if data_arguments.ignore_images:
+        columns = {name for names in dataset.column_names.values() for name in names}
+        dataset = dataset.remove_columns("images") if "images" in columns else dataset
+    freeze_vision = model_arguments.freeze_vision
+    trainer = build_trainer(model, processor, dataset, labels, freeze_vision, data_arguments, training_arguments)
+    if do_train:
         train(trainer, training_arguments)
-    if training_arguments.do_eval:
+    if do_eval:
         metrics = trainer.evaluate(dataset["validation"])
         trainer.log_metrics("eval", metrics)
         trainer.save_metrics("eval", metrics)

@@ -145,13 +145,17 @@ class SMCLDataCollator:
 
     def __call__(self, examples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         """Collate `examples`; those without `images` are posts without images."""
-        batch = self.processor(
-            words=[example["tokens"] for example in examples],
-            images=[example["images"] for example in examples] if "images" in examples[0] else None,
-            labels=[example["ner_tags"] for example in examples] if "ner_tags" in examples[0] else None,
-            max_length=self.max_length,
-            on_extra_images=self.on_extra_images,
-        )
+        try:
+            batch = self.processor(
+                words=[example["tokens"] for example in examples],
+                images=[example["images"] for example in examples] if "images" in examples[0] else None,
+                labels=[example["ner_tags"] for example in examples] if "ner_tags" in examples[0] else None,
+                max_length=self.max_length,
+                on_extra_images=self.on_extra_images,
+            )
+        except ValueError as error:
+            ids = [example.get("id") for example in examples]
+            raise ValueError(f"{error} The batch holds the posts with the ids {ids}.") from error
         if "image_rows" in examples[0]:
             batch.update(self.features.gather([example["image_rows"] for example in examples]))
         return dict(batch)
@@ -163,12 +167,20 @@ class ImageFeatures:
     Args:
         model ([`SMCLForTokenClassification`]): The model whose image encoder is frozen.
         processor ([`SMCLProcessor`]): Its processor.
+        on_extra_images (`str`, *optional*, defaults to `"error"`): See [`SMCLProcessor`].
         batch_size (`int`, *optional*, defaults to 64): Images encoded at once.
     """
 
-    def __init__(self, model: SMCLForTokenClassification, processor: SMCLProcessor, batch_size: int = 64):
+    def __init__(
+        self,
+        model: SMCLForTokenClassification,
+        processor: SMCLProcessor,
+        on_extra_images: str = "error",
+        batch_size: int = 64,
+    ):
         self.model = model
         self.processor = processor
+        self.on_extra_images = on_extra_images
         self.batch_size = batch_size
         self.rows: dict[str, int] = {}
         self.vectors = torch.empty(0, model.config.vision_config.hidden_size)
@@ -187,7 +199,7 @@ class ImageFeatures:
         pending, vectors, image_rows = [], [self.vectors], []
         for post in tqdm(encoded, desc="Encoding images", unit="post"):
             rows = []
-            for image in post["images"][: self.processor.max_images]:
+            for image in self.processor.limit_images([post["images"]], self.on_extra_images)[0]:
                 data = Path(image["path"]).read_bytes() if image["bytes"] is None else image["bytes"]
                 key = hashlib.sha256(data).hexdigest()
                 if key not in self.rows:

@@ -1,9 +1,13 @@
+import importlib.util
 import itertools
+import sys
 
 import pytest
 import torch
 from torchcrf import CRF
+from transformers.dynamic_module_utils import get_imports
 
+from smcl import crf_smcl
 from smcl.crf_smcl import LinearChainCRF, bio_constraints, gather_words
 
 LABELS = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]
@@ -134,3 +138,12 @@ def test_gather_words_puts_word_starts_first_in_order():
     assert words[0, :3, 0].tolist() == [1, 3, 4]
     assert mask.tolist() == [[True] * 3 + [False] * 3, [False] * 6]
     assert positions[0, :3].tolist() == [1, 3, 4]
+
+
+def test_missing_pytorch_crf_is_named_rightly(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torchcrf", None)
+    spec = importlib.util.spec_from_file_location("crf_without_torchcrf", crf_smcl.__file__)
+    with pytest.raises(ImportError, match="pip install pytorch-crf"):
+        spec.loader.exec_module(importlib.util.module_from_spec(spec))
+    # The loader of remote code must not ask for "torchcrf", the name of another package.
+    assert "torchcrf" not in get_imports(crf_smcl.__file__)
