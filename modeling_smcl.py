@@ -358,8 +358,7 @@ class SMCLModel(SMCLPreTrainedModel):
         """Represent the tokens of posts in the light of their images.
 
         Args:
-            input_ids, attention_mask, token_type_ids (`torch.LongTensor` of shape `(batch_size, num_tokens)`): As in
-                BERT; the latter two are optional.
+            input_ids, attention_mask, token_type_ids (`torch.LongTensor` of shape `(batch_size, num_tokens)`): As in BERT.
             inputs_embeds (`torch.FloatTensor` of shape `(batch_size, num_tokens, embedding_size)`, *optional*):
                 Word embeddings in place of `input_ids`.
             pixel_values (`torch.FloatTensor` of shape `(batch_size, num_images, 3, height, width)`, *optional*):
@@ -374,12 +373,11 @@ class SMCLModel(SMCLPreTrainedModel):
             [`SMCLModelOutput`].
 
         Raises:
-            ValueError: if the inputs do not fit together, there are more than `config.max_images` images, or the text
-                encoder's attention implementation was changed.
+            ValueError: if the inputs do not fit together or the text encoder's attention was changed.
         """
         text_mask = self._text_mask(input_ids, inputs_embeds, attention_mask)
         image_states, image_mask = self._image_inputs(pixel_values, image_embeds, image_mask)
-        image_weights, text_kwargs = None, {}
+        image_weights, text_kwargs = None, {} if token_type_ids is None else {"token_type_ids": token_type_ids}
         if image_states is not None:
             image_states = self.image_relations(image_states, image_mask)
             if self.image_relevance is not None:
@@ -387,8 +385,6 @@ class SMCLModel(SMCLPreTrainedModel):
                 image_weights = self.image_relevance(embeds, text_mask, image_states, image_mask)
             if self.image_guidance is not None:
                 text_kwargs["image_guidance"] = self.image_guidance(image_states, image_mask, text_mask, image_weights)
-        if token_type_ids is not None:
-            text_kwargs["token_type_ids"] = token_type_ids
         text_kwargs["output_hidden_states"] = self._flag("output_hidden_states", output_hidden_states)
         text_kwargs["output_attentions"] = output_attentions = self._flag("output_attentions", output_attentions)
         text_outputs = self.text_model(input_ids, attention_mask, inputs_embeds=inputs_embeds, **text_kwargs)

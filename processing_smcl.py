@@ -79,8 +79,7 @@ class SMCLProcessor(ProcessorMixin):
 
         Args:
             words (`list[list[str]]`, *optional*): Words of each post.
-            images (`list[list]`, *optional*): Images of each post in post order, possibly none: PIL images of any
-                mode, paths or URLs. They are turned upright and converted to RGB.
+            images (`list[list]`, *optional*): PIL images of any mode, paths or URLs, 0 or more of each post in order.
             labels (`list[list[int]]`, *optional*): Tag id of each word.
             text (`list[str]`, *optional*): Raw posts in place of `words`; see [`~SMCLProcessor.split_words`].
             max_length (`int`, *optional*): Most tokens of a post, by default the tokenizer's. A warning counts the
