@@ -358,7 +358,7 @@ class SMCLModel(SMCLPreTrainedModel):
         """Represent the tokens of posts in the light of their images.
 
         Args:
-            input_ids, attention_mask, token_type_ids (`torch.LongTensor` of shape `(batch_size, num_tokens)`): As in BERT.
+            input_ids, attention_mask, token_type_ids (`torch.LongTensor` of shape `(batch_size, num_tokens)`): BERT's.
             inputs_embeds (`torch.FloatTensor` of shape `(batch_size, num_tokens, embedding_size)`, *optional*):
                 Word embeddings in place of `input_ids`.
             pixel_values (`torch.FloatTensor` of shape `(batch_size, num_images, 3, height, width)`, *optional*):
