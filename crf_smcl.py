@@ -68,7 +68,7 @@ class LinearChainCRF(CRF):
         first = torch.arange(mask.shape[1], device=mask.device) == 0
         with torch.autocast(emissions.device.type, enabled=False):
             # pytorch-crf refuses rows without words: give those a first word and drop their likelihood.
-            likelihood = super().forward(emissions.float(), tags, mask | first, reduction="none")
+            likelihood = super().forward(_at_least_float32(emissions), tags, mask | first, reduction="none")
         return likelihood * not_empty
 
     @torch.no_grad()
@@ -83,7 +83,7 @@ class LinearChainCRF(CRF):
             `torch.LongTensor` of shape `(batch_size, num_words)`, -100 where masked.
         """
         starts, transitions, ends = self._scores()
-        emissions = emissions.float()
+        emissions = _at_least_float32(emissions)
         # shape: (batch_size, num_labels)
         score = starts + emissions[:, 0]
         history = []
@@ -114,7 +114,7 @@ class LinearChainCRF(CRF):
             `torch.FloatTensor` of shape `(batch_size, num_words, num_labels)`, 0 where masked.
         """
         starts, transitions, ends = self._scores()
-        emissions = emissions.float()
+        emissions = _at_least_float32(emissions)
         num_words = emissions.shape[1]
         alphas = [starts + emissions[:, 0]]
         for step in range(1, num_words):
@@ -130,10 +130,15 @@ class LinearChainCRF(CRF):
         return scores.softmax(dim=-1) * mask[..., None]
 
     def _scores(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Return float32 start, transition and end scores, -inf where illegal."""
-        starts = self.start_transitions.float().masked_fill(~self.legal_starts, float("-inf"))
-        transitions = self.transitions.float().masked_fill(~self.legal_transitions, float("-inf"))
-        return starts, transitions, self.end_transitions.float()
+        """Return start, transition and end scores, -inf where illegal."""
+        starts = _at_least_float32(self.start_transitions).masked_fill(~self.legal_starts, float("-inf"))
+        transitions = _at_least_float32(self.transitions).masked_fill(~self.legal_transitions, float("-inf"))
+        return starts, transitions, _at_least_float32(self.end_transitions)
+
+
+def _at_least_float32(scores: torch.Tensor) -> torch.Tensor:
+    """Sums over many words lose too much in half precision."""
+    return scores.to(torch.promote_types(scores.dtype, torch.float32))
 
 
 def gather_words(values: torch.Tensor, word_mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
