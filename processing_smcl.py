@@ -1,13 +1,40 @@
 """Processor of SMCL: words and images of posts to padded tensors."""
 
+import operator
 from typing import Any
 
 import torch
 from transformers import AutoImageProcessor, AutoTokenizer, BatchEncoding, BatchFeature, ProcessorMixin
-from transformers.image_utils import load_image
+from transformers.processing_utils import ImagesKwargs, ProcessingKwargs, TextKwargs, Unpack
 from transformers.utils import logging
 
+from .images_smcl import ImageError, cut_to_middle, load_image
+
 logger = logging.get_logger(__name__)
+
+CROP_SETTINGS = ("do_center_crop", "size")
+# Takes the place of a word that the tokenizer gives no token, until its tokens are replaced by the unknown token.
+STAND_IN = "a"
+
+
+class SMCLTextKwargs(TextKwargs, total=False):
+    """What a call may ask about texts, besides what the tokenizer takes."""
+
+    return_word_offsets: bool
+
+
+class SMCLImagesKwargs(ImagesKwargs, total=False):
+    """What a call may ask about images, besides what the image processor takes."""
+
+    on_extra_images: str
+
+
+class SMCLProcessorKwargs(ProcessingKwargs, total=False):
+    """Keyword arguments of a call, flat or by modality."""
+
+    text_kwargs: SMCLTextKwargs
+    images_kwargs: SMCLImagesKwargs
+    _defaults = {"text_kwargs": {"padding": True}, "common_kwargs": {"return_tensors": "pt"}}
 
 
 class SMCLProcessor(ProcessorMixin):
@@ -28,6 +55,8 @@ class SMCLProcessor(ProcessorMixin):
     ['attention_mask', 'image_mask', 'input_ids', 'pixel_values', 'token_type_ids', 'word_mask']
     ```
     """
+
+    valid_processor_kwargs = SMCLProcessorKwargs
 
     def __init__(self, image_processor, tokenizer, max_images: int = 4, **kwargs):
         super().__init__(image_processor, tokenizer, **kwargs)
@@ -58,6 +87,13 @@ class SMCLProcessor(ProcessorMixin):
             tokenizer = AutoTokenizer.from_pretrained(text_model_name_or_path, add_prefix_space=True)
         return cls(AutoImageProcessor.from_pretrained(vision_model_name_or_path), tokenizer, max_images)
 
+    def save_pretrained(self, save_directory, **kwargs):
+        """Save the parts and the code; see transformers' `ProcessorMixin.save_pretrained`."""
+        saved = super().save_pretrained(save_directory, **kwargs)
+        # Saving notes on the processor where its code is, loading does not: the same processor would look different.
+        self.__dict__.pop("auto_map", None)
+        return saved
+
     @property
     def model_input_names(self) -> list[str]:
         """Names of the tensors that a call may return, but for `labels`."""
@@ -69,26 +105,25 @@ class SMCLProcessor(ProcessorMixin):
         images: list[list[Any]] | None = None,
         labels: list[list[int]] | None = None,
         text: list[str] | None = None,
-        max_length: int | None = None,
-        padding: bool | str = True,
-        on_extra_images: str = "error",
-        return_word_offsets: bool = False,
-        return_tensors: str = "pt",
+        **kwargs: Unpack[SMCLProcessorKwargs],
     ) -> BatchFeature:
         """Process a batch of posts; a single post may be given without the outer list.
 
         Args:
             words (`list[list[str]]`, *optional*): Words of each post.
-            images (`list[list]`, *optional*): PIL images of any mode, paths or URLs, 0 or more of each post in order.
+            images (`list[list]`, *optional*): PIL images of any mode, paths, URLs or bytes of image files, 0 or more of
+                each post in order; an image in place of a list is a post's only one.
             labels (`list[list[int]]`, *optional*): Tag id of each word.
             text (`list[str]`, *optional*): Raw posts in place of `words`; see [`~SMCLProcessor.split_words`].
-            max_length (`int`, *optional*): Most tokens of a post, by default the tokenizer's. A warning counts the
-                words cut off.
-            padding (`bool` or `str`, *optional*, defaults to `True`): As in a tokenizer.
-            on_extra_images (`str`, *optional*, defaults to `"error"`): See [`~SMCLProcessor.limit_images`].
-            return_word_offsets (`bool`, *optional*, defaults to `False`): With `text`, add `word_offsets`: the
-                `(start, end)` characters of each word of each post.
-            return_tensors (`str`, *optional*, defaults to `"pt"`): `"pt"` or `"np"`.
+            **kwargs: Those of the tokenizer and of the image processor, flat or in `text_kwargs` and `images_kwargs`:
+
+                - max_length (`int`, *optional*): Most tokens of a post, by default the tokenizer's. A warning counts
+                  the words cut off.
+                - padding (`bool` or `str`, *optional*, defaults to `True`): As in a tokenizer.
+                - on_extra_images (`str`, *optional*, defaults to `"error"`): See [`~SMCLProcessor.limit_images`].
+                - return_word_offsets (`bool`, *optional*, defaults to `False`): With `text`, add `word_offsets`: the
+                  `(start, end)` characters of each word of each post.
+                - return_tensors (`str`, *optional*, defaults to `"pt"`): `"pt"` or `"np"`.
 
         Returns:
             [`BatchFeature`]: of shape `(batch_size, num_tokens)`, `input_ids`, `attention_mask`, the tokenizer's other
@@ -97,8 +132,12 @@ class SMCLProcessor(ProcessorMixin):
             and `image_mask (batch_size, num_images)`, with the largest number of images in this batch.
 
         Raises:
+            TypeError: if there is no such keyword argument.
             ValueError: if the arguments do not fit together; names the post.
         """
+        text_kwargs, images_kwargs = self._split_kwargs(kwargs)
+        return_tensors = text_kwargs.pop("return_tensors")
+        return_word_offsets = text_kwargs.pop("return_word_offsets", False)
         if (words is None) == (text is None):
             raise ValueError("Expected exactly one of `words` and `text`.")
         if return_tensors not in ("pt", "np"):
@@ -107,18 +146,24 @@ class SMCLProcessor(ProcessorMixin):
             words, text, images, labels = (None if x is None else [x] for x in (words, text, images, labels))
         word_offsets = None
         if text is not None:
+            if not isinstance(text, list | tuple):
+                raise ValueError(f"`text` must be a string or a list of strings, got {type(text).__name__}.")
+            _check_words([[post] for post in text])
             splits = [self.split_words(post) for post in text]
             words, word_offsets = [split[0] for split in splits], [split[1] for split in splits]
         if not words:
             raise ValueError("Expected at least one post, got an empty batch.")
-        encoding, positions = self._tokenize(words, max_length, padding)
+        _check_words(words)
+        encoding, positions = self._tokenize(words, **text_kwargs)
+        if len(set(map(len, encoding["input_ids"]))) > 1:
+            raise ValueError("The posts have different numbers of tokens: expected `padding=True`, got no padding.")
         data = {name: torch.tensor(values) for name, values in encoding.items()}
         data["word_mask"] = torch.zeros_like(data["input_ids"], dtype=torch.bool)
         for row, starts in enumerate(positions):
             data["word_mask"][row, list(starts.values())] = True
         if labels is not None:
             data["labels"] = self._align_labels(words, labels, positions, data["input_ids"].shape)
-        data.update(self._process_images(images, len(words), on_extra_images))
+        data.update(self._process_images(images, len(words), **images_kwargs))
         if return_tensors == "np":
             data = {name: tensor.numpy() for name, tensor in data.items()}
         if return_word_offsets:
@@ -153,7 +198,7 @@ class SMCLProcessor(ProcessorMixin):
         """See to it that no post has more than `max_images` images.
 
         Args:
-            images (`list[list]`): Images of each post, of any kind; `None` for none.
+            images (`list[list]`): Images of each post, of any kind; `None` for none, an image for a list of one.
             on_extra_images (`str`, *optional*, defaults to `"error"`): `"error"`, or `"first"` to keep the first ones.
 
         Returns:
@@ -164,7 +209,7 @@ class SMCLProcessor(ProcessorMixin):
         """
         if on_extra_images not in ("error", "first"):
             raise ValueError(f"`on_extra_images` must be 'error' or 'first', got {on_extra_images!r}.")
-        posts = [list(post or []) for post in images]
+        posts = [[] if post is None else list(post) if isinstance(post, list | tuple) else [post] for post in images]
         for row, post in enumerate(posts):
             if len(post) > self.max_images and on_extra_images == "error":
                 raise ValueError(
@@ -173,46 +218,77 @@ class SMCLProcessor(ProcessorMixin):
                 )
         return [post[: self.max_images] for post in posts]
 
+    def _split_kwargs(self, kwargs: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return a call's keyword arguments for the tokenizer and for the image processor, with their defaults."""
+        kinds = (SMCLProcessorKwargs, SMCLTextKwargs, SMCLImagesKwargs, self.image_processor.valid_kwargs)
+        unknown = kwargs.keys() - {"common_kwargs"}.union(*(kind.__annotations__ for kind in kinds))
+        if unknown:
+            # transformers would ignore them with a warning.
+            raise TypeError(f"Got the keyword arguments {sorted(unknown)}, which nothing here takes.")
+        merged = self._merge_kwargs(SMCLProcessorKwargs, tokenizer_init_kwargs=self.tokenizer.init_kwargs, **kwargs)
+        return merged["text_kwargs"], merged["images_kwargs"]
+
     def _tokenize(
-        self, words: list[list[str]], max_length: int | None, padding: bool | str
+        self, words: list[list[str]], max_length: int | None = None, **text_kwargs
     ) -> tuple[BatchEncoding, list[dict[int, int]]]:
         """Tokenize; return the encoding and, for each post, the position of each word's first token."""
         if max_length is None and self.tokenizer.model_max_length < 1_000_000:
             max_length = self.tokenizer.model_max_length
+        least = self.tokenizer.num_special_tokens_to_add() + 1
+        if max_length is not None and not (isinstance(max_length, int) and max_length >= least):
+            raise ValueError(f"`max_length` must be a whole number of at least {least} tokens, got {max_length!r}.")
+
+        # A literal "[SEP]" in a post is text, not the end of the post.
+        settings = {"truncation": max_length is not None, **text_kwargs, "split_special_tokens": True}
 
         def encode(batch: list[list[str]]) -> tuple[BatchEncoding, list[dict[int, int]]]:
-            encoding = self.tokenizer(
-                batch,
-                is_split_into_words=True,
-                truncation=max_length is not None,
-                max_length=max_length,
-                padding=padding,
-            )
+            encoding = self.tokenizer(batch, is_split_into_words=True, max_length=max_length, **settings)
+            self._replace_special_tokens(encoding)
             return encoding, [_first_positions(encoding.word_ids(row)) for row in range(len(batch))]
 
         encoding, positions = encode(words)
         short = [row for row, post in enumerate(words) if len(positions[row]) < len(post)]
         if not short:
             return encoding, positions
-        words = [self._fill_empty_words(post) if row in short else post for row, post in enumerate(words)]
-        encoding, positions = encode(words)
-        cut = sum(len(post) - len(starts) for post, starts in zip(words, positions, strict=True))
+        empty = {row: self._find_empty_words(words[row], row) for row in short}
+        encoding, positions = encode(
+            [
+                [STAND_IN if word in empty.get(row, ()) else text for word, text in enumerate(post)]
+                for row, post in enumerate(words)
+            ]
+        )
+        for row in short:
+            for position, word in enumerate(encoding.word_ids(row)):
+                if word in empty[row]:
+                    encoding["input_ids"][row][position] = self.tokenizer.unk_token_id
+        cut = [lost for row in short if (lost := len(words[row]) - len(positions[row]))]
         if cut:
             logger.warning(
-                f"{cut} words of {len(short)} posts lie beyond `max_length` = {max_length} tokens and were cut off."
+                f"{sum(cut)} words of {len(cut)} posts lie beyond `max_length` = {max_length} tokens and were cut off."
             )
         return encoding, positions
 
-    def _fill_empty_words(self, words: list[str]) -> list[str]:
-        """Put the unknown token for words that the tokenizer gives no token, such as zero-width characters."""
-        encoding = self.tokenizer(words, is_split_into_words=True, add_special_tokens=False, verbose=False)
-        present = set(encoding.word_ids())
-        if len(present) < len(words) and self.tokenizer.unk_token is None:
+    def _replace_special_tokens(self, encoding: BatchEncoding) -> None:
+        """Put the unknown token for special tokens inside words: some vocabularies hold them as ordinary pieces."""
+        unknown = self.tokenizer.unk_token_id
+        special = set(self.tokenizer.all_special_ids) - {unknown} if unknown is not None else ()
+        for row, ids in enumerate(encoding["input_ids"]):
+            for position, word in enumerate(encoding.word_ids(row)):
+                if word is not None and ids[position] in special:
+                    ids[position] = unknown
+
+    def _find_empty_words(self, words: list[str], row: int) -> set[int]:
+        """Find the words that the tokenizer gives no token, such as zero-width characters."""
+        encoding = self.tokenizer(
+            words, is_split_into_words=True, split_special_tokens=True, add_special_tokens=False, verbose=False
+        )
+        empty = set(range(len(words))) - set(encoding.word_ids())
+        if empty and self.tokenizer.unk_token is None:
             raise ValueError(
-                f"The tokenizer gives no token for {[w for i, w in enumerate(words) if i not in present]} and has no "
-                "unknown token to stand in: set `tokenizer.unk_token`."
+                f"Post {row} of the batch: the tokenizer gives no token for {ascii([words[i] for i in sorted(empty)])} "
+                "and has no unknown token to stand in: set `tokenizer.unk_token`."
             )
-        return [word if i in present else self.tokenizer.unk_token for i, word in enumerate(words)]
+        return empty
 
     def _align_labels(
         self, words: list[list[str]], labels: list[list[int]], positions: list[dict[int, int]], shape: torch.Size
@@ -222,6 +298,7 @@ class SMCLProcessor(ProcessorMixin):
             raise ValueError(f"Expected `labels` for {len(words)} posts, got {len(labels)}.")
         aligned = torch.full(shape, -100)
         for row, (tags, starts) in enumerate(zip(labels, positions, strict=True)):
+            tags = _check_tags(tags, row)
             if len(tags) != len(words[row]):
                 raise ValueError(
                     f"Post {row} of the batch has {len(words[row])} words but {len(tags)} labels: expected one label "
@@ -231,22 +308,43 @@ class SMCLProcessor(ProcessorMixin):
         return aligned
 
     def _process_images(
-        self, images: list[list[Any] | None] | None, num_posts: int, on_extra_images: str
+        self, images: list[list[Any] | None] | None, num_posts: int, on_extra_images: str = "error", **images_kwargs
     ) -> dict[str, torch.Tensor]:
         """Return `pixel_values` and `image_mask` of posts, or nothing where no post has an image."""
+        if not isinstance(images, list | tuple | None):
+            raise ValueError(f"`images` must be a list with a list for each post, got {type(images).__name__}.")
         posts = self.limit_images(images or [], on_extra_images)
         if images is None:
             return {}
         if len(posts) != num_posts:
             raise ValueError(f"Expected a list of images for each of {num_posts} posts, got {len(posts)} lists.")
-        flat = [load_image(image) for post in posts for image in post]
+        # One by one, so that only one image at a time is held in full size.
+        flat = [
+            self._process_image(image, f"Post {row} of the batch, image {slot}", images_kwargs)
+            for row, post in enumerate(posts)
+            for slot, image in enumerate(post)
+        ]
         if not flat:
             return {}
-        pixels = self.image_processor(flat, return_tensors="pt")["pixel_values"]
+        shapes = sorted({tuple(pixels.shape) for pixels in flat})
+        if len(shapes) > 1:
+            raise ValueError(f"`image_processor` must scale all images to one size, got the shapes {shapes}.")
+        pixels = torch.stack(flat)
         image_mask = torch.tensor([[slot < len(post) for slot in range(max(map(len, posts)))] for post in posts])
         pixel_values = pixels.new_zeros(*image_mask.shape, *pixels.shape[1:])
         pixel_values[image_mask] = pixels
         return {"pixel_values": pixel_values, "image_mask": image_mask}
+
+    def _process_image(self, image: Any, where: str, images_kwargs: dict[str, Any]) -> torch.Tensor:
+        """Return the pixel values of one image."""
+        try:
+            image = load_image(image)
+        except ImageError as error:
+            raise ValueError(f"{where}: {error}") from error
+        settings = {name: images_kwargs.get(name, getattr(self.image_processor, name, None)) for name in CROP_SETTINGS}
+        if settings["do_center_crop"] and "shortest_edge" in dict(settings["size"] or {}):
+            image = cut_to_middle(image)
+        return self.image_processor(image, **{**images_kwargs, "return_tensors": "pt"})["pixel_values"][0]
 
 
 def _first_positions(word_ids: list[int | None]) -> dict[int, int]:
@@ -258,4 +356,44 @@ def _first_positions(word_ids: list[int | None]) -> dict[int, int]:
     return positions
 
 
-__all__ = ["SMCLProcessor"]
+def _check_words(posts: list[list[str]]) -> None:
+    """Refuse words that no tokenizer takes; names the post."""
+    for row, post in enumerate(posts):
+        if not isinstance(post, list | tuple):
+            raise ValueError(
+                f"Post {row} of the batch: expected a list of words, got {type(post).__name__}. Pass an untouched post "
+                "as `text`."
+            )
+        for word in post:
+            if not isinstance(word, str):
+                raise ValueError(f"Post {row} of the batch: expected words as strings, got {word!r}. Convert it.")
+            _check_unicode(word, row)
+
+
+def _check_unicode(text: str, row: int) -> None:
+    """Refuse half a surrogate pair, which stands for no character."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        raise ValueError(
+            f"Post {row} of the batch: {ascii(text[:80])} holds half of a surrogate pair. Expected valid unicode. "
+            "Write the character itself, or drop it."
+        ) from None
+
+
+def _check_tags(tags: list[int], row: int) -> list[int]:
+    """Return the tag ids of a post as whole numbers; names the post where they are none."""
+    try:
+        numbers = [operator.index(tag) for tag in tags]
+    except TypeError:
+        numbers = None
+    # A negative index would silently count from the last tag.
+    if numbers is None or any(number < 0 and number != -100 for number in numbers):
+        raise ValueError(
+            f"Post {row} of the batch: expected label ids 0, 1, 2, ... (or -100 for words without a label), got "
+            f"{tags!r}. Map label names by `config.label2id`."
+        )
+    return numbers
+
+
+__all__ = ["SMCLProcessor", "SMCLProcessorKwargs"]

@@ -2,16 +2,13 @@
 
 import contextlib
 import io
-import struct
 import warnings
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
 from PIL import Image, ImageFile, ImageOps
 
-# What PIL's readers raise on files that are cut, empty, huge or no image.
-DECODE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
+from ..images_smcl import DECODE_ERRORS, MAX_FILE_BYTES, open_image
 
 
 @contextlib.contextmanager
@@ -37,6 +34,8 @@ def read_image(path: Path) -> tuple[str, bytes | None]:
     """
     if not path.is_file():
         return "missing", None
+    if path.stat().st_size > MAX_FILE_BYTES:
+        return "broken", None
     data = path.read_bytes()
     with contextlib.suppress(*DECODE_ERRORS):
         # Readers of the data set turn photographs by their EXIF orientation, and stumble over damaged EXIF.
@@ -56,7 +55,10 @@ def encode_png(image: Image.Image) -> bytes:
     Returns:
         `bytes`: the PNG file.
     """
-    if image.mode not in ("1", "L", "LA", "P", "RGB", "RGBA"):
+    if image.mode.startswith("I;16"):
+        # The one mode of 16 bits that PNG has, whatever the order of the bytes was.
+        image = image.convert("I").convert("I;16")
+    elif image.mode not in ("1", "L", "LA", "P", "RGB", "RGBA"):
         image = image.convert("RGB")
     buffer = io.BytesIO()
     image.save(buffer, format="PNG")
@@ -67,7 +69,8 @@ def _decode(data: bytes) -> Image.Image:
     with warnings.catch_warnings():
         # PIL warns of odd metadata and of large files; neither keeps an image from being used.
         warnings.simplefilter("ignore")
-        image = Image.open(io.BytesIO(data))
+        # Refuses what is too large for the processor too.
+        image = open_image(io.BytesIO(data))
         image.load()
     return image
 
