@@ -111,10 +111,17 @@ class SMCLConfig(PreTrainedConfig):
         """Check that `id2label` and `label2id` are inverse to each other and number the labels from 0."""
         labels = {int(index): label for index, label in (self.id2label or {}).items()}
         inverse = {label: int(index) for label, index in (self.label2id or {}).items()}
-        if sorted(labels) != list(range(len(labels))) or inverse != {label: i for i, label in labels.items()}:
+        is_list = sorted(labels) == list(range(len(labels))) and len(set(labels.values())) == len(labels)
+        if not is_list or inverse != {label: i for i, label in labels.items()}:
             raise ValueError(
                 "`id2label` and `label2id` must be inverse to each other and number the labels 0, 1, 2, ..., got "
                 f"{labels} and {inverse}. Leave `label2id` out to have it derived."
+            )
+        unreachable = {label for label in inverse if label.startswith("I-") and f"B-{label[2:]}" not in inverse}
+        if self.constrain_bio and unreachable:
+            raise ValueError(
+                f"`id2label` has {sorted(unreachable)} without the `B-` labels that BIO2 starts them by: add those, or "
+                "set `constrain_bio=False`."
             )
 
 

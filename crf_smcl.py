@@ -71,6 +71,11 @@ class LinearChainCRF(CRF):
             likelihood = super().forward(_at_least_float32(emissions), tags, mask | first, reduction="none")
         return likelihood * not_empty
 
+    def _validate(self, emissions: torch.Tensor, tags: torch.Tensor | None = None, mask: torch.Tensor | None = None):
+        # It looks at the mask's values, which no single graph can do; `log_likelihood` has made them right.
+        if not torch.compiler.is_compiling():
+            super()._validate(emissions, tags, mask)
+
     @torch.no_grad()
     def decode(self, emissions: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Find the best tag sequences of a batch with one Viterbi recursion.

@@ -15,10 +15,17 @@ class SMCLAttention(nn.Module):
         hidden_size (`int`): Width of both sequences.
         num_heads (`int`): Number of heads.
         dropout (`float`): Dropout of the weights.
+
+    Raises:
+        ValueError: if the heads do not divide the width.
     """
 
     def __init__(self, hidden_size: int, num_heads: int, dropout: float):
         super().__init__()
+        if hidden_size % num_heads:
+            raise ValueError(
+                f"`hidden_size` must be a multiple of `num_attention_heads`, got {hidden_size}, {num_heads}."
+            )
         self.num_heads = num_heads
         self.dropout = dropout
         self.query = nn.Linear(hidden_size, hidden_size)

@@ -1,17 +1,20 @@
 """Image guidance inside the text encoder's own attention (Eq. 2-5), without a fork of the encoder."""
 
+import copy
 from typing import NamedTuple
 
 import torch
 from torch import nn
 from torch.nn import functional as F
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers import AttentionInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
 
 from .configuration_smcl import SMCLConfig
 
 GUIDED_ATTENTION = "smcl_guided"
+
+# What the text encoder may have as attention implementation: guidance is written for their masks and arithmetic.
+TEXT_ATTENTIONS = ("eager", "sdpa")
 
 TEXT_BACKBONES = (
     "bert",
@@ -104,12 +107,13 @@ def guided_attention_forward(
     """Attend to [images; text] jointly (Eq. 4); an attention function for transformers' `AttentionInterface`.
 
     Args:
-        module (`nn.Module`): The text encoder's attention layer; its `layer_idx` selects the image keys.
+        module (`nn.Module`): The text encoder's attention layer; its `layer_idx` selects the image keys. See
+            `guide_attention` for what else it carries.
         query (`torch.Tensor` of shape `(batch_size, num_heads, num_tokens, head_size)`): Q.
         key (`torch.Tensor` of shape `(batch_size, num_heads, num_tokens, head_size)`): K.
         value (`torch.Tensor` of shape `(batch_size, num_heads, num_tokens, head_size)`): V.
-        attention_mask (`torch.BoolTensor` of shape `(batch_size, 1, num_tokens, num_tokens)`, *optional*):
-            `True` = attend; `None` where nothing is masked.
+        attention_mask (`torch.Tensor` of shape `(batch_size, 1, num_tokens, num_tokens)`, *optional*): As the encoder's
+            implementation has it, bool with `True` = attend or float with 0 = attend; `None` where nothing is masked.
         scaling (`float`, *optional*, defaults to 1 / sqrt(head_size)): Factor of the scores.
         dropout (`float`, *optional*, defaults to 0): Dropout of the weights.
         image_guidance (`ImageGuidance`, *optional*): Image keys and values; without, this is stock attention.
@@ -118,17 +122,21 @@ def guided_attention_forward(
 
     Returns:
         The attended values of shape `(batch_size, num_tokens, num_heads, head_size)`, and the weights over
-        [images; text] of shape `(batch_size, num_heads, num_tokens, num_images + num_tokens)` or `None`.
+        [images; text] of shape `(batch_size, num_heads, num_tokens, num_images + num_tokens)`, with
+        `output_attentions` or in an `"eager"` encoder; else `None`.
     """
     if scaling is None:
         scaling = query.shape[-1] ** -0.5
-    if image_guidance is None and not output_attentions:
+    explicit = output_attentions or module.encoder_config._attn_implementation == "eager"
+    if image_guidance is None and not explicit:
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, is_causal=False, **kwargs
         )
     groups = query.shape[1] // key.shape[1]
     if groups > 1:
         key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
+    if attention_mask is not None and attention_mask.dtype != torch.bool:
+        attention_mask = attention_mask == 0
     if image_guidance is not None:
         image_key = image_guidance.keys[module.layer_idx].to(key.dtype)
         image_value = image_guidance.values[module.layer_idx].to(value.dtype)
@@ -140,7 +148,7 @@ def guided_attention_forward(
         attention_mask = torch.cat([image_mask.expand(shape), attention_mask.expand(shape)], dim=-1)
         key = torch.cat([image_key, key], dim=2)
         value = torch.cat([image_value, value], dim=2)
-    if output_attentions:
+    if explicit:
         output, weights = weighted_attention(query, key, value, attention_mask, scaling, dropout)
     else:
         weights = None
@@ -200,6 +208,22 @@ class SMCLImageGuidance(nn.Module):
         return ImageGuidance(heads(self.keys), heads(self.values), image_mask, text_mask, self.filter)
 
 
+def guide_attention(text_model: PreTrainedModel) -> None:
+    """Make the attention layers of a text encoder call `guided_attention_forward`.
+
+    Only the layers see another configuration. The encoder's own still tells which of `TEXT_ATTENTIONS` does the
+    arithmetic and makes the mask, and setting it, as transformers does in many places, can't take the guidance away.
+
+    Args:
+        text_model (`PreTrainedModel`): The encoder.
+    """
+    guided = copy.copy(text_model.config)
+    guided._attn_implementation = GUIDED_ATTENTION
+    for module in text_model.modules():
+        if hasattr(module, "layer_idx") and getattr(module, "config", None) is text_model.config:
+            module.config, module.encoder_config = guided, text_model.config
+
+
 class _RecordedKeys(tuple):
     """Image keys by layer that remember which layers asked for theirs."""
 
@@ -213,7 +237,7 @@ def check_text_backbone(text_model: PreTrainedModel) -> None:
     """Run a text encoder on two tokens and one image to see that every layer takes the image's key.
 
     Args:
-        text_model (`PreTrainedModel`): The encoder, with `GUIDED_ATTENTION` as attention implementation.
+        text_model (`PreTrainedModel`): The encoder, after `guide_attention`.
 
     Raises:
         ValueError: if a layer does not; names the encoders that work.
@@ -242,13 +266,13 @@ def check_text_backbone(text_model: PreTrainedModel) -> None:
 
 
 AttentionInterface.register(GUIDED_ATTENTION, guided_attention_forward)
-AttentionMaskInterface.register(GUIDED_ATTENTION, sdpa_mask)
 
 __all__ = [
-    "GUIDED_ATTENTION",
+    "TEXT_ATTENTIONS",
     "ImageGuidance",
     "SMCLImageGuidance",
     "check_text_backbone",
+    "guide_attention",
     "guided_attention_forward",
     "image_key_mask",
     "weighted_attention",

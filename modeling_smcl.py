@@ -2,18 +2,22 @@
 
 import inspect
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 from transformers import MODEL_MAPPING, AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
-from transformers.utils import ModelOutput, can_return_tuple
+from transformers.utils import ModelOutput, can_return_tuple, logging
 
 from .configuration_smcl import SMCLConfig
 from .crf_smcl import LinearChainCRF, gather_words
 from .fusion_smcl import SMCLConcatenation, SMCLModalityEncoders, SMCLSymmetricFusion, SMCLTransformerLayer
-from .guidance_smcl import GUIDED_ATTENTION, SMCLImageGuidance, check_text_backbone
+from .guidance_smcl import TEXT_ATTENTIONS, SMCLImageGuidance, check_text_backbone, guide_attention
 from .losses_smcl import central_moment_discrepancy, info_nce, masked_mean, soft_orthogonality
+
+logger = logging.get_logger(__name__)
 
 VISION_BACKBONES = ("clip_vision_model", "deit", "dinov2", "siglip_vision_model", "vit")
 
@@ -142,24 +146,16 @@ class SMCLPreTrainedModel(PreTrainedModel):
             init.copy_(module.legal_starts, starts)
             init.copy_(module.legal_transitions, transitions)
 
-    def set_attn_implementation(self, attn_implementation: str | dict, **kwargs):
-        """Set the attention implementation of the image encoder; the text encoder's is what guides it by images.
-
-        Args:
-            attn_implementation (`str` or `dict`): As in transformers. Applied to everything but the text encoder.
-            **kwargs: Handed on to transformers.
-
-        Raises:
-            ValueError: if the text encoder is asked by name for anything else.
-        """
-        if isinstance(attn_implementation, str):
-            attn_implementation = {"": attn_implementation, "vision_config": attn_implementation}
-        if attn_implementation.get("text_config", GUIDED_ATTENTION) != GUIDED_ATTENTION:
-            raise ValueError(
-                f"`attn_implementation['text_config']` must stay {GUIDED_ATTENTION!r}, which guides the text "
-                f"encoder by images, got {attn_implementation['text_config']!r}; set 'vision_config' instead."
+    def _set_gradient_checkpointing(self, enable: bool = True, gradient_checkpointing_func=checkpoint, **kwargs):
+        settings = getattr(gradient_checkpointing_func, "keywords", {})
+        if enable and settings.get("use_reentrant") and self.config.use_image_guidance:
+            logger.warning_once(
+                "`use_reentrant=True` gives no gradient to what layers get by keyword, as text layers get the images. "
+                "Setting `use_reentrant=False`."
             )
-        super().set_attn_implementation(attn_implementation, **kwargs)
+            settings = {**settings, "use_reentrant": False}
+            gradient_checkpointing_func = partial(gradient_checkpointing_func.func, **settings)
+        super()._set_gradient_checkpointing(enable, gradient_checkpointing_func, **kwargs)
 
     def save_pretrained(self, save_directory, **kwargs):
         """Save weights, configuration and code; see transformers' `PreTrainedModel.save_pretrained`."""
@@ -233,9 +229,8 @@ class SMCLModel(SMCLPreTrainedModel):
                 f"`vision_config` of type {vision_config.model_type!r} gives no single vector for an image. Expected "
                 f"one of {', '.join(VISION_BACKBONES)} (SigLIP with its pooling head)."
             )
-        # Here and not in the configuration: the constructor above has just reset the sub-configurations.
-        text_config._attn_implementation = GUIDED_ATTENTION
         self.text_model = AutoModel.from_config(text_config, **_without_pooler(text_config))
+        guide_attention(self.text_model)
         self.vision_model = AutoModel.from_config(vision_config, **_without_pooler(vision_config))
         self.image_relations = SMCLImageRelations(config)
         self.image_guidance = SMCLImageGuidance(config) if config.use_image_guidance else None
@@ -270,7 +265,7 @@ class SMCLModel(SMCLPreTrainedModel):
         pooled = outputs.pooler_output
         return outputs.last_hidden_state[:, 0] if pooled is None else pooled
 
-    def get_image_features(self, pixel_values: torch.Tensor, image_mask: torch.Tensor) -> torch.Tensor:
+    def _encode_posts(self, pixel_values: torch.Tensor, image_mask: torch.Tensor) -> torch.Tensor:
         """Encode the images of posts; only real ones pass through the image encoder.
 
         Args:
@@ -314,7 +309,7 @@ class SMCLModel(SMCLPreTrainedModel):
             )
         image_mask = image_mask.bool()
         if image_embeds is None:
-            return self.get_image_features(pixel_values, image_mask), image_mask
+            return self._encode_posts(pixel_values, image_mask), image_mask
         return torch.where(image_mask[..., None], image_embeds.to(self.dtype), 0), image_mask
 
     def _text_mask(
@@ -327,11 +322,11 @@ class SMCLModel(SMCLPreTrainedModel):
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("Expected exactly one of `input_ids` and `inputs_embeds`.")
         implementation = self.text_model.config._attn_implementation
-        if implementation != GUIDED_ATTENTION:
+        if implementation not in TEXT_ATTENTIONS:
             raise ValueError(
-                f"The text encoder's attention implementation must be {GUIDED_ATTENTION!r}, got {implementation!r}, "
-                "which ignores images. Use the SMCL model's own `set_attn_implementation`, which leaves the text "
-                "encoder alone."
+                f"The text encoder's attention implementation must be one of {', '.join(TEXT_ATTENTIONS)}, which "
+                f"images can guide, got {implementation!r}. To set the image encoder's only, pass "
+                "`attn_implementation={'vision_config': ...}`."
             )
         if attention_mask is not None:
             return attention_mask.bool()
@@ -403,6 +398,19 @@ class SMCLModel(SMCLPreTrainedModel):
             hidden_states=text_outputs.hidden_states,
             attentions=text_outputs.attentions,
         )
+
+
+NOT_FINITE = "`logits` are not finite: expected numbers, got NaN or infinity. Check the weights that were loaded."
+
+
+def _require(condition: torch.Tensor, message: str) -> None:
+    """Raise a `ValueError` unless all of a bool tensor is `True`; an accelerator stops by itself, without a wait."""
+    if torch.compiler.is_compiling():
+        return
+    if condition.device.type != "cpu":
+        torch._assert_async(condition.all(), message)
+    elif not condition.all():
+        raise ValueError(message)
 
 
 class SMCLForTokenClassification(SMCLPreTrainedModel):
@@ -502,6 +510,8 @@ class SMCLForTokenClassification(SMCLPreTrainedModel):
     ) -> dict[str, torch.Tensor]:
         """Compute the combined loss and its parts in float32."""
         image_mask = None if image_mask is None else image_mask.bool()
+        known = (labels == -100) | ((labels >= 0) & (labels < self.config.num_labels))
+        _require(known, f"`labels` must be -100 or tag ids from 0 to {self.config.num_labels - 1}, got others.")
         words, mask, positions = gather_words(logits, labels != -100)
         tags = labels.gather(1, positions).masked_fill(~mask, 0)
         with torch.autocast(logits.device.type, enabled=False):
@@ -555,7 +565,11 @@ class SMCLForTokenClassification(SMCLPreTrainedModel):
 
         Returns:
             `torch.LongTensor` of shape `(batch_size, num_tokens)`: tag ids at word starts, -100 elsewhere.
+
+        Raises:
+            ValueError: if `logits` are not finite.
         """
+        _require(logits.isfinite(), NOT_FINITE)
         words, mask, positions = gather_words(logits, word_mask.bool())
         tags = self.crf.decode(words, mask)
         return torch.full_like(tags, -100).scatter(1, positions, tags)
@@ -570,7 +584,11 @@ class SMCLForTokenClassification(SMCLPreTrainedModel):
 
         Returns:
             `torch.FloatTensor` of shape `(batch_size, num_tokens, num_labels)`: probabilities, 0 off word starts.
+
+        Raises:
+            ValueError: if `logits` are not finite.
         """
+        _require(logits.isfinite(), NOT_FINITE)
         words, mask, positions = gather_words(logits, word_mask.bool())
         probabilities = self.crf.marginals(words, mask)
         index = positions[..., None].expand_as(probabilities)

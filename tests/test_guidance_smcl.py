@@ -22,6 +22,7 @@ from smcl.guidance_smcl import ImageGuidance, guided_attention_forward
 
 class Layer(torch.nn.Module):
     layer_idx = 0
+    encoder_config = BertConfig(attn_implementation="sdpa")
 
 
 def make_heads(num_images=3, seed=0):
@@ -105,7 +106,8 @@ def test_filters_drop_different_images():
 
 def stock_hidden_states(model, inputs):
     """What transformers' own encoder of the same weights makes of the text."""
-    config = BertConfig(**model.config.text_config.to_dict())
+    implementation = model.config.text_config._attn_implementation
+    config = BertConfig(**model.config.text_config.to_dict(), attn_implementation=implementation)
     stock = AutoModel.from_config(config, add_pooling_layer=False).eval()
     stock.load_state_dict(model.smcl.text_model.state_dict())
     return stock(inputs["input_ids"], inputs["attention_mask"], output_hidden_states=True).hidden_states
@@ -115,8 +117,10 @@ def text_hidden_states(model, inputs):
     return model(**inputs, output_hidden_states=True).hidden_states
 
 
-def test_without_images_the_text_encoder_equals_the_stock_one_exactly():
+@pytest.mark.parametrize("implementation", ["eager", "sdpa"])
+def test_without_images_the_text_encoder_equals_the_stock_one_exactly(implementation):
     model, inputs = make_model(), make_inputs(image_counts=(0, 0, 0))
+    model.set_attn_implementation(implementation)
     pairs = zip(text_hidden_states(model, inputs), stock_hidden_states(model, inputs), strict=True)
     assert all(torch.equal(ours, stock) for ours, stock in pairs)
 
@@ -181,14 +185,18 @@ def test_text_encoders_that_ignore_images_are_refused_by_name(text_config):
         SMCLModel(make_config(text_config=text_config))
 
 
-def test_changing_the_text_attention_is_refused_and_changing_the_image_attention_keeps_guidance():
+def test_changing_the_attention_implementation_keeps_guidance():
     model, inputs = make_model(), make_inputs()
     logits = model(**inputs).logits
-    model.set_attn_implementation("eager")
-    assert model.smcl.vision_model.config._attn_implementation == "eager"
-    torch.testing.assert_close(model(**inputs).logits, logits)
-    with pytest.raises(ValueError, match="text_config.*must stay"):
-        model.set_attn_implementation({"text_config": "sdpa"})
-    model.smcl.text_model.set_attn_implementation("sdpa")
-    with pytest.raises(ValueError, match="ignores images"):
-        model(**inputs)
+    for change in (model.set_attn_implementation, model.smcl.text_model.set_attn_implementation):
+        for implementation in ("eager", "sdpa"):
+            change(implementation)
+            assert model.smcl.text_model.config._attn_implementation == implementation
+            torch.testing.assert_close(model(**inputs).logits, logits)
+
+
+def test_attention_that_images_can_not_guide_is_refused():
+    model = make_model()
+    model.config.text_config._attn_implementation = "flash_attention_2"
+    with pytest.raises(ValueError, match="must be one of eager, sdpa.*got 'flash_attention_2'.*'vision_config'"):
+        model(**make_inputs())
