@@ -12,6 +12,7 @@
 
 import json
 import sys
+import tempfile
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
@@ -27,7 +28,9 @@ from smcl.training_smcl import (
     SMCLTrainer,
     SMCLTrainingArguments,
     build_compute_metrics,
+    checkpoint_faults,
     entity_metrics,
+    last_complete_checkpoint,
     word_tags,
 )
 
@@ -92,6 +95,45 @@ def parse_arguments(argv: list[str]) -> tuple[ModelArguments, SwitchArguments, D
     if len(argv) == 1 and argv[0].endswith(".json"):
         return parser.parse_json_file(argv[0])
     return parser.parse_args_into_dataclasses(argv)
+
+
+def check_output(folder: str) -> None:
+    """Make the output folder, before hours of work that could not be saved there."""
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ValueError(f"`--output_dir {folder}` is no folder that can be written to: {error}") from error
+
+
+def checkpoint_to_resume(arguments: SMCLTrainingArguments) -> str | None:
+    """Read `resume_from_checkpoint`.
+
+    Args:
+        arguments (`SMCLTrainingArguments`): With a checkpoint, or `"true"` for the last complete one of `output_dir`.
+
+    Returns:
+        `str`, *optional*: the checkpoint; none if training starts from the beginning.
+
+    Raises:
+        ValueError: if the checkpoint named is incomplete.
+    """
+    # A command line gives strings, a YAML or JSON file may give booleans.
+    given = str(arguments.resume_from_checkpoint)
+    if given.lower() in ("none", "false"):
+        return None
+    if given.lower() == "true":
+        last = last_complete_checkpoint(arguments.output_dir)
+        start = "from the beginning: no complete checkpoint is there yet" if last is None else f"from {last}"
+        logger.warning(f"Training in {arguments.output_dir} starts {start}.")
+        return last
+    if faults := checkpoint_faults(given):
+        raise ValueError(
+            f"`--resume_from_checkpoint {given}` is no complete checkpoint: missing or cut off: {', '.join(faults)}. "
+            "Give `true` for the last complete checkpoint of the output folder."
+        )
+    return given
 
 
 def load_posts(name: str, splits: list[str]) -> DatasetDict:
@@ -217,9 +259,9 @@ def build_trainer(
     )
 
 
-def train(trainer: SMCLTrainer, arguments: SMCLTrainingArguments) -> None:
+def train(trainer: SMCLTrainer, checkpoint: str | None) -> None:
     """Train, save the best model with its processor, and note the results."""
-    result = trainer.train(resume_from_checkpoint=arguments.resume_from_checkpoint)
+    result = trainer.train(resume_from_checkpoint=checkpoint)
     trainer.save_model()
     trainer.save_state()
     metrics = result.metrics | {"train_samples": len(trainer.train_dataset)}
@@ -271,6 +313,8 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     splits = [split for split, is_needed in needed.items() if is_needed]
     if not splits:
         raise ValueError("Nothing to do: give at least one of `--do_train`, `--do_eval` and `--do_predict`.")
+    check_output(training_arguments.output_dir)
+    checkpoint = checkpoint_to_resume(training_arguments)
     dataset = load_posts(data_arguments.dataset, splits)
     labels = label_names(dataset)
     set_seed(training_arguments.seed)
@@ -281,16 +325,15 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     freeze_vision = model_arguments.freeze_vision
     trainer = build_trainer(model, processor, dataset, labels, freeze_vision, data_arguments, training_arguments)
     if do_train:
-        train(trainer, training_arguments)
+        train(trainer, checkpoint)
     if do_eval:
         metrics = trainer.evaluate(dataset["validation"])
         trainer.log_metrics("eval", metrics)
         trainer.save_metrics("eval", metrics)
     scores = {}
     if training_arguments.do_predict:
-        output = Path(training_arguments.output_dir)
-        output.mkdir(parents=True, exist_ok=True)
-        scores = predict(trainer, dataset["test"], labels, output / "predictions.jsonl")
+        path = Path(training_arguments.output_dir) / "predictions.jsonl"
+        scores = predict(trainer, dataset["test"], labels, path)
         metrics = {f"test_{name}": score for name, score in scores.items()}
         trainer.log_metrics("test", metrics)
         trainer.save_metrics("test", metrics)

@@ -1,7 +1,13 @@
 """Training of SMCL: trainer, arguments, collator, cached image features, and strict entity-level metrics."""
 
 import hashlib
-from collections.abc import Callable
+import json
+import math
+import re
+import shutil
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,14 +15,18 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset, Image
+from safetensors import SafetensorError, safe_open
 from seqeval.metrics import classification_report
 from seqeval.scheme import IOB2
 from tqdm.auto import tqdm
-from transformers import EvalPrediction, Trainer, TrainingArguments
-from transformers.trainer_utils import IntervalStrategy, SaveStrategy
+from transformers import EarlyStoppingCallback, EvalPrediction, Trainer, TrainingArguments
+from transformers.trainer_utils import IntervalStrategy, SaveStrategy, TrainOutput
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, logging
 
 from .modeling_smcl import SMCLForTokenClassification
 from .processing_smcl import SMCLProcessor
+
+logger = logging.get_logger(__name__)
 
 LOSS_PARTS = ("task_loss", "similarity_loss", "difference_loss", "contrastive_loss")
 
@@ -40,6 +50,12 @@ class SMCLTrainingArguments(TrainingArguments):
     save_total_limit: int | None = field(default=1, metadata={"help": "Checkpoints kept besides the best one."})
     load_best_model_at_end: bool = field(default=True, metadata={"help": "Whether to end with the best weights."})
     metric_for_best_model: str | None = field(default="f1", metadata={"help": "Validation metric that decides."})
+    restore_callback_states_from_checkpoint: bool = field(
+        default=True, metadata={"help": "Whether a resumed run goes on counting evaluations for early stopping."}
+    )
+    logging_nan_inf_filter: bool = field(
+        default=False, metadata={"help": "Leave it off: it hides losses that are not finite, and waits for the GPU."}
+    )
     remove_unused_columns: bool = field(default=False, metadata={"help": "Must stay off: the collator needs all."})
 
     def __post_init__(self):
@@ -50,28 +66,144 @@ class SMCLTrainingArguments(TrainingArguments):
 
 
 class SMCLTrainer(Trainer):
-    """A `Trainer` that logs each part of the loss, evaluates decoded tags and restores every tensor."""
+    """A `Trainer` that logs each part of the loss, evaluates decoded tags and restores every tensor.
+
+    It resumes from complete checkpoints only, and stops with a `FloatingPointError` before weights that are not finite
+    are saved.
+    """
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        self._part_sums: dict[str, torch.Tensor] = {}
-        self._part_count = 0
+        self._forget_losses()
+
+    def _forget_losses(self) -> None:
+        self._part_sums, self._part_count = 0, 0
+        self._latest_loss: torch.Tensor | None = None
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args, **kwargs) -> TrainOutput:
+        """Train.
+
+        Args:
+            resume_from_checkpoint (`str` or `bool`, *optional*): Checkpoint to go on from; `True` is the last complete
+                one in `output_dir`.
+            *args: As those of `Trainer.train`.
+            **kwargs: Likewise.
+
+        Returns:
+            `TrainOutput`.
+
+        Raises:
+            ValueError: if the checkpoint is incomplete, or there is no complete one.
+            FloatingPointError: if the loss or the weights are no longer finite.
+            OSError: if a checkpoint can't be written.
+        """
+        self._forget_losses()
+        if resume_from_checkpoint and not self._is_sharded:
+            if resume_from_checkpoint is True:
+                resume_from_checkpoint = last_complete_checkpoint(self.args.output_dir)
+                if resume_from_checkpoint is None:
+                    raise ValueError(f"Expected a complete checkpoint in {self.args.output_dir}, found none.")
+            elif faults := checkpoint_faults(resume_from_checkpoint):
+                raise ValueError(
+                    f"Can't resume from {resume_from_checkpoint}: missing or cut off: {', '.join(faults)}."
+                )
+        return super().train(resume_from_checkpoint, *args, **kwargs)
+
+    @property
+    def _is_sharded(self) -> bool:
+        """Whether DeepSpeed or FSDP writes and reads the checkpoints."""
+        return self.is_deepspeed_enabled or self.is_fsdp_enabled
+
+    def _run_epoch(self, *args, **kwargs) -> None:
+        stoppers = [c for c in self.callback_handler.callbacks if isinstance(c, EarlyStoppingCallback)]
+        if any(c.early_stopping_patience_counter >= c.early_stopping_patience for c in stoppers):
+            # A run resumed after early stopping, which Trainer would train on.
+            self.control.should_training_stop = True
+        else:
+            super()._run_epoch(*args, **kwargs)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Return the combined loss (Eq. 18), a mean over posts, and note its parts for the log."""
         outputs = model(**inputs)
         if model.training:
-            for name in LOSS_PARTS:
-                self._part_sums[name] = self._part_sums.get(name, 0) + outputs[name].detach()
+            parts = torch.stack([outputs[name].detach().float() for name in LOSS_PARTS])
+            self._part_sums = self._part_sums + parts
             self._part_count += 1
+            step = parts.new_full((1,), self.state.global_step + 1)
+            latest = torch.cat([step, outputs.loss.detach().float()[None], parts])
+            # The first loss that is not finite stays, on the device: reading it at each step would wait for the GPU.
+            noted = latest if self._latest_loss is None else self._latest_loss
+            self._latest_loss = torch.where(noted.isfinite().all(), latest, noted)
         return (outputs.loss, outputs) if return_outputs else outputs.loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log, with the loss, the means of its parts since the last time."""
         if "loss" in logs and self._part_count:
-            logs.update({name: (total / self._part_count).item() for name, total in self._part_sums.items()})
-            self._part_sums, self._part_count = {}, 0
+            logs.update(zip(LOSS_PARTS, (self._part_sums / self._part_count).tolist(), strict=True))
+            self._part_sums, self._part_count = 0, 0
         super().log(logs, start_time)
+
+    def _maybe_log_save_evaluate(self, *args, **kwargs) -> None:
+        if self.control.should_log or self.control.should_evaluate or self.control.should_save:
+            self._check_losses()
+        super()._maybe_log_save_evaluate(*args, **kwargs)
+
+    def _check_losses(self) -> None:
+        """Stop if a loss since the start was not finite."""
+        step, *losses = [0.0] if self._latest_loss is None else self._latest_loss.tolist()
+        if not all(map(math.isfinite, losses)):
+            named = ", ".join(f"{name} {loss:g}" for name, loss in zip(("loss", *LOSS_PARTS), losses, strict=True))
+            raise FloatingPointError(
+                f"The loss of step {step:.0f} is not finite ({named}), so training stopped. {self._last_good()} "
+                "Resuming would come to the same step: start from that checkpoint as a saved model (`--model`) with a "
+                "lower `learning_rate` and another `output_dir`, with `bf16` if it was `fp16`."
+            )
+
+    def _last_good(self) -> str:
+        last = last_complete_checkpoint(self.args.output_dir)
+        return "No complete checkpoint was saved." if last is None else f"The last complete checkpoint is {last}."
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Save the model with its processor and code, unless its weights are not finite.
+
+        Args:
+            output_dir (`str`, *optional*): Folder, by default that of the training arguments.
+
+        Raises:
+            FloatingPointError: if a loss or a weight is not finite.
+            OSError: if the folder can't be written to.
+        """
+        self._check_losses()
+        if bad := [] if self._is_sharded else _not_finite(self.model):
+            raise FloatingPointError(
+                f"{len(bad)} weights are not finite, {bad[0]} first, so the model was not saved. {self._last_good()}"
+            )
+        if _internal_call:
+            super().save_model(output_dir, _internal_call)
+        else:
+            with self._explained(output_dir or self.args.output_dir):
+                super().save_model(output_dir)
+
+    def _save_checkpoint(self, model, trial) -> None:
+        folder = Path(self._get_output_dir(trial)) / f"checkpoint-{self.state.global_step}"
+        if self.args.should_save:
+            # An earlier run's checkpoint, half overwritten, would look complete.
+            shutil.rmtree(folder, ignore_errors=True)
+        self.accelerator.wait_for_everyone()
+        with self._explained(folder):
+            super()._save_checkpoint(model, trial)
+
+    @contextmanager
+    def _explained(self, folder: str | Path) -> Iterator[None]:
+        """Turn what PyTorch, safetensors or the system say of a failed write into an error that helps."""
+        try:
+            yield
+        except (OSError, RuntimeError, SafetensorError) as error:
+            free = shutil.disk_usage(self.args.output_dir).free / 1e9
+            raise OSError(
+                f"Saving {folder} failed, with {free:.1f} GB free: {error}. {self._last_good()} Make room or mend the "
+                "folder, then go on with `--resume_from_checkpoint true`."
+            ) from error
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
         """Evaluate one batch; keep decoded tags and never the logits or hidden states."""
@@ -97,13 +229,13 @@ class SMCLTrainer(Trainer):
         return optimizer
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model=None) -> None:
-        if self.is_deepspeed_enabled or self.is_fsdp_enabled:
+        if self._is_sharded:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
         else:
             self._restore(resume_from_checkpoint)
 
     def _load_best_model(self) -> None:
-        if self.is_deepspeed_enabled or self.is_fsdp_enabled:
+        if self._is_sharded:
             super()._load_best_model()
         else:
             self._restore(self.state.best_model_checkpoint)
@@ -119,6 +251,74 @@ class SMCLTrainer(Trainer):
         if info["missing_keys"]:
             raise ValueError(f"The checkpoint {folder} lacks the weights {sorted(info['missing_keys'])}.")
         model.load_state_dict(saved.state_dict(), strict=True)
+
+
+def _not_finite(model: torch.nn.Module) -> list[str]:
+    """Name the parameters with NaN or infinity, waiting for the GPU only once."""
+    names, weights = zip(*model.named_parameters(), strict=True)
+    finite = torch.stack([weight.isfinite().all().to(weights[0].device) for weight in weights]).tolist()
+    return [name for name, is_finite in zip(names, finite, strict=True) if not is_finite]
+
+
+def checkpoint_faults(folder: str | Path) -> list[str]:
+    """Name what keeps a checkpoint from being resumed.
+
+    Trainer writes a checkpoint in its final place, file by file, and removes old ones file by file: where a run was
+    killed, a folder may lack files, or hold one that is cut off.
+
+    Args:
+        folder (`str` or `Path`): The checkpoint.
+
+    Returns:
+        `list[str]`: its missing and cut files; none if it is complete.
+    """
+    folder = Path(folder)
+    index = folder / SAFE_WEIGHTS_INDEX_NAME
+    weights = json.loads(index.read_text())["weight_map"].values() if _is_whole(index) else [SAFE_WEIGHTS_NAME]
+    random_states = [path.name for path in folder.glob("rng_state_*.pth")] or ["rng_state.pth"]
+    states = ["config.json", "trainer_state.json", "optimizer.pt", "scheduler.pt", *random_states]
+    return [name for name in (*sorted(set(weights)), *states) if not _is_whole(folder / name)]
+
+
+def _is_whole(path: Path) -> bool:
+    """Tell whether a file is there to its end, without reading tensors."""
+    try:
+        if path.suffix == ".json":
+            json.loads(path.read_text(encoding="utf-8"))
+        elif path.suffix == ".safetensors":
+            with safe_open(path, "pt"):
+                pass
+        else:
+            # `torch.save` writes a zip file, whose directory stands at its end.
+            return zipfile.is_zipfile(path)
+    except (OSError, ValueError, SafetensorError):
+        return False
+    return True
+
+
+def last_complete_checkpoint(output_dir: str | Path) -> str | None:
+    """Find the checkpoint to resume from; warn of incomplete ones that had to be skipped.
+
+    Args:
+        output_dir (`str` or `Path`): Output folder of a training run.
+
+    Returns:
+        `str`, *optional*: the complete checkpoint of the most steps.
+    """
+    found = [path for path in Path(output_dir).glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
+    last, skipped = None, []
+    for folder in sorted(found, key=lambda path: int(path.name.rpartition("-")[2]), reverse=True):
+        faults = checkpoint_faults(folder)
+        if not faults:
+            last = str(folder)
+            break
+        skipped.append(f"{folder.name} ({', '.join(faults)})")
+    if skipped:
+        logger.warning(
+            f"Skipped {len(skipped)} incomplete checkpoints of {output_dir}, here with what is missing or cut off: "
+            f"{'; '.join(skipped)}."
+        )
+    return last
 
 
 class SMCLDataCollator:
@@ -297,6 +497,8 @@ __all__ = [
     "SMCLTrainer",
     "SMCLTrainingArguments",
     "build_compute_metrics",
+    "checkpoint_faults",
     "entity_metrics",
+    "last_complete_checkpoint",
     "word_tags",
 ]
