@@ -107,8 +107,7 @@ def guided_attention_forward(
     """Attend to [images; text] jointly (Eq. 4); an attention function for transformers' `AttentionInterface`.
 
     Args:
-        module (`nn.Module`): The text encoder's attention layer; its `layer_idx` selects the image keys. See
-            `guide_attention` for what else it carries.
+        module (`nn.Module`): The text encoder's attention layer, prepared by `guide_attention`.
         query (`torch.Tensor` of shape `(batch_size, num_heads, num_tokens, head_size)`): Q.
         key (`torch.Tensor` of shape `(batch_size, num_heads, num_tokens, head_size)`): K.
         value (`torch.Tensor` of shape `(batch_size, num_heads, num_tokens, head_size)`): V.

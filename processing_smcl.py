@@ -138,22 +138,11 @@ class SMCLProcessor(ProcessorMixin):
         text_kwargs, images_kwargs = self._split_kwargs(kwargs)
         return_tensors = text_kwargs.pop("return_tensors")
         return_word_offsets = text_kwargs.pop("return_word_offsets", False)
-        if (words is None) == (text is None):
-            raise ValueError("Expected exactly one of `words` and `text`.")
         if return_tensors not in ("pt", "np"):
             raise ValueError(f"`return_tensors` must be 'pt' or 'np', got {return_tensors!r}.")
         if isinstance(text, str) or (words and isinstance(words[0], str)):
             words, text, images, labels = (None if x is None else [x] for x in (words, text, images, labels))
-        word_offsets = None
-        if text is not None:
-            if not isinstance(text, list | tuple):
-                raise ValueError(f"`text` must be a string or a list of strings, got {type(text).__name__}.")
-            _check_words([[post] for post in text])
-            splits = [self.split_words(post) for post in text]
-            words, word_offsets = [split[0] for split in splits], [split[1] for split in splits]
-        if not words:
-            raise ValueError("Expected at least one post, got an empty batch.")
-        _check_words(words)
+        words, word_offsets = self._to_words(words, text)
         encoding, positions = self._tokenize(words, **text_kwargs)
         if len(set(map(len, encoding["input_ids"]))) > 1:
             raise ValueError("The posts have different numbers of tokens: expected `padding=True`, got no padding.")
@@ -169,6 +158,24 @@ class SMCLProcessor(ProcessorMixin):
         if return_word_offsets:
             data["word_offsets"] = word_offsets
         return BatchFeature(data)
+
+    def _to_words(
+        self, words: list[list[str]] | None, text: list[str] | None
+    ) -> tuple[list[list[str]], list[list[tuple[int, int]]] | None]:
+        """Check the texts of a batch; return words, and their offsets if raw texts were given."""
+        if (words is None) == (text is None):
+            raise ValueError("Expected exactly one of `words` and `text`.")
+        word_offsets = None
+        if text is not None:
+            if not isinstance(text, list | tuple):
+                raise ValueError(f"`text` must be a string or a list of strings, got {type(text).__name__}.")
+            _check_words([[post] for post in text])
+            splits = [self.split_words(post) for post in text]
+            words, word_offsets = [split[0] for split in splits], [split[1] for split in splits]
+        if not words:
+            raise ValueError("Expected at least one post, got an empty batch.")
+        _check_words(words)
+        return words, word_offsets
 
     def split_words(self, text: str) -> tuple[list[str], list[tuple[int, int]]]:
         """Split a raw post into words by the tokenizer's own pre-tokenizer.
