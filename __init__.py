@@ -1,15 +1,18 @@
 """SMCL: multi-image multimodal named-entity recognition."""
 
 from transformers import AutoConfig, AutoModel, AutoModelForTokenClassification, AutoProcessor
+from transformers.pipelines import PIPELINE_REGISTRY
 
 from .configuration_smcl import SMCLConfig
 from .modeling_smcl import SMCLForTokenClassification, SMCLModel, SMCLModelOutput, SMCLOutput
+from .pipeline_smcl import TASK, MultiImageNERPipeline
 from .processing_smcl import SMCLProcessor
 
 AutoConfig.register("smcl", SMCLConfig)
 AutoModel.register(SMCLConfig, SMCLModel)
 AutoModelForTokenClassification.register(SMCLConfig, SMCLForTokenClassification)
 AutoProcessor.register(SMCLConfig, SMCLProcessor)
+PIPELINE_REGISTRY.register_pipeline(TASK, MultiImageNERPipeline, pt_model=AutoModelForTokenClassification)
 
 # So that saving copies the code, and a folder loads without this package.
 SMCLConfig.register_for_auto_class()
@@ -18,6 +21,7 @@ SMCLForTokenClassification.register_for_auto_class("AutoModelForTokenClassificat
 SMCLProcessor.register_for_auto_class("AutoProcessor")
 
 __all__ = [
+    "MultiImageNERPipeline",
     "SMCLConfig",
     "SMCLForTokenClassification",
     "SMCLModel",

@@ -1,5 +1,7 @@
 """Linear-chain CRF on pytorch-crf's parameters and loss, with batched decoding and marginals (Eq. 16-17)."""
 
+import itertools
+
 import torch
 
 # Inside `try`, because the loader of remote code would otherwise tell users to install "torchcrf", another package.
@@ -7,6 +9,10 @@ try:
     from torchcrf import CRF
 except ImportError as error:
     raise ImportError("SMCL needs the package pytorch-crf: run `pip install pytorch-crf`.") from error
+
+
+# Start, transition and end scores.
+CRFScores = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
 def bio_constraints(labels: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -40,6 +46,7 @@ class LinearChainCRF(CRF):
     def __init__(self, labels: list[str], constrain_bio: bool = True):
         super().__init__(len(labels), batch_first=True)
         self.labels = list(labels)
+        self.ids = {label: index for index, label in enumerate(labels)}
         self.constrain_bio = constrain_bio
         starts, transitions = self.constraints()
         self.register_buffer("legal_starts", starts, persistent=False)
@@ -108,37 +115,94 @@ class LinearChainCRF(CRF):
         return torch.cat(tags[::-1], dim=1).masked_fill(~mask, -100)
 
     @torch.no_grad()
-    def marginals(self, emissions: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    def marginals(self, emissions: torch.Tensor, mask: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:
         """Compute p(tag of word | emissions) by forward-backward.
 
         Args:
             emissions (`torch.Tensor` of shape `(batch_size, num_words, num_labels)`): Emission scores.
             mask (`torch.BoolTensor` of shape `(batch_size, num_words)`): `True` marks a word, words first.
+            temperature (`float`, *optional*, defaults to 1): Divides all scores.
 
         Returns:
             `torch.FloatTensor` of shape `(batch_size, num_words, num_labels)`, 0 where masked.
         """
-        starts, transitions, ends = self._scores()
-        emissions = _at_least_float32(emissions)
-        num_words = emissions.shape[1]
-        alphas = [starts + emissions[:, 0]]
-        for step in range(1, num_words):
+        scores = self._scores(temperature)
+        emissions = _at_least_float32(emissions) / temperature
+        alphas, betas = self._forward_scores(emissions, mask, scores), self._backward_scores(emissions, mask, scores)
+        return (alphas + betas).softmax(dim=-1) * mask[..., None]
+
+    @torch.no_grad()
+    def entity_posteriors(
+        self, emissions: torch.Tensor, entities: list[tuple[int, int, str]], temperature: float = 1.0
+    ) -> torch.Tensor:
+        """Compute the probability that a span of words is exactly one entity: all its tags and both its borders.
+
+        The paths summed over are those with `B-type` at the first word, `I-type` at all others of the span, and
+        anything but `I-type` at the word after it.
+
+        Args:
+            emissions (`torch.Tensor` of shape `(num_words, num_labels)`): Emission scores of one sequence.
+            entities (`list[tuple[int, int, str]]`): First word, last word and type of each entity.
+            temperature (`float`, *optional*, defaults to 1): Divides all scores.
+
+        Returns:
+            `torch.FloatTensor` of shape `(num_entities,)`: 0 for an entity that the labels can't spell.
+        """
+        scores = starts, transitions, ends = self._scores(temperature)
+        emissions = _at_least_float32(emissions)[None] / temperature
+        mask = torch.ones(emissions.shape[:2], dtype=torch.bool, device=emissions.device)
+        # shape: (num_words, num_labels)
+        alphas = self._forward_scores(emissions, mask, scores)[0]
+        betas = self._backward_scores(emissions, mask, scores)[0]
+        emissions = emissions[0]
+        total = (alphas[-1] + ends).logsumexp(dim=0) if len(alphas) else None
+        posteriors = emissions.new_zeros(len(entities))
+        for row, (first, last, name) in enumerate(entities):
+            tags = [self.ids.get(f"B-{name}")] + [self.ids.get(f"I-{name}")] * (last - first)
+            if None in tags:
+                continue
+            score = alphas[first, tags[0]]
+            for word, (previous, tag) in enumerate(itertools.pairwise(tags), start=first + 1):
+                score = score + transitions[previous, tag] + emissions[word, tag]
+            if last + 1 == len(alphas):
+                after = ends[tags[-1]]
+            else:
+                follows = transitions[tags[-1]] + emissions[last + 1] + betas[last + 1]
+                if f"I-{name}" in self.ids:
+                    follows[self.ids[f"I-{name}"]] = float("-inf")
+                after = follows.logsumexp(dim=0)
+            posteriors[row] = (score + after - total).exp()
+        return posteriors
+
+    def _forward_scores(self, emissions: torch.Tensor, mask: torch.Tensor, scores: CRFScores) -> torch.Tensor:
+        """Return `(batch_size, num_words, num_labels)`: log-sum of all paths up to each tag, its emission included."""
+        starts, transitions, _ = scores
+        alphas = [starts + emissions[:, 0]] if emissions.shape[1] else []
+        for step in range(1, emissions.shape[1]):
             # shape: (batch_size, num_labels)
             reached = torch.logsumexp(alphas[-1][:, :, None] + transitions, dim=1) + emissions[:, step]
             alphas.append(torch.where(mask[:, step, None], reached, alphas[-1]))
-        betas = [ends.expand_as(alphas[0])]
-        for step in range(num_words - 1, 0, -1):
+        return torch.stack(alphas, dim=1) if alphas else emissions
+
+    def _backward_scores(self, emissions: torch.Tensor, mask: torch.Tensor, scores: CRFScores) -> torch.Tensor:
+        """Return `(batch_size, num_words, num_labels)`: log-sum of all paths after each tag, its emission left out."""
+        _, transitions, ends = scores
+        betas = [ends.expand_as(emissions[:, 0])] if emissions.shape[1] else []
+        for step in range(emissions.shape[1] - 1, 0, -1):
             # shape: (batch_size, num_labels)
             left = torch.logsumexp(transitions + (emissions[:, step] + betas[-1])[:, None, :], dim=2)
             betas.append(torch.where(mask[:, step, None], left, betas[-1]))
-        scores = torch.stack(alphas, dim=1) + torch.stack(betas[::-1], dim=1)
-        return scores.softmax(dim=-1) * mask[..., None]
+        return torch.stack(betas[::-1], dim=1) if betas else emissions
 
-    def _scores(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Return start, transition and end scores, -inf where illegal."""
-        starts = _at_least_float32(self.start_transitions).masked_fill(~self.legal_starts, float("-inf"))
-        transitions = _at_least_float32(self.transitions).masked_fill(~self.legal_transitions, float("-inf"))
-        return starts, transitions, _at_least_float32(self.end_transitions)
+    def _scores(self, temperature: float = 1.0) -> CRFScores:
+        """Return start, transition and end scores over the temperature, -inf where illegal."""
+        starts, transitions, ends = (
+            _at_least_float32(scores) / temperature
+            for scores in (self.start_transitions, self.transitions, self.end_transitions)
+        )
+        illegal = float("-inf")
+        starts = starts.masked_fill(~self.legal_starts, illegal)
+        return starts, transitions.masked_fill(~self.legal_transitions, illegal), ends
 
 
 def _at_least_float32(scores: torch.Tensor) -> torch.Tensor:

@@ -159,6 +159,10 @@ class SMCLPreTrainedModel(PreTrainedModel):
 
     def save_pretrained(self, save_directory, **kwargs):
         """Save weights, configuration and code; see transformers' `PreTrainedModel.save_pretrained`."""
+        # The pipeline needs this model, so it is imported late; that it is named here makes its code travel along.
+        from .pipeline_smcl import CUSTOM_PIPELINES
+
+        self.config.custom_pipelines = CUSTOM_PIPELINES
         # `register_for_auto_class` keeps one auto class for each model class; AutoModel must load any SMCL folder.
         auto_map = getattr(self.config, "auto_map", None) or {}
         self.config.auto_map = {**auto_map, "AutoModel": "modeling_smcl.SMCLModel"}
@@ -576,7 +580,7 @@ class SMCLForTokenClassification(SMCLPreTrainedModel):
 
     @torch.no_grad()
     def marginals(self, logits: torch.Tensor, word_mask: torch.Tensor) -> torch.Tensor:
-        """Compute each word's tag probabilities under the CRF (forward-backward).
+        """Compute each word's tag probabilities under the CRF (forward-backward) at the configuration's temperature.
 
         Args:
             logits (`torch.FloatTensor` of shape `(batch_size, num_tokens, num_labels)`): Emission scores.
@@ -590,7 +594,7 @@ class SMCLForTokenClassification(SMCLPreTrainedModel):
         """
         _require(logits.isfinite(), NOT_FINITE)
         words, mask, positions = gather_words(logits, word_mask.bool())
-        probabilities = self.crf.marginals(words, mask)
+        probabilities = self.crf.marginals(words, mask, self.config.temperature)
         index = positions[..., None].expand_as(probabilities)
         return torch.zeros_like(probabilities).scatter(1, index, probabilities)
 

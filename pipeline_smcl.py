@@ -1,0 +1,418 @@
+"""The inference pipeline of SMCL: posts in, entities with confidences out."""
+
+import copy
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch.nn.utils.rnn import pad_sequence
+from transformers.pipelines.base import ChunkPipeline
+from transformers.utils import logging
+
+from .explanations_smcl import Explanation, explain_post
+from .images_smcl import ImageError, load_image
+
+logger = logging.get_logger(__name__)
+
+TASK = "multi-image-ner"
+# Under both names, so that asking for "token-classification" does not bring the stock pipeline, which sees no image.
+CUSTOM_PIPELINES = {
+    task: {"impl": "pipeline_smcl.MultiImageNERPipeline", "pt": ["AutoModelForTokenClassification"]}
+    for task in (TASK, "token-classification")
+}
+# Share of a window that repeats words of its neighbours on each side.
+CONTEXT = 4
+CHOICES = {
+    "on_bad_image": ("error", "skip"),
+    "on_extra_images": ("error", "first"),
+    "on_error": ("raise", "return"),
+}
+
+
+@dataclass
+class Post:
+    """What the pipeline knows of a post besides tensors.
+
+    Attributes:
+        text (`str`): The text; words that came as a list are joined by spaces.
+        words (`list[str]`): Its words.
+        offsets (`list[tuple[int, int]]`): First and last + 1 character of each word in `text`.
+        skipped_images (`list[str]`): For each image left out, why.
+        error (`str`, *optional*): Why the post can't be processed.
+    """
+
+    text: str = ""
+    words: list[str] = field(default_factory=list)
+    offsets: list[tuple[int, int]] = field(default_factory=list)
+    skipped_images: list[str] = field(default_factory=list)
+    error: str | None = None
+
+
+class MultiImageNERPipeline(ChunkPipeline):
+    """Find the named entities of posts with images.
+
+    Args:
+        model ([`SMCLForTokenClassification`]): The model.
+        processor ([`SMCLProcessor`]): Its processor.
+        **kwargs: Those of any pipeline (`device`, `batch_size`, ...) and of a call, as new defaults.
+
+    Raises:
+        ValueError: if the processor is missing or an argument has an unknown value.
+
+    Example:
+    ```python
+    >>> from transformers import pipeline
+
+    >>> ner = pipeline(model="demo/model", trust_remote_code=True)
+    >>> ner({"text": "i will never forget Verona", "images": ["building.png"]})
+    [{'entity_group': 'LOC', 'word': 'Verona', 'start': 20, 'end': 26, 'score': 0.998, 'words': (4, 4)}]
+    ```
+    """
+
+    _load_processor = True
+    _load_tokenizer = False
+    _load_image_processor = False
+    _load_feature_extractor = False
+    _load_video_processor = False
+
+    def __init__(self, model, processor=None, **kwargs):
+        if processor is None:
+            raise ValueError(
+                "`processor` must be the model's SMCLProcessor, got None: pass "
+                "`processor=AutoProcessor.from_pretrained(...)` along with a model that is already loaded."
+            )
+        super().__init__(model=model, processor=processor, **kwargs)
+        self.model.eval()
+        # One post at a time is decoded on the CPU, where steps this small are fastest.
+        self.crf = copy.deepcopy(model.crf).cpu()
+
+    def __call__(self, posts: dict | Iterable[dict], **kwargs) -> list | Iterator:
+        """Tag posts.
+
+        Args:
+            posts (`dict`, or an iterable of `dict`): A post, a list, or a generator or data set of posts, each
+                `{"text": ..., "images": [...]}`. The text is a string, split into words by the tokenizer's own
+                pre-tokenizer, or a list of words; however long, all of it is read. Images are paths, URLs, PIL images
+                or the bytes of image files, in post order; a post may have none.
+            batch_size (`int`, *optional*, defaults to 1): Posts (windows of long posts) that are computed at once.
+            threshold (`float`, *optional*, defaults to 0): Leave out entities of a lower score.
+            return_tags (`bool`, *optional*, defaults to `False`): Return for each post a `dict` of `entities`, `words`,
+                `tags` (the BIO2 tag of each word, whatever the threshold) and `skipped_images` (why each was left out).
+            on_bad_image (`str`, *optional*, defaults to `"error"`): With an image that can't be read: `"error"`, or
+                `"skip"` to warn and go on without it.
+            on_extra_images (`str`, *optional*, defaults to `"error"`): With more images than the model takes:
+                `"error"`, or `"first"` to use the first ones.
+            on_error (`str`, *optional*, defaults to `"raise"`): With a post that can't be processed: `"raise"`, or
+                `"return"` to give `{"error": message}` in its place.
+
+        Returns:
+            A list for a list, an iterator for a generator; for each post its entities in order:
+
+            - `entity_group` (`str`): The type.
+            - `word`, `start`, `end`: The text, and its first and last + 1 character: `text[start:end] == word`. Of a
+              list of words, the text is `" ".join(words)`.
+            - `score` (`float`): The probability under the CRF, at the configuration's temperature, that exactly these
+              words are an entity of this type.
+            - `words` (`tuple[int, int]`): First and last word.
+
+        Raises:
+            ValueError: if a post or an argument can't be used; names it.
+        """
+        if isinstance(posts, dict):
+            return super().__call__(posts, **kwargs)
+        if isinstance(posts, str) or not isinstance(posts, Iterable):
+            raise ValueError(
+                f"Expected a post {{'text': ..., 'images': [...]}} or an iterable of posts, got {type(posts).__name__}."
+            )
+        if isinstance(posts, list | tuple):
+            # transformers looks at the first element of a list without asking whether there is one.
+            return super().__call__(list(posts), **kwargs) if posts else []
+        return super().__call__((post for post in posts), **kwargs)
+
+    def _sanitize_parameters(self, threshold=None, return_tags=None, **kwargs) -> tuple[dict, dict, dict]:
+        for name, value in kwargs.items():
+            if name not in CHOICES:
+                raise ValueError(
+                    f"Got the argument {name!r}, which this pipeline does not take. It takes "
+                    f"{', '.join(('threshold', 'return_tags', *CHOICES))}."
+                )
+            if value not in CHOICES[name]:
+                raise ValueError(f"`{name}` must be one of {', '.join(map(repr, CHOICES[name]))}, got {value!r}.")
+        if threshold is not None and not 0 <= threshold <= 1:
+            raise ValueError(f"`threshold` must be a probability from 0 to 1, got {threshold!r}.")
+        postprocess = {"threshold": threshold, "return_tags": return_tags}
+        return kwargs, {}, {name: value for name, value in postprocess.items() if value is not None}
+
+    def preprocess(self, post: dict, on_error: str = "raise", **settings) -> Iterator[dict[str, Any]]:
+        """Turn a post into windows of tensors; see [`~MultiImageNERPipeline.__call__`]."""
+        try:
+            about, windows = self.read_post(post, **settings)
+        except ValueError as error:
+            if on_error == "raise":
+                raise
+            # An empty post takes the place in its batch.
+            about, windows = self.read_post({"text": []})
+            about.error = str(error)
+        for row, window in enumerate(windows):
+            yield {"window": {**window, "post": about}, "is_last": row == len(windows) - 1}
+
+    def read_post(
+        self, post: dict, on_bad_image: str = "error", on_extra_images: str = "error"
+    ) -> tuple[Post, list[dict[str, Any]]]:
+        """Check and read a post.
+
+        Args:
+            post (`dict`): A post, as in a call.
+            on_bad_image (`str`, *optional*, defaults to `"error"`): As in a call.
+            on_extra_images (`str`, *optional*, defaults to `"error"`): As in a call.
+
+        Returns:
+            What is known of the post, and its windows: each with `inputs` (the processor's tensors, a batch of one) and
+            `core`, the slice of its words that no other window answers for.
+
+        Raises:
+            ValueError: if the post can't be used; names it.
+        """
+        if not isinstance(post, dict) or "text" not in post or post.keys() - {"text", "images"}:
+            found = sorted(map(str, post)) if isinstance(post, dict) else type(post).__name__
+            raise ValueError(f"Expected a post with the keys 'text' and, if it has images, 'images', got {found}.")
+        try:
+            about = self._read_text(post["text"])
+            images = self.processor.limit_images([post.get("images")], on_extra_images)[0]
+            if on_bad_image == "skip":
+                images = _load_good_images(images, about)
+            windows = [
+                {"inputs": dict(self.processor(words=[about.words[start:stop]], images=[images])), "core": core}
+                for start, stop, core in self._split(about.words)
+            ]
+        except ValueError as error:
+            message = str(error).replace("Post 0 of the batch", f"The post {ascii(post['text'])[:60]}")
+            raise ValueError(message) from error
+        return about, windows
+
+    def _read_text(self, text: str | list[str]) -> Post:
+        """Return the words of a text with their places."""
+        if isinstance(text, str):
+            inputs = self.processor(text=[text], return_word_offsets=True, truncation=False)
+            offsets = [tuple(pair) for pair in inputs["word_offsets"][0]]
+            return Post(text, [text[start:end] for start, end in offsets], offsets)
+        if not isinstance(text, list | tuple) or not all(isinstance(word, str) for word in text):
+            raise ValueError(f"`text` must be a string or a list of words, got {ascii(text)[:80]}.")
+        ends = torch.tensor([len(word) + 1 for word in text]).cumsum(0).tolist()
+        offsets = [(end - 1 - len(word), end - 1) for word, end in zip(text, ends, strict=True)]
+        return Post(" ".join(text), list(text), offsets)
+
+    def _split(self, words: list[str]) -> list[tuple[int, int, slice]]:
+        """Split words into windows that fit the text encoder; see `split_into_windows`."""
+        tokenizer = self.processor.tokenizer
+        limit = tokenizer.model_max_length
+        if limit > 1_000_000:
+            return [(0, len(words), slice(None))]
+        encoding = tokenizer(
+            words, is_split_into_words=True, split_special_tokens=True, add_special_tokens=False, verbose=False
+        )
+        # A word without a token gets one from the processor.
+        counts = [0] * len(words)
+        for word in encoding.word_ids() if words else ():
+            counts[word] += 1
+        return split_into_windows([max(1, count) for count in counts], limit - tokenizer.num_special_tokens_to_add())
+
+    def collate(self, windows: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+        """Pad the inputs of windows, each a batch of one, to one batch.
+
+        Args:
+            windows (`list[dict]`): The processor's tensors of each window.
+
+        Returns:
+            `dict`: the model's inputs on its device, floats in its dtype.
+        """
+        tokenizer = self.processor.tokenizer
+        batch = {
+            name: pad_sequence(
+                [window[name][0] for window in windows],
+                batch_first=True,
+                padding_value=tokenizer.pad_token_id if name == "input_ids" else 0,
+                padding_side=tokenizer.padding_side,
+            )
+            for name in windows[0]
+            if name not in ("pixel_values", "image_mask")
+        }
+        for name in ("pixel_values", "image_mask"):
+            found = [window[name][0] for window in windows if name in window]
+            if found:
+                none = found[0].new_zeros(0, *found[0].shape[1:])
+                images = [window[name][0] if name in window else none for window in windows]
+                batch[name] = pad_sequence(images, batch_first=True)
+        batch = {name: tensor.to(self.model.device) for name, tensor in batch.items()}
+        return {name: x.to(self.model.dtype) if x.is_floating_point() else x for name, x in batch.items()}
+
+    def _forward(self, model_inputs: dict[str, Any]) -> dict[str, Any]:
+        """Score the words of one window, or of a list of windows."""
+        windows = model_inputs["window"]
+        is_batch = isinstance(windows, list)
+        windows = windows if is_batch else [windows]
+        batch = self.collate([window["inputs"] for window in windows])
+        logits, word_mask = self.model(**batch).logits.cpu(), batch["word_mask"].cpu()
+        scored = [
+            {"emissions": row[mask][window["core"]], "post": window["post"]}
+            for window, row, mask in zip(windows, logits, word_mask, strict=True)
+        ]
+        return {"window": scored if is_batch else scored[0], "is_last": model_inputs["is_last"]}
+
+    def postprocess(
+        self, windows: list[dict[str, Any]], threshold: float = 0.0, return_tags: bool = False
+    ) -> list[dict[str, Any]] | dict[str, Any]:
+        """Decode the words of a post; see [`~MultiImageNERPipeline.__call__`]."""
+        scored = [window["window"] for window in windows]
+        post, emissions = scored[0]["post"], torch.cat([window["emissions"] for window in scored])
+        if post.error is not None:
+            return {"error": post.error}
+        tags = self.decode(emissions)
+        entities = [entity for entity in self.entities(post, emissions, tags) if entity["score"] >= threshold]
+        if not return_tags:
+            return entities
+        return {"entities": entities, "words": post.words, "tags": tags, "skipped_images": post.skipped_images}
+
+    def decode(self, emissions: torch.Tensor) -> list[str]:
+        """Find the best tags of a post's words.
+
+        Args:
+            emissions (`torch.FloatTensor` of shape `(num_words, num_labels)`): Emission scores.
+
+        Returns:
+            `list[str]`: a BIO2 tag for each word.
+
+        Raises:
+            ValueError: if the scores are not finite.
+        """
+        if not emissions.isfinite().all():
+            raise ValueError("The model gives scores that are not finite: check the weights that were loaded.")
+        if not len(emissions):
+            return []
+        mask = torch.ones(1, len(emissions), dtype=torch.bool)
+        return [self.crf.labels[tag] for tag in self.crf.decode(emissions[None], mask)[0].tolist()]
+
+    def entities(self, post: Post, emissions: torch.Tensor, tags: list[str]) -> list[dict[str, Any]]:
+        """Describe the entities of a tagged post.
+
+        Args:
+            post (`Post`): The post.
+            emissions (`torch.FloatTensor` of shape `(num_words, num_labels)`): Emission scores.
+            tags (`list[str]`): A BIO2 tag for each word.
+
+        Returns:
+            `list[dict]`: as of a call, with `threshold` 0.
+        """
+        spans = find_entities(tags)
+        scores = self.posteriors(emissions, spans)
+        found = []
+        for (first, last, name), score in zip(spans, scores, strict=True):
+            start, end = post.offsets[first][0], post.offsets[last][1]
+            place = {"word": post.text[start:end], "start": start, "end": end}
+            found.append({"entity_group": name, **place, "score": score, "words": (first, last)})
+        return found
+
+    def posteriors(self, emissions: torch.Tensor, spans: list[tuple[int, int, str]]) -> list[float]:
+        """Compute the probabilities of entities, whatever the best tags are.
+
+        Args:
+            emissions (`torch.FloatTensor` of shape `(num_words, num_labels)`): Emission scores of a post.
+            spans (`list[tuple[int, int, str]]`): First word, last word and type of each entity.
+
+        Returns:
+            `list[float]`: as `score` of a call.
+        """
+        # In float64, for what is almost certain: 1 - score still has its digits.
+        return self.crf.entity_posteriors(emissions.double(), spans, self.model.config.temperature).tolist()
+
+    def explain(self, post: dict, patch_grid: int = 0, **settings) -> Explanation:
+        """Tell what each image did for each entity of a post.
+
+        Args:
+            post (`dict`): A post, as in a call.
+            patch_grid (`int`, *optional*, defaults to 0): With g > 0, also measure each of g x g patches of each image.
+            **settings: `on_bad_image` and `on_extra_images`, as in a call.
+
+        Returns:
+            [`Explanation`].
+
+        Raises:
+            ValueError: if the post can't be used.
+        """
+        return explain_post(self, post, patch_grid, **settings)
+
+    def save_pretrained(self, save_directory: str, **kwargs) -> None:
+        """Save model, processor and code into one folder that `pipeline(model=...)` loads.
+
+        Args:
+            save_directory (`str`): The folder.
+            **kwargs: Those of transformers' `save_pretrained`.
+        """
+        self.model.save_pretrained(save_directory, **kwargs)
+        self.processor.save_pretrained(save_directory, **kwargs)
+
+
+def _load_good_images(images: list[Any], post: Post) -> list[Any]:
+    """Read images, note those that can't be read in the post, and warn of them."""
+    good = []
+    for slot, image in enumerate(images):
+        try:
+            good.append(load_image(image))
+        except ImageError as error:
+            post.skipped_images.append(f"Image {slot}: {error}")
+    if post.skipped_images:
+        logger.warning(f"{len(post.skipped_images)} images were left out. {' '.join(post.skipped_images)}")
+    return good
+
+
+def split_into_windows(counts: list[int], limit: int) -> list[tuple[int, int, slice]]:
+    """Split words into overlapping windows, so that each word is read with words on both sides.
+
+    Args:
+        counts (`list[int]`): Number of tokens of each word.
+        limit (`int`): Most tokens in a window. A word that has more gets a window in which it comes last, and is cut.
+
+    Returns:
+        `list[tuple[int, int, slice]]`: first word and last word + 1 of each window, and within it the words that this
+        window answers for; these slices cover each word once, in order.
+    """
+    windows, first = [], 0
+    while not windows or first < len(counts):
+        start, room = first, limit // CONTEXT
+        while start > 0 and counts[start - 1] <= room:
+            start -= 1
+            room -= counts[start]
+        stop, room = start, limit
+        while stop < len(counts) and (counts[stop] <= room or stop <= first):
+            room -= counts[stop]
+            stop += 1
+        # Words at the end are left to the next window, which sees what follows them.
+        last, room = stop, limit // CONTEXT if stop < len(counts) else 0
+        while last - 1 > first and counts[last - 1] <= room:
+            last -= 1
+            room -= counts[last]
+        windows.append((start, stop, slice(first - start, last - start)))
+        first = last
+    return windows
+
+
+def find_entities(tags: list[str]) -> list[tuple[int, int, str]]:
+    """Find the entities that BIO2 tags spell; `I-` tags without their `B-` spell none.
+
+    Args:
+        tags (`list[str]`): A tag for each word.
+
+    Returns:
+        `list[tuple[int, int, str]]`: first word, last word and type of each.
+    """
+    found: list[tuple[int, int, str]] = []
+    for word, tag in enumerate(tags):
+        if tag.startswith("B-"):
+            found.append((word, word, tag[2:]))
+        elif tag.startswith("I-") and found and found[-1][1:] == (word - 1, tag[2:]):
+            found[-1] = (found[-1][0], word, tag[2:])
+    return found
+
+
+__all__ = ["CUSTOM_PIPELINES", "TASK", "MultiImageNERPipeline", "find_entities", "split_into_windows"]
