@@ -12,6 +12,7 @@ from transformers.utils import logging
 
 from .explanations_smcl import Explanation, explain_post
 from .images_smcl import ImageError, load_image
+from .processing_smcl import check_words
 
 logger = logging.get_logger(__name__)
 
@@ -21,8 +22,8 @@ CUSTOM_PIPELINES = {
     task: {"impl": "pipeline_smcl.MultiImageNERPipeline", "pt": ["AutoModelForTokenClassification"]}
     for task in (TASK, "token-classification")
 }
-# Share of a window that repeats words of its neighbours on each side.
-CONTEXT = 4
+# Share of a window, on each side, that repeats tokens of its neighbour.
+CONTEXT = 0.25
 CHOICES = {
     "on_bad_image": ("error", "skip"),
     "on_extra_images": ("error", "first"),
@@ -194,11 +195,10 @@ class MultiImageNERPipeline(ChunkPipeline):
     def _read_text(self, text: str | list[str]) -> Post:
         """Return the words of a text with their places."""
         if isinstance(text, str):
-            inputs = self.processor(text=[text], return_word_offsets=True, truncation=False)
-            offsets = [tuple(pair) for pair in inputs["word_offsets"][0]]
-            return Post(text, [text[start:end] for start, end in offsets], offsets)
-        if not isinstance(text, list | tuple) or not all(isinstance(word, str) for word in text):
+            return Post(text, *self.processor.split_words(text))
+        if not isinstance(text, list | tuple):
             raise ValueError(f"`text` must be a string or a list of words, got {ascii(text)[:80]}.")
+        check_words([text])
         ends = torch.tensor([len(word) + 1 for word in text]).cumsum(0).tolist()
         offsets = [(end - 1 - len(word), end - 1) for word, end in zip(text, ends, strict=True)]
         return Post(" ".join(text), list(text), offsets)
@@ -379,7 +379,7 @@ def split_into_windows(counts: list[int], limit: int) -> list[tuple[int, int, sl
     """
     windows, first = [], 0
     while not windows or first < len(counts):
-        start, room = first, limit // CONTEXT
+        start, room = first, int(limit * CONTEXT)
         while start > 0 and counts[start - 1] <= room:
             start -= 1
             room -= counts[start]
@@ -388,7 +388,7 @@ def split_into_windows(counts: list[int], limit: int) -> list[tuple[int, int, sl
             room -= counts[stop]
             stop += 1
         # Words at the end are left to the next window, which sees what follows them.
-        last, room = stop, limit // CONTEXT if stop < len(counts) else 0
+        last, room = stop, int(limit * CONTEXT) if stop < len(counts) else 0
         while last - 1 > first and counts[last - 1] <= room:
             last -= 1
             room -= counts[last]

@@ -169,12 +169,12 @@ class SMCLProcessor(ProcessorMixin):
         if text is not None:
             if not isinstance(text, list | tuple):
                 raise ValueError(f"`text` must be a string or a list of strings, got {type(text).__name__}.")
-            _check_words([[post] for post in text])
+            check_words([[post] for post in text])
             splits = [self.split_words(post) for post in text]
             words, word_offsets = [split[0] for split in splits], [split[1] for split in splits]
         if not words:
             raise ValueError("Expected at least one post, got an empty batch.")
-        _check_words(words)
+        check_words(words)
         return words, word_offsets
 
     def split_words(self, text: str) -> tuple[list[str], list[tuple[int, int]]]:
@@ -187,8 +187,9 @@ class SMCLProcessor(ProcessorMixin):
             The words and their `(start, end)` character offsets, so that `text[start:end]` is the word.
 
         Raises:
-            ValueError: if the tokenizer has no pre-tokenizer.
+            ValueError: if the tokenizer has no pre-tokenizer, or the text is no valid unicode.
         """
+        check_words([[text]])
         pre_tokenizer = self.tokenizer.backend_tokenizer.pre_tokenizer
         if pre_tokenizer is None:
             raise ValueError("This tokenizer has no pre-tokenizer to split `text`: pass `words` instead.")
@@ -363,8 +364,15 @@ def _first_positions(word_ids: list[int | None]) -> dict[int, int]:
     return positions
 
 
-def _check_words(posts: list[list[str]]) -> None:
-    """Refuse words that no tokenizer takes; names the post."""
+def check_words(posts: list[list[str]]) -> None:
+    """Refuse words that no tokenizer takes.
+
+    Args:
+        posts (`list[list[str]]`): Words of each post.
+
+    Raises:
+        ValueError: if a post is no list, or a word no string of valid unicode; names the post.
+    """
     for row, post in enumerate(posts):
         if not isinstance(post, list | tuple):
             raise ValueError(
@@ -403,4 +411,4 @@ def _check_tags(tags: list[int], row: int) -> list[int]:
     return numbers
 
 
-__all__ = ["SMCLProcessor", "SMCLProcessorKwargs"]
+__all__ = ["SMCLProcessor", "SMCLProcessorKwargs", "check_words"]

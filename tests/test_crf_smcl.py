@@ -70,6 +70,40 @@ def test_marginals_equal_sums_over_all_paths(constrain_bio):
         assert (marginals[row, length:] == 0).all()
 
 
+@pytest.mark.parametrize("temperature", [1.0, 2.5])
+@pytest.mark.parametrize("constrain_bio", [True, False])
+def test_entity_posteriors_equal_sums_over_all_paths_with_exactly_that_entity(constrain_bio, temperature):
+    crf = make_crf(constrain_bio=constrain_bio)
+    emissions = make_emissions()[0][0]
+    paths = all_paths(crf, emissions)
+    probabilities = (torch.tensor(list(paths.values())) / temperature).softmax(dim=0).tolist()
+    spans = [(a, b, name) for a in range(4) for b in range(a, 4) for name in ("PER", "LOC")]
+    expected = dict.fromkeys(spans, 0.0)
+    for tags, probability in zip(paths, probabilities, strict=True):
+        for first, last, name in spans:
+            inside = [LABELS[tag] for tag in tags[first : last + 1]] == [f"B-{name}"] + [f"I-{name}"] * (last - first)
+            if inside and (last == 3 or LABELS[tags[last + 1]] != f"I-{name}"):
+                expected[first, last, name] += probability
+    posteriors = crf.entity_posteriors(emissions, spans, temperature)
+    torch.testing.assert_close(posteriors, torch.tensor(list(expected.values())))
+    assert posteriors.min() > 1e-6
+
+
+def test_entities_that_the_labels_cannot_spell_have_no_probability():
+    crf = make_crf(["O", "B-PER", "B-LOC"])
+    posteriors = crf.entity_posteriors(torch.zeros(3, 3), [(0, 0, "PER"), (0, 1, "PER"), (0, 0, "ORG")])
+    assert posteriors[0] > 0 and posteriors[1:].tolist() == [0, 0]
+    assert crf.entity_posteriors(torch.zeros(0, 3), []).shape == (0,)
+
+
+def test_temperature_flattens_marginals():
+    crf = make_crf()
+    emissions, mask = make_emissions()
+    hot = crf.marginals(emissions, mask, temperature=1e6)
+    counts = [sum(path[0] == tag for path in all_paths(make_crf(), emissions[0])) for tag in range(len(LABELS))]
+    torch.testing.assert_close(hot[0, 0], torch.tensor(counts) / sum(counts), atol=1e-4, rtol=0)
+
+
 def test_likelihood_equals_normalised_path_score_and_trains_every_parameter():
     crf = make_crf()
     emissions, mask = make_emissions()

@@ -1,3 +1,4 @@
+import json
 import os
 import subprocess
 import sys
@@ -5,14 +6,17 @@ import sys
 import torch
 from factories import make_model
 
+from smcl import MultiImageNERPipeline
+
 PROGRAM = """
+import json
 import sys
 
 # What a machine without the package looks like, wherever this Python finds its modules.
 sys.modules["smcl"] = None
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModel, AutoModelForTokenClassification, AutoProcessor
+from transformers import AutoModel, AutoModelForTokenClassification, AutoProcessor, pipeline
 
 folder, out = sys.argv[1:]
 # Sums in another number of threads round differently.
@@ -26,16 +30,26 @@ inputs = load_file(folder + "/inputs")
 tags = model.decode(model(**inputs).logits, inputs["word_mask"])
 words = processor(words=[["joey", "and", "niko"]])
 save_file({"logits": model(**inputs).logits, "tags": tags, "input_ids": words["input_ids"]}, out)
+tasks = (None, "multi-image-ner", "token-classification")
+pipes = [pipeline(task, model=folder, trust_remote_code=True) for task in tasks]
+for pipe in pipes:
+    assert type(pipe).__module__.startswith("transformers_modules."), type(pipe)
+    print("pipeline:", json.dumps(pipe({"text": "joey and niko"}, return_tags=True)["tags"]))
+assert len(str(pipes[0].model.config)) > 1000
+pipes[0].save_pretrained(folder + "/piped")
 model.save_pretrained(folder + "/again")
 processor.save_pretrained(folder + "/again")
 """
 
 
-def run_without_package(folder, out, cache) -> None:
+def run_without_package(folder, out, cache) -> list[list[str]]:
+    """Load a folder where the package is not; return what the pipelines tagged."""
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(cache)}
     command = [sys.executable, "-c", PROGRAM, str(folder), str(out)]
     result = subprocess.run(command, cwd=cache, env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr[-3000:]
+    lines = result.stdout.splitlines()
+    return [json.loads(line.removeprefix("pipeline:")) for line in lines if line.startswith("pipeline:")]
 
 
 def test_saved_folder_gives_the_same_logits_bit_for_bit_without_the_package(tmp_path, processor):
@@ -48,13 +62,15 @@ def test_saved_folder_gives_the_same_logits_bit_for_bit_without_the_package(tmp_
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     save_file(inputs, folder / "inputs")
-    run_without_package(folder, tmp_path / "out", cache)
+    tags = run_without_package(folder, tmp_path / "out", cache)
+    assert tags == [MultiImageNERPipeline(model, processor)({"text": "joey and niko"}, return_tags=True)["tags"]] * 3
     outputs = load_file(tmp_path / "out")
     logits = model(**inputs).logits
     assert torch.equal(outputs["logits"], logits)
     assert torch.equal(outputs["tags"], model.decode(logits, inputs["word_mask"]))
     assert torch.equal(outputs["input_ids"], processor(words=[["joey", "and", "niko"]])["input_ids"])
     # What was loaded as remote code can be saved and loaded so again.
-    save_file(inputs, folder / "again" / "inputs")
-    run_without_package(folder / "again", tmp_path / "out_again", cache)
-    assert torch.equal(load_file(tmp_path / "out_again")["logits"], logits)
+    for again in ("again", "piped"):
+        save_file(inputs, folder / again / "inputs")
+        assert run_without_package(folder / again, tmp_path / again, cache) == tags
+        assert torch.equal(load_file(tmp_path / again)["logits"], logits)

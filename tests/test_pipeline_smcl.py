@@ -1,0 +1,333 @@
+import itertools
+import json
+
+import pytest
+import torch
+from datasets import Dataset, load_dataset
+from factories import LABELS, make_model
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from seqeval.scheme import IOB2, Entities
+from transformers import pipeline
+
+from smcl import MultiImageNERPipeline, SMCLForTokenClassification
+from smcl.dataset_scripts.icons import convert
+from smcl.pipeline_smcl import find_entities, logger, split_into_windows
+from smcl.run_ner_multiimage import main
+
+quick = settings(derandomize=True, deadline=None, max_examples=60, database=None)
+
+
+def make_pipeline(processor) -> MultiImageNERPipeline:
+    """A tiny random model that finds entities in most posts."""
+    model = make_model()
+    with torch.no_grad():
+        model.classifier.weight.mul_(8)
+        model.classifier.bias[0] = -6
+        model.classifier.bias[2::2] = -4
+    return MultiImageNERPipeline(model, processor)
+
+
+@pytest.fixture(scope="module")
+def pipe(processor) -> MultiImageNERPipeline:
+    return make_pipeline(processor)
+
+
+@pytest.fixture(scope="module")
+def photos() -> list[Image.Image]:
+    torch.manual_seed(0)
+    return [Image.effect_noise((20, 30), 60).convert("RGB") for _ in range(4)]
+
+
+@pytest.fixture(scope="module")
+def posts(photos) -> list[dict]:
+    """Posts of different lengths and numbers of images."""
+    texts = ["joey and niko rest", "the", "", "a bc def ghij klmno and the", "niko"]
+    return [{"text": text, "images": photos[:count]} for text, count in zip(texts, (2, 0, 1, 4, 3), strict=True)]
+
+
+# What comes out
+
+
+def test_entities_are_those_of_the_models_own_decoding(pipe, processor, posts):
+    for post in posts:
+        inputs = processor(text=[post["text"]], images=[post["images"]])
+        logits = pipe.model(**inputs).logits
+        tags = pipe.model.decode(logits, inputs["word_mask"])[inputs["word_mask"]].tolist()
+        result = pipe(post, return_tags=True)
+        assert result["tags"] == [LABELS[tag] for tag in tags]
+        found = [(*entity["words"], entity["entity_group"]) for entity in result["entities"]]
+        assert found == find_entities(result["tags"])
+    assert sum(len(pipe(post)) for post in posts) > 3
+
+
+def test_pipeline_equals_the_trainers_predictions_in_batches_of_any_size(pipe, tmp_path):
+    convert(tmp_path / "data", train=2, validation=2, test=40)
+    pipe.save_pretrained(str(tmp_path / "model"))
+    arguments = ["--model", str(tmp_path / "model"), "--dataset", str(tmp_path / "data"), "--use_cpu"]
+    main([*arguments, "--do_predict", "--output_dir", str(tmp_path / "out"), "--disable_tqdm", "true"])
+    expected = [json.loads(line) for line in (tmp_path / "out" / "predictions.jsonl").open(encoding="utf-8")]
+    dataset = load_dataset(str(tmp_path / "data"), split="test")
+    posts = [{"text": post["tokens"], "images": post["images"]} for post in dataset]
+    for batch_size in (1, 16):
+        tags = [result["tags"] for result in pipe(posts, return_tags=True, batch_size=batch_size)]
+        assert tags == [post["predicted"] for post in expected]
+    assert len({tag for row in tags for tag in row}) > 2
+
+
+def test_batches_change_nothing(pipe, posts):
+    alone = [pipe(post) for post in posts]
+    for batch_size in (2, 5):
+        together = pipe(posts, batch_size=batch_size)
+        for first, second in zip(alone, together, strict=True):
+            scores = [[entity.pop("score") for entity in map(dict, found)] for found in (first, second)]
+            assert scores[1] == pytest.approx(scores[0], abs=1e-5)
+            assert [{**a, "score": 0} for a in first] == [{**b, "score": 0} for b in second]
+
+
+def test_scores_are_the_crfs_probabilities_of_exactly_that_entity(pipe, posts):
+    found = [entity for post in posts for entity in pipe(post)]
+    assert all(0 < entity["score"] <= 1 for entity in found)
+    post = posts[0]
+    about, [window] = pipe.read_post(post)
+    emissions = pipe._forward({"window": {**window, "post": about}, "is_last": True})["window"]["emissions"].double()
+    crf, totals, all_paths = pipe.crf, {}, 0.0
+    for tags in itertools.product(range(len(LABELS)), repeat=len(emissions)):
+        names = [LABELS[tag] for tag in tags]
+        if any(b[0] == "I" and a[2:] != b[2:] for a, b in itertools.pairwise(["O", *names])):
+            continue
+        score = crf.start_transitions[tags[0]] + crf.end_transitions[tags[-1]]
+        score = score + sum(emissions[word, tag] for word, tag in enumerate(tags))
+        weight = (score + sum(crf.transitions[a, b] for a, b in itertools.pairwise(tags))).exp().item()
+        all_paths += weight
+        for span in find_entities(names):
+            totals[span] = totals.get(span, 0.0) + weight
+    entities = pipe(post)
+    expected = [totals[(*entity["words"], entity["entity_group"])] / all_paths for entity in entities]
+    assert [entity["score"] for entity in entities] == pytest.approx(expected, abs=1e-6)
+    assert expected
+
+
+def test_temperature_changes_scores_and_no_tag(pipe, posts):
+    before = pipe(posts[3], return_tags=True)
+    pipe.model.config.temperature = 4.0
+    after = pipe(posts[3], return_tags=True)
+    pipe.model.config.temperature = 1.0
+    assert after["tags"] == before["tags"]
+    assert all(b["score"] < a["score"] for a, b in zip(before["entities"], after["entities"], strict=True))
+
+
+@quick
+@given(text=st.text(st.one_of(st.characters(codec="utf-8"), st.sampled_from("ab  \n\u200d\u0301👩")), max_size=30))
+def test_offsets_slice_back_to_the_words_whatever_the_text(pipe, text):
+    result = pipe({"text": text}, return_tags=True)
+    assert len(result["tags"]) == len(result["words"])
+    for entity in result["entities"]:
+        first, last = entity["words"]
+        assert text[entity["start"] : entity["end"]] == entity["word"]
+        assert entity["word"].startswith(result["words"][first]) and entity["word"].endswith(result["words"][last])
+
+
+@quick
+@given(words=st.lists(st.text(st.characters(codec="utf-8"), max_size=4), max_size=8))
+def test_offsets_of_listed_words_slice_the_words_joined_by_spaces(pipe, words):
+    result = pipe({"text": words}, return_tags=True)
+    assert result["words"] == words and len(result["tags"]) == len(words)
+    for entity in result["entities"]:
+        first, last = entity["words"]
+        assert entity["word"] == " ".join(words[first : last + 1])
+        assert " ".join(words)[entity["start"] : entity["end"]] == entity["word"]
+
+
+@quick
+@given(tags=st.lists(st.sampled_from(LABELS), max_size=8))
+def test_entities_of_tags_are_those_of_strict_bio2(tags):
+    expected = [(entity.start, entity.end - 1, entity.tag) for entity in Entities([tags], IOB2).entities[0]]
+    assert find_entities(tags) == expected
+
+
+def test_threshold_leaves_out_entities_and_no_tag(pipe, posts):
+    post = {"text": "joey and niko rest " * 4, "images": posts[3]["images"]}
+    everything = pipe(post, return_tags=True)
+    scores = sorted(entity["score"] for entity in everything["entities"])
+    assert scores[0] < scores[-1]
+    result = pipe(post, threshold=scores[-1], return_tags=True)
+    assert [entity["score"] for entity in result["entities"]] == [scores[-1]]
+    assert result["tags"] == everything["tags"]
+    by_default = MultiImageNERPipeline(pipe.model, pipe.processor, threshold=scores[-1])
+    assert by_default(post) == result["entities"]
+
+
+# What may go in
+
+
+def test_lists_tuples_generators_and_data_sets_are_taken(pipe, posts):
+    expected = [pipe(post) for post in posts]
+    assert pipe(posts) == pipe(tuple(posts)) == expected
+    assert pipe([]) == list(pipe(iter([]))) == []
+    assert list(pipe(post for post in posts)) == list(pipe(map(dict, posts))) == expected
+    dataset = Dataset.from_list([{"text": post["text"]} for post in posts])
+    assert list(pipe(dataset)) == [pipe({"text": post["text"]}) for post in posts]
+
+
+def test_generators_are_read_as_results_are_asked_for(pipe):
+    taken = []
+    results = pipe(({"text": "niko"} for number in range(1000) if not taken.append(number)), batch_size=2)
+    next(iter(results))
+    assert len(taken) < 10
+
+
+def test_images_may_be_paths_bytes_and_pil(pipe, photos, tmp_path):
+    photos[0].save(tmp_path / "photo.png")
+    path, data = str(tmp_path / "photo.png"), (tmp_path / "photo.png").read_bytes()
+    results = [pipe({"text": "joey", "images": [image]}) for image in (photos[0], path, data)]
+    assert results[0] == results[1] == results[2]
+    assert pipe({"text": "joey", "images": photos[0]}) == results[0]
+
+
+@pytest.mark.parametrize(
+    ("post", "message"),
+    [
+        ("joey", r"Expected a post \{'text': ..., 'images': \[...\]\} or an iterable of posts, got str"),
+        (7, "or an iterable of posts, got int"),
+        ({"images": []}, r"Expected a post with the keys 'text' and, if it has images, 'images', got \['images'\]"),
+        ({"text": "joey", "image": []}, r"Expected a post .*got \['image', 'text'\]"),
+        (["joey"], "Expected a post .*, got str"),
+        ({"text": 3}, "`text` must be a string or a list of words, got 3"),
+        ({"text": ["joey", None]}, r"The post \['joey', None\]: expected words as strings, got None"),
+        ({"text": "\ud83d joey"}, r"The post '\\ud83d joey': .* holds half of a surrogate pair"),
+        ({"text": ["joey", "\ud83d"]}, r"The post \['joey', '\\ud83d'\]: .* holds half of a surrogate pair"),
+        ({"text": "joey", "images": ["nowhere.jpg"]}, "The post 'joey', image 0: 'nowhere.jpg' can't be used"),
+        ({"text": "joey", "images": [b""] * 5}, "The post 'joey' has 5 images, but `max_images` is 4"),
+    ],
+)
+def test_posts_that_cannot_be_used_are_named(pipe, post, message):
+    with pytest.raises(ValueError, match=message):
+        pipe(post)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"treshold": 0.5}, "Got the argument 'treshold'.* It takes threshold, return_tags, on_bad_image"),
+        ({"threshold": 50}, "`threshold` must be a probability from 0 to 1, got 50"),
+        ({"on_bad_image": "ignore"}, "`on_bad_image` must be one of 'error', 'skip', got 'ignore'"),
+        ({"on_extra_images": "last"}, "`on_extra_images` must be one of 'error', 'first', got 'last'"),
+    ],
+)
+def test_arguments_that_cannot_be_used_are_named(pipe, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        pipe({"text": "joey"}, **arguments)
+
+
+def test_a_model_without_its_processor_is_refused():
+    with pytest.raises(ValueError, match="`processor` must be the model's SMCLProcessor, got None"):
+        MultiImageNERPipeline(make_model())
+
+
+def test_bad_images_are_skipped_with_a_warning_where_that_is_asked_for(pipe, photos, monkeypatch):
+    messages = []
+    monkeypatch.setattr(logger, "warning", messages.append)
+    post = {"text": "joey and niko", "images": [photos[0], b"no image", photos[1], "nowhere.png"]}
+    result = pipe(post, on_bad_image="skip", return_tags=True)
+    assert result["entities"] == pipe({**post, "images": photos[:2]})
+    assert [text.split(":")[0] for text in result["skipped_images"]] == ["Image 1", "Image 3"]
+    assert len(messages) == 1 and messages[0].startswith("2 images were left out. Image 1: ")
+
+
+def test_extra_images_are_left_out_where_that_is_asked_for(pipe, photos):
+    post = {"text": "joey and niko", "images": [*photos, b"is not even opened"]}
+    assert pipe(post, on_extra_images="first") == pipe({**post, "images": photos})
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_errors_are_returned_in_place_where_that_is_asked_for(pipe, posts, batch_size):
+    mixed = [posts[0], {"text": 3}, posts[3], {"text": "joey", "images": [b""]}]
+    results = pipe(mixed, on_error="return", batch_size=batch_size)
+    assert [isinstance(result, list) for result in results] == [True, False, True, False]
+    assert len(results[0]) == len(pipe(posts[0])) and len(results[2]) == len(pipe(posts[3]))
+    assert results[1] == {"error": "`text` must be a string or a list of words, got 3."}
+    assert results[3]["error"].startswith("The post 'joey', image 0: the image of 0 bytes")
+
+
+def test_scores_that_are_not_finite_give_an_error(processor):
+    model = make_model()
+    torch.nn.init.constant_(model.classifier.bias, float("nan"))
+    with pytest.raises(ValueError, match="scores that are not finite"):
+        MultiImageNERPipeline(model, processor)({"text": "joey"})
+
+
+# Long texts
+
+
+@quick
+@given(counts=st.lists(st.integers(1, 12), max_size=60), limit=st.integers(4, 40))
+def test_windows_answer_for_each_word_once_and_fit(counts, limit):
+    answered = []
+    for start, stop, core in split_into_windows(counts, limit):
+        answered += range(start, stop)[core]
+        # Only a word that is too long by itself may stand out, at the end.
+        assert sum(counts[start:stop]) <= limit or sum(counts[start : stop - 1]) <= limit < counts[stop - 1]
+        assert 0 <= core.start <= core.stop <= stop - start
+    assert answered == list(range(len(counts)))
+
+
+@quick
+@given(length=st.integers(31, 200), limit=st.integers(16, 30))
+def test_words_at_window_borders_are_read_with_words_on_both_sides(length, limit):
+    windows = split_into_windows([1] * length, limit)
+    assert len(windows) > 1
+    for start, stop, core in windows:
+        assert core.start == (0 if start == 0 else int(limit * 0.25))
+        assert stop - start - core.stop == (0 if stop == length else int(limit * 0.25))
+
+
+def test_no_word_of_a_long_text_is_dropped(pipe, photos):
+    words = ["joey", "and", "niko", "a" * 200, "the"] * 40
+    result = pipe({"text": words, "images": photos[:2]}, return_tags=True)
+    assert result["words"] == words and len(result["tags"]) == 200
+    ends = {entity["words"][1] for entity in result["entities"]}
+    assert max(ends) > 150
+    text = pipe({"text": " ".join(words), "images": photos[:2]}, return_tags=True)
+    assert text["tags"] == result["tags"]
+
+
+def test_windows_of_long_texts_may_share_batches_with_other_posts(pipe, posts):
+    mixed = [posts[0], {"text": "joey and niko " * 40}, posts[3]]
+    assert [len(found) for found in pipe(mixed, batch_size=4)] == [len(pipe(post)) for post in mixed]
+
+
+def test_a_text_of_one_window_is_scored_without_a_cut(pipe, processor):
+    words = ["the"] * 62
+    inputs = processor(words=[words])
+    assert inputs["input_ids"].shape == (1, 64)
+    assert len(pipe.read_post({"text": words})[1]) == 1
+    assert len(pipe.read_post({"text": [*words, "the"]})[1]) == 2
+
+
+# Loading and saving
+
+
+def test_saved_pipeline_loads_again(pipe, posts, tmp_path):
+    pipe.save_pretrained(str(tmp_path))
+    again = pipeline(model=str(tmp_path), trust_remote_code=True)
+    assert again(posts) == pipe(posts)
+    assert again.task == "multi-image-ner"
+    again.save_pretrained(str(tmp_path / "again"))
+    assert pipeline("token-classification", model=str(tmp_path / "again"), trust_remote_code=True)(posts) == pipe(posts)
+
+
+def test_code_of_a_saved_pipeline_is_not_run_unasked(pipe, tmp_path):
+    pipe.save_pretrained(str(tmp_path))
+    for task in (None, "multi-image-ner", "token-classification"):
+        with pytest.raises(ValueError, match="trust_remote_code=True"):
+            pipeline(task, model=str(tmp_path))
+
+
+def test_task_name_takes_a_loaded_model_without_remote_code(processor, posts, tmp_path):
+    make_model().save_pretrained(tmp_path)
+    model = SMCLForTokenClassification.from_pretrained(tmp_path)
+    pipe = pipeline("multi-image-ner", model=model, processor=processor)
+    assert type(pipe) is MultiImageNERPipeline
+    assert pipe(posts) == MultiImageNERPipeline(make_model(), processor)(posts)
