@@ -4,10 +4,12 @@
     python run_ner_multiimage.py --dataset DATA --text_model TEXT --vision_model VISION \
         --output_dir OUT --do_train --do_eval --do_predict
     python run_ner_multiimage.py --dataset DATA --model OUT --output_dir PREDICTIONS --do_predict
+    python run_ner_multiimage.py --model OUT --do_predict --input posts.jsonl --output tagged.jsonl
     python run_ner_multiimage.py arguments.yaml
 
 `--help` lists all arguments, those of `transformers.TrainingArguments` among them. Writes `all_results.json`,
-`predictions.jsonl` and, after training, the model with its processor and code into the output folder.
+`predictions.jsonl` and, after training, the model with its processor and code into the output folder. With `--input`,
+posts without gold tags are tagged, and only `--output` is written.
 """
 
 import json
@@ -21,7 +23,9 @@ from datasets.exceptions import DatasetNotFoundError
 from transformers import EarlyStoppingCallback, HfArgumentParser, set_seed
 from transformers.utils import logging
 
-from smcl import SMCLForTokenClassification, SMCLProcessor
+from smcl import MultiImageNERPipeline, SMCLForTokenClassification, SMCLProcessor
+from smcl.calibration_smcl import calibrate
+from smcl.prediction_smcl import predict_file
 from smcl.training_smcl import (
     ImageFeatures,
     SMCLDataCollator,
@@ -46,6 +50,9 @@ class ModelArguments:
     vision_model: str | None = field(default=None, metadata={"help": "Image encoder of a new SMCL, likewise."})
     freeze_vision: bool = field(
         default=False, metadata={"help": "Leave the image encoder as it is and encode each image only once."}
+    )
+    calibrate: bool = field(
+        default=False, metadata={"help": "Fit the temperature of confidences on the validation split and save it."}
     )
 
 
@@ -79,11 +86,22 @@ class SwitchArguments:
 class DataArguments:
     """What to read."""
 
-    dataset: str = field(metadata={"help": "A folder written by a converter of smcl.dataset_scripts, or a Hub name."})
+    dataset: str | None = field(
+        default=None, metadata={"help": "A folder written by a converter of smcl.dataset_scripts, or a Hub name."}
+    )
     ignore_images: bool = field(default=False, metadata={"help": "Take all images away."})
     max_length: int | None = field(default=None, metadata={"help": "Most tokens of a post; default: the tokenizer's."})
     on_extra_images: str = field(
         default="error", metadata={"help": "With more than max_images images: 'error', or 'first' to keep the first."}
+    )
+    input: str | None = field(
+        default=None,
+        metadata={"help": "Posts to tag with --do_predict: .jsonl or .parquet file, folder of Parquet or Hub name."},
+    )
+    output: str | None = field(default=None, metadata={"help": "File for the tagged posts: .jsonl or .parquet."})
+    split: str | None = field(default=None, metadata={"help": "Split of --input; default: its only one, or 'test'."})
+    on_bad_image: str = field(
+        default="error", metadata={"help": "With an image of --input that can't be read: 'error', or 'skip' it."}
     )
 
 
@@ -212,17 +230,23 @@ def load_model(
         return model, SMCLProcessor.from_text_vision_pretrained(*names, max_images=model.config.max_images)
     if arguments.text_model is not None or arguments.vision_model is not None:
         raise ValueError("`--model` brings its own encoders: leave out `--text_model` and `--vision_model`.")
-    model, info = SMCLForTokenClassification.from_pretrained(arguments.model, output_loading_info=True, **switches)
-    misfits = sorted({*info["missing_keys"], *info["unexpected_keys"]})
-    if misfits:
-        raise ValueError(
-            f"The weights of {arguments.model} do not fit the switches {switches}: {', '.join(misfits[:5])} and "
-            f"{max(0, len(misfits) - 5)} more are missing or left over. Switches that change parts need a new model."
-        )
+    model = load_saved_model(arguments.model, switches)
     model_labels = [model.config.id2label[i] for i in range(model.config.num_labels)]
     if model_labels != labels:
         raise ValueError(f"The model {arguments.model} has the labels {model_labels}, but the data set has {labels}.")
     return model, SMCLProcessor.from_pretrained(arguments.model)
+
+
+def load_saved_model(name: str, switches: dict) -> SMCLForTokenClassification:
+    """Load a saved SMCL; a `ValueError` says so if its weights do not fit the switches."""
+    model, info = SMCLForTokenClassification.from_pretrained(name, output_loading_info=True, **switches)
+    misfits = sorted({*info["missing_keys"], *info["unexpected_keys"]})
+    if misfits:
+        raise ValueError(
+            f"The weights of {name} do not fit the switches {switches}: {', '.join(misfits[:5])} and "
+            f"{max(0, len(misfits) - 5)} more are missing or left over. Switches that change parts need a new model."
+        )
+    return model
 
 
 def build_trainer(
@@ -294,6 +318,41 @@ def predict(trainer: SMCLTrainer, posts: Dataset, labels: list[str], path: Path)
     return entity_metrics([record["gold"] for record in records], [record["predicted"] for record in records])
 
 
+def predict_input(
+    model_arguments: ModelArguments,
+    switches: SwitchArguments,
+    data_arguments: DataArguments,
+    arguments: SMCLTrainingArguments,
+) -> dict[str, int]:
+    """Tag the posts of `--input`, which need no gold tags; see `predict_file`.
+
+    Returns:
+        `dict`: numbers of `posts`, `errors` and `skipped_images`; empty in all processes but the first.
+
+    Raises:
+        ValueError: if the arguments do not fit together.
+    """
+    if not arguments.do_predict or arguments.do_train or arguments.do_eval or model_arguments.calibrate:
+        raise ValueError("`--input` goes with `--do_predict` alone: train, evaluate and calibrate in another run.")
+    if model_arguments.model is None or data_arguments.output is None:
+        raise ValueError("With `--input`, expected `--model` (a saved SMCL) and `--output` (.jsonl or .parquet).")
+    if data_arguments.dataset is not None or data_arguments.max_length is not None:
+        raise ValueError("With `--input`, leave out `--dataset`, and `--max_length`: long posts are read to their end.")
+    model = load_saved_model(model_arguments.model, switches.given())
+    processor = SMCLProcessor.from_pretrained(model_arguments.model)
+    return predict_file(
+        MultiImageNERPipeline(model, processor, device=arguments.device),
+        data_arguments.input,
+        data_arguments.output,
+        split=data_arguments.split,
+        batch_size=arguments.per_device_eval_batch_size,
+        disable_tqdm=bool(arguments.disable_tqdm),
+        ignore_images=data_arguments.ignore_images,
+        on_bad_image=data_arguments.on_bad_image,
+        on_extra_images=data_arguments.on_extra_images,
+    )
+
+
 def main(argv: list[str] | None = None) -> dict[str, float]:
     """Run the command line.
 
@@ -301,18 +360,25 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
         argv (`list[str]`, *optional*): Arguments, by default those of the process.
 
     Returns:
-        `dict`: the scores of the test split, empty without `--do_predict`.
+        `dict`: the scores of the test split, empty without `--do_predict`; with `--input`, counts of posts.
 
     Raises:
         ValueError: if the arguments, the data and the model do not fit together.
     """
     arguments = parse_arguments(sys.argv[1:] if argv is None else argv)
     model_arguments, switches, data_arguments, training_arguments = arguments
+    if data_arguments.input is not None:
+        return predict_input(*arguments)
+    if data_arguments.dataset is None:
+        raise ValueError("Expected `--dataset`, or `--input` and `--output` with `--do_predict` to tag other posts.")
     do_train, do_eval = training_arguments.do_train, training_arguments.do_eval
-    needed = {"train": do_train, "validation": do_train or do_eval, "test": training_arguments.do_predict}
+    calibrates = model_arguments.calibrate
+    needed = {"train": do_train, "validation": do_train or do_eval or calibrates, "test": training_arguments.do_predict}
     splits = [split for split, is_needed in needed.items() if is_needed]
     if not splits:
-        raise ValueError("Nothing to do: give at least one of `--do_train`, `--do_eval` and `--do_predict`.")
+        raise ValueError(
+            "Nothing to do: give at least one of `--do_train`, `--do_eval`, `--do_predict` and `--calibrate`."
+        )
     check_output(training_arguments.output_dir)
     checkpoint = checkpoint_to_resume(training_arguments)
     dataset = load_posts(data_arguments.dataset, splits)
@@ -326,6 +392,11 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     trainer = build_trainer(model, processor, dataset, labels, freeze_vision, data_arguments, training_arguments)
     if do_train:
         train(trainer, checkpoint)
+    if calibrates:
+        metrics = calibrate(trainer, {split: posts for split, posts in dataset.items() if split != "train"})
+        trainer.save_model()
+        trainer.log_metrics("calibration", metrics)
+        trainer.save_metrics("calibration", metrics)
     if do_eval:
         metrics = trainer.evaluate(dataset["validation"])
         trainer.log_metrics("eval", metrics)
