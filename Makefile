@@ -6,22 +6,45 @@ TORCH ?= torch==2.13.0
 BIN := .venv/bin
 export HF_HUB_OFFLINE := 1
 
-.PHONY: demo test coverage common quality style
+# Debian's browser, for the tests of the web page; with another one in place nothing is installed.
+SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
-.venv/installed: pyproject.toml
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+.PHONY: demo app test coverage common quality style browser
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet "$(TORCH)"
+
+# Three sets of packages: what the demo needs, the web page, and all that is tested.
+.venv/installed-demo: pyproject.toml | .venv/bin/python
+	$(BIN)/python -m pip install --quiet --editable "."
+	touch $@
+
+.venv/installed-app: pyproject.toml | .venv/bin/python
+	$(BIN)/python -m pip install --quiet --editable ".[app]"
+	touch $@
+
+.venv/installed: pyproject.toml | .venv/bin/python
 	$(BIN)/python -m pip install --quiet --editable ".[dev]"
 	touch $@
 
-demo: .venv/installed
+browser:
+	command -v chromium || command -v google-chrome || { $(SUDO) apt-get update -qq && $(SUDO) apt-get install -y -qq chromium; }
+
+demo: .venv/installed-demo
 	$(BIN)/python -m smcl.experiments.icon_demo --output demo
 
-test: .venv/installed
+demo/model/model.safetensors:
+	$(MAKE) demo
+
+app: .venv/installed-app | demo/model/model.safetensors
+	$(BIN)/python space/app.py --model demo/model --examples demo/data
+
+test: .venv/installed browser
 	$(BIN)/python -m pytest
 
 # Of the rooms that travel to the Hub; pyproject.toml says which, and how much.
-coverage: .venv/installed
+coverage: .venv/installed browser
 	$(BIN)/python -m pytest --cov --cov-report=term-missing
 
 # transformers' own common tests, from the source distribution of the release that is installed.
