@@ -9,6 +9,7 @@ import zlib
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import numpy as np
 from PIL import Image, ImageOps
 from transformers.utils.hub import is_offline_mode
 
@@ -151,14 +152,16 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I;16"):
         # `convert` would clip all values above 255 to white.
-        image = image.convert("I").point(lambda value: value * (1 / 256)).convert("L")
-        image.info.pop("transparency", None)
-    elif image.mode in ("I", "F"):
-        lowest, highest = image.getextrema()
-        if not (lowest >= 0 and highest <= 255):
+        values = np.asarray(image.convert("I"))
+        transparent = values == image.info.get("transparency")
+        return Image.fromarray(np.where(transparent, 255, values >> 8).astype(np.uint8)).convert("RGB")
+    if image.mode in ("I", "F"):
+        values = np.asarray(image)
+        # PIL's own extremes pass over NaN.
+        if not ((values >= 0) & (values <= 255)).all():
             raise ImageError(
-                f"its mode {image.mode!r} has no fixed range, and its values go from {lowest} to {highest}. Expected 0 "
-                "to 255. Scale them and convert it to 'L'."
+                f"its mode {image.mode!r} has no fixed range, and its values go from {values.min()} to {values.max()}. "
+                "Expected 0 to 255. Scale them and convert it to 'L'."
             )
     if image.mode in ("RGBA", "LA", "PA", "RGBa") or "transparency" in image.info:
         # Without it, a black drawing on a transparent ground would turn black all over.

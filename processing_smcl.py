@@ -1,6 +1,7 @@
 """Processor of SMCL: words and images of posts to padded tensors."""
 
 import operator
+from collections.abc import Sized
 from typing import Any
 
 import torch
@@ -13,6 +14,8 @@ from .images_smcl import ImageError, cut_to_middle, load_image
 logger = logging.get_logger(__name__)
 
 CROP_SETTINGS = ("do_center_crop", "size")
+# With these a tokenizer's rows and words are no longer the posts and theirs.
+REFUSED_SETTINGS = {"is_split_into_words", "return_overflowing_tokens", "stride", "text_pair", "text_pair_target"}
 # Takes the place of a word that the tokenizer gives no token, until its tokens are replaced by the unknown token.
 STAND_IN = "a"
 
@@ -46,7 +49,7 @@ class SMCLProcessor(ProcessorMixin):
         max_images (`int`, *optional*, defaults to 4): Largest number of images of a post.
 
     Raises:
-        ValueError: if the tokenizer is a slow one.
+        ValueError: if the tokenizer is a slow one or has no padding token.
 
     Example:
     ```python
@@ -64,6 +67,11 @@ class SMCLProcessor(ProcessorMixin):
             raise ValueError(
                 f"`tokenizer` must be a fast tokenizer, which knows which token belongs to which word, got "
                 f"{type(tokenizer).__name__}. Load it with `AutoTokenizer.from_pretrained(...)`."
+            )
+        if tokenizer.pad_token is None:
+            raise ValueError(
+                "`tokenizer` must have a padding token, as all of the text encoders' own have. Look whether its "
+                "tokenizer_config.json is missing, or set `tokenizer.pad_token`."
             )
         self.max_images = max_images
 
@@ -140,6 +148,8 @@ class SMCLProcessor(ProcessorMixin):
         return_word_offsets = text_kwargs.pop("return_word_offsets", False)
         if return_tensors not in ("pt", "np"):
             raise ValueError(f"`return_tensors` must be 'pt' or 'np', got {return_tensors!r}.")
+        if not isinstance(words, list | tuple | None):
+            raise ValueError(f"`words` must be a list with a list of words for each post, got {type(words).__name__}.")
         if isinstance(text, str) or (words and isinstance(words[0], str)):
             words, text, images, labels = (None if x is None else [x] for x in (words, text, images, labels))
         words, word_offsets = self._to_words(words, text)
@@ -229,7 +239,8 @@ class SMCLProcessor(ProcessorMixin):
     def _split_kwargs(self, kwargs: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         """Return a call's keyword arguments for the tokenizer and for the image processor, with their defaults."""
         kinds = (SMCLProcessorKwargs, SMCLTextKwargs, SMCLImagesKwargs, self.image_processor.valid_kwargs)
-        unknown = kwargs.keys() - {"common_kwargs"}.union(*(kind.__annotations__ for kind in kinds))
+        given = kwargs.keys() | dict(kwargs.get("text_kwargs") or {}).keys()
+        unknown = given - {"common_kwargs"}.union(*(kind.__annotations__ for kind in kinds)) | given & REFUSED_SETTINGS
         if unknown:
             # transformers would ignore them with a warning.
             raise TypeError(f"Got the keyword arguments {sorted(unknown)}, which nothing here takes.")
@@ -302,8 +313,9 @@ class SMCLProcessor(ProcessorMixin):
         self, words: list[list[str]], labels: list[list[int]], positions: list[dict[int, int]], shape: torch.Size
     ) -> torch.Tensor:
         """Put each word's tag at its first token."""
-        if len(labels) != len(words):
-            raise ValueError(f"Expected `labels` for {len(words)} posts, got {len(labels)}.")
+        if not isinstance(labels, Sized) or len(labels) != len(words):
+            got = len(labels) if isinstance(labels, Sized) else type(labels).__name__
+            raise ValueError(f"Expected `labels` for {len(words)} posts, got {got}.")
         aligned = torch.full(shape, -100)
         for row, (tags, starts) in enumerate(zip(labels, positions, strict=True)):
             tags = _check_tags(tags, row)
@@ -350,7 +362,10 @@ class SMCLProcessor(ProcessorMixin):
         except ImageError as error:
             raise ValueError(f"{where}: {error}") from error
         settings = {name: images_kwargs.get(name, getattr(self.image_processor, name, None)) for name in CROP_SETTINGS}
-        if settings["do_center_crop"] and "shortest_edge" in dict(settings["size"] or {}):
+        size = settings["size"]
+        if isinstance(size, int):
+            size = {} if self.image_processor.default_to_square else {"shortest_edge": size}
+        if settings["do_center_crop"] and not isinstance(size, list | tuple) and "shortest_edge" in dict(size or {}):
             image = cut_to_middle(image)
         return self.image_processor(image, **{**images_kwargs, "return_tensors": "pt"})["pixel_values"][0]
 
@@ -402,8 +417,8 @@ def _check_tags(tags: list[int], row: int) -> list[int]:
         numbers = [operator.index(tag) for tag in tags]
     except TypeError:
         numbers = None
-    # A negative index would silently count from the last tag.
-    if numbers is None or any(number < 0 and number != -100 for number in numbers):
+    # A negative index would silently count from the last tag, and tensors hold no larger numbers than 2^63.
+    if numbers is None or any(number != -100 and not 0 <= number < 2**63 for number in numbers):
         raise ValueError(
             f"Post {row} of the batch: expected label ids 0, 1, 2, ... (or -100 for words without a label), got "
             f"{tags!r}. Map label names by `config.label2id`."

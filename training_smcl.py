@@ -1,5 +1,6 @@
 """Training of SMCL: trainer, arguments, collator, cached image features, and strict entity-level metrics."""
 
+import copy
 import hashlib
 import json
 import math
@@ -14,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from datasets import Dataset, Image
+from datasets import Dataset, Image, List
 from safetensors import SafetensorError, safe_open
 from seqeval.metrics import classification_report
 from seqeval.scheme import IOB2
@@ -23,6 +24,7 @@ from transformers import EarlyStoppingCallback, EvalPrediction, Trainer, Trainin
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy, TrainOutput
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, logging
 
+from .images_smcl import load_image
 from .modeling_smcl import SMCLForTokenClassification
 from .processing_smcl import SMCLProcessor
 
@@ -109,6 +111,13 @@ class SMCLTrainer(Trainer):
                 )
         return super().train(resume_from_checkpoint, *args, **kwargs)
 
+    def _load_callback_state(self) -> None:
+        super()._load_callback_state()
+        # Trainer would look for the best checkpoint where the output folder was when the run was killed.
+        best = Path(self.args.output_dir) / f"checkpoint-{self.state.best_global_step}"
+        if best.is_dir():
+            self.state.best_model_checkpoint = str(best)
+
     @property
     def _is_sharded(self) -> bool:
         """Whether DeepSpeed or FSDP writes and reads the checkpoints."""
@@ -142,6 +151,11 @@ class SMCLTrainer(Trainer):
             logs.update(zip(LOSS_PARTS, (self._part_sums / self._part_count).tolist(), strict=True))
             self._part_sums, self._part_count = 0, 0
         super().log(logs, start_time)
+
+    def _get_dataloader(self, dataset, *args, **kwargs):
+        if isinstance(self.data_collator, SMCLDataCollator):
+            dataset = keep_images_encoded(dataset)
+        return super()._get_dataloader(dataset, *args, **kwargs)
 
     def _maybe_log_save_evaluate(self, *args, **kwargs) -> None:
         if self.control.should_log or self.control.should_evaluate or self.control.should_save:
@@ -321,6 +335,24 @@ def last_complete_checkpoint(output_dir: str | Path) -> str | None:
     return last
 
 
+def keep_images_encoded(dataset: Any) -> Any:
+    """Have a data set give the files of its images, for the processor to decode.
+
+    `datasets` would decode images of any size, and does not say which post has one that it can't decode.
+
+    Args:
+        dataset (`Dataset`): A data set; without a column `images` of images, or of another kind, it stays as it is.
+
+    Returns:
+        `Dataset`: the same posts, with `{"bytes": ..., "path": ...}` in place of decoded images.
+    """
+    if not isinstance(dataset, Dataset) or dataset.features.get("images") != List(Image()):
+        return dataset
+    dataset = copy.deepcopy(dataset)
+    dataset.info.features["images"] = List(Image(decode=False))
+    return dataset
+
+
 class SMCLDataCollator:
     """Turn examples in the schema (`tokens`, `ner_tags`, `images`) into a batch of model inputs.
 
@@ -394,19 +426,14 @@ class ImageFeatures:
         Returns:
             `Dataset`: the same examples with `image_rows`, indices into `vectors`, in place of `images`.
         """
-        encoded = dataset.select_columns(["images"]).cast_column("images", [Image(decode=False)])
-        decoder = Image()
+        names = [name for name in ("id", "images") if name in dataset.column_names]
         pending, vectors, image_rows = [], [self.vectors], []
-        for post in tqdm(encoded, desc="Encoding images", unit="post"):
-            rows = []
-            for image in self.processor.limit_images([post["images"]], self.on_extra_images)[0]:
-                data = Path(image["path"]).read_bytes() if image["bytes"] is None else image["bytes"]
-                key = hashlib.sha256(data).hexdigest()
-                if key not in self.rows:
-                    self.rows[key] = len(self.rows)
-                    pending.append(decoder.decode_example(image))
-                rows.append(self.rows[key])
-            image_rows.append(rows)
+        for post in tqdm(keep_images_encoded(dataset.select_columns(names)), desc="Encoding images", unit="post"):
+            try:
+                images = self.processor.limit_images([post["images"]], self.on_extra_images)[0]
+                image_rows.append([self._row(image, pending) for image in images])
+            except ValueError as error:
+                raise ValueError(f"Post with the id {post.get('id')!r}: {error}") from error
             if len(pending) >= self.batch_size:
                 vectors.append(self._encode(pending))
                 pending = []
@@ -415,11 +442,20 @@ class ImageFeatures:
         self.vectors = torch.cat(vectors)
         return dataset.remove_columns("images").add_column("image_rows", image_rows)
 
+    def _row(self, image: Any, pending: list[torch.Tensor]) -> int:
+        """Return the index of an image's vector; the pixels of an image not seen before are added to `pending`."""
+        known = isinstance(image, dict) and image["bytes"]
+        key = hashlib.sha256(image["bytes"]).hexdigest() if known else str(image)
+        if key not in self.rows:
+            # At once, so that only one image at a time is held in full size.
+            pending.append(self.processor(words=[[]], images=[[load_image(image)]])["pixel_values"][0, 0])
+            self.rows[key] = len(self.rows)
+        return self.rows[key]
+
     @torch.inference_mode()
-    def _encode(self, images: list) -> torch.Tensor:
-        """Encode images of any number to `(num_images, vision_hidden_size)` on the CPU."""
-        groups = [[image] for image in images]
-        pixel_values = self.processor(words=[[]] * len(groups), images=groups)["pixel_values"].squeeze(1)
+    def _encode(self, images: list[torch.Tensor]) -> torch.Tensor:
+        """Encode the pixels of images to `(num_images, vision_hidden_size)` on the CPU."""
+        pixel_values = torch.stack(images)
         base = self.model.base_model
         was_training = base.vision_model.training
         base.vision_model.eval()
@@ -499,6 +535,7 @@ __all__ = [
     "build_compute_metrics",
     "checkpoint_faults",
     "entity_metrics",
+    "keep_images_encoded",
     "last_complete_checkpoint",
     "word_tags",
 ]

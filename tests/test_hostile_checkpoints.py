@@ -85,7 +85,7 @@ def test_a_cut_file_of_the_processor_does_not_load(folder, name, part):
         SMCLProcessor.from_pretrained(folder)
 
 
-@pytest.mark.parametrize("name", ["tokenizer.json", "processor_config.json"])
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json", "processor_config.json"])
 def test_a_missing_file_of_the_processor_does_not_load(folder, name):
     (folder / name).unlink()
     with pytest.raises((OSError, ValueError)):

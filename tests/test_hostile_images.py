@@ -7,11 +7,21 @@ import zlib
 
 import pytest
 import torch
+from datasets import Dataset, Features, List, Value
+from datasets import Image as DatasetImage
+from factories import make_model
 from PIL import Image, ImageFile
 from transformers import CLIPImageProcessorPil
 
 from smcl import SMCLProcessor, images_smcl
 from smcl.dataset_scripts.images import read_image
+from smcl.training_smcl import (
+    ImageFeatures,
+    SMCLDataCollator,
+    SMCLTrainer,
+    SMCLTrainingArguments,
+    keep_images_encoded,
+)
 
 EXIF_ORIENTATION = 0x0112
 HELD = {
@@ -206,6 +216,13 @@ def test_extreme_shapes_do_not_blow_up_where_the_shorter_edge_is_scaled(tokenize
         assert (pixel_values - whole).abs().max() < 0.1
 
 
+def test_a_size_may_be_a_number(tokenizer, image_processor):
+    cropping = CLIPImageProcessorPil(crop_size={"height": 32, "width": 32})
+    for part in (cropping, image_processor):
+        batch = SMCLProcessor(part, tokenizer)(words=["joey"], images=[picture((9, 900))], size=32)
+        assert batch["pixel_values"].shape == (1, 1, 3, 32, 32)
+
+
 def test_images_that_stay_of_different_sizes_are_refused(tokenizer):
     processor = SMCLProcessor(CLIPImageProcessorPil(size={"shortest_edge": 32}, do_center_crop=False), tokenizer)
     with pytest.raises(ValueError, match="must scale all images to one size, got the shapes"):
@@ -248,6 +265,14 @@ def test_values_without_a_range_are_refused_outside_eight_bits(pixels, mode, val
     assert colour(pixels(Image.new(mode, (4, 4), 51))) == [51] * 3
 
 
+@pytest.mark.parametrize("place", [(0, 0), (3, 3)])
+def test_a_value_that_is_no_number_is_refused_wherever_it_stands(pixels, place):
+    image = Image.new("F", (4, 4), 51)
+    image.putpixel(place, float("nan"))
+    with pytest.raises(ValueError, match="its values go from nan to nan"):
+        pixels(image)
+
+
 @pytest.mark.parametrize("mode", ["RGBA", "RGBa", "LA"])
 def test_transparent_parts_are_white(pixels, mode):
     assert colour(pixels(Image.new("RGBA", (8, 8), (0, 0, 0, 0)).convert(mode))) == [255] * 3
@@ -260,6 +285,12 @@ def test_a_transparent_palette_colour_is_white(pixels):
     assert colour(pixels(encode(image, "GIF", transparency=0))) == [255] * 3
     assert colour(pixels(encode(image, "PNG", transparency=b"\x00\xff"))) == [255] * 3
     assert colour(pixels(encode(image, "GIF"))) == [0] * 3
+
+
+def test_a_transparent_grey_of_sixteen_bits_is_white(pixels):
+    image = Image.new("I;16", (8, 8), 20_001)
+    assert colour(pixels(encode(image, transparency=20_001))) == [255] * 3
+    assert colour(pixels(encode(image, transparency=20_000))) == [78] * 3
 
 
 def test_of_an_animation_the_first_frame_is_taken(pixels, tmp_path):
@@ -339,8 +370,51 @@ def test_a_huge_file_is_broken_for_the_converters_without_reading_it(tmp_path, m
     assert read_image(tmp_path / "photo.png") == ("broken", None)
 
 
+def posts_with(image):
+    """A data set whose second post has this image."""
+    columns = {"id": ["fine", "odd"], "tokens": [["a"], ["b"]], "ner_tags": [[0], [0]]}
+    kinds = {"id": Value("string"), "tokens": List(Value("string")), "ner_tags": List(Value("int64"))}
+    images = [[{"bytes": encode(picture()), "path": None}], [image]]
+    return Dataset.from_dict({**columns, "images": images}, Features({**kinds, "images": List(DatasetImage())}))
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        ({"bytes": b"", "path": None}, "is no image"),
+        ({"bytes": png_of_size(9000, 9000), "path": None}, "9000 x 9000 pixels"),
+        ({"bytes": None, "path": "missing.jpg"}, "'missing.jpg' can't be used: expected a file there"),
+        (None, "of type NoneType"),
+    ],
+)
+def test_an_image_of_a_data_set_is_refused_by_its_post_before_it_is_decoded(
+    processor, tmp_path, monkeypatch, image, message
+):
+    monkeypatch.setattr(DatasetImage, "decode_example", lambda *args, **kwargs: pytest.fail("decoded by datasets"))
+    posts, model = posts_with(image), make_model()
+    arguments = SMCLTrainingArguments(str(tmp_path), use_cpu=True, eval_strategy="no", load_best_model_at_end=False)
+    trainer = SMCLTrainer(model, arguments, data_collator=SMCLDataCollator(processor), train_dataset=posts)
+    for loader in (trainer.get_train_dataloader(), trainer.get_test_dataloader(posts)):
+        with pytest.raises(ValueError, match=rf"image 0: .*{message}.* ids \[.*'odd'"):
+            list(loader)
+    with pytest.raises(ValueError, match=rf"Post with the id 'odd': .*{message}"):
+        ImageFeatures(model, processor).replace_images(posts)
+
+
+def test_images_of_a_data_set_look_the_same_to_the_processor_as_decoded_by_it(processor):
+    turned, deep = rotated(picture(), 6), encode(Image.new("I;16", (8, 8), 40_000))
+    for data in (turned, deep, animation()):
+        posts = posts_with({"bytes": data, "path": None})
+        encoded = keep_images_encoded(posts)
+        assert encoded[1]["images"] == [{"bytes": data, "path": None}]
+        batches = [SMCLDataCollator(processor)([rows[0], rows[1]]) for rows in (posts, encoded)]
+        assert torch.equal(*(batch["pixel_values"] for batch in batches))
+    # The data set that was given is left as it was.
+    assert isinstance(posts[1]["images"][0], Image.Image)
+
+
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("image_format", ["JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF"])
+@pytest.mark.parametrize("image_format", ["JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "JPEG2000"])
 def test_damaged_bytes_give_an_image_or_a_named_error(image_format):
     random_bytes = random.Random(0)
     exif = Image.Exif()

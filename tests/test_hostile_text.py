@@ -2,6 +2,7 @@ import copy
 import json
 import time
 
+import numpy as np
 import pytest
 import torch
 from factories import make_model
@@ -117,6 +118,11 @@ def test_half_a_surrogate_pair_is_refused_by_the_converters_with_its_line():
         ({"words": [["a"], ["b", None]]}, "Post 1 of the batch: expected words as strings, got None"),
         ({"words": [["a"], ["b", b"c"]]}, "Post 1 of the batch: expected words as strings, got b'c'"),
         ({"text": ["a", 3]}, "Post 1 of the batch: expected words as strings, got 3"),
+        ({"words": {"a": 1}}, "`words` must be a list with a list of words for each post, got dict"),
+        ({"words": 3}, "`words` must be a list .* got int"),
+        ({"words": np.array([["a", "b"]])}, "`words` must be a list .* got ndarray"),
+        ({"words": (["a"] for _ in "ab")}, "`words` must be a list .* got generator"),
+        ({"words": [["a"]], "labels": 3}, "Expected `labels` for 1 posts, got int"),
         ({"text": {"a": 1}}, "`text` must be a string or a list of strings, got dict"),
         ({"words": [["a"]], "max_length": 2}, "`max_length` must be a whole number of at least 3 tokens, got 2"),
         ({"words": [["a"]], "max_length": -1}, "`max_length` .* got -1"),
@@ -128,7 +134,26 @@ def test_texts_that_are_none_are_named(processor, arguments, message):
         processor(**arguments)
 
 
-@pytest.mark.parametrize("tags", [["O"], [None], [1.5], [-1], None])
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"return_overflowing_tokens": True},
+        {"stride": 2},
+        {"text_pair": [["b"]]},
+        {"text_pair_target": [["b"]]},
+        {"is_split_into_words": False},
+        {"text_kwargs": {"return_overflowing_tokens": True}},
+        {"text_kwargs": {"max_lenght": 9}},
+        {"max_lenght": 9},
+    ],
+)
+def test_settings_that_would_part_rows_from_posts_and_misspelt_ones_are_refused(processor, setting):
+    name = next(iter(setting.get("text_kwargs", setting)))
+    with pytest.raises(TypeError, match=f"keyword arguments \\['{name}'\\], which nothing here takes"):
+        processor(words=[["joey"] * 100], **setting)
+
+
+@pytest.mark.parametrize("tags", [["O"], [None], [1.5], [-1], [2**63], None])
 def test_labels_that_are_no_tag_ids_are_refused_by_post(processor, tags):
     with pytest.raises(ValueError, match=r"Post 1 of the batch: expected label ids 0, 1, 2, .*config\.label2id"):
         processor(words=[["a"], ["b"]], labels=[[0], tags])

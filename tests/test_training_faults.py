@@ -184,6 +184,22 @@ def test_run_killed_again_and_again_ends_with_the_same_weights(training, undistu
 
 
 @forks
+def test_run_killed_at_its_end_and_moved_still_ends_with_the_best_weights(training, undisturbed, tmp_path, monkeypatch):
+    before, after = tmp_path / "before", tmp_path / "after"
+
+    def killed_run():
+        monkeypatch.setattr(SMCLTrainer, "_load_best_model", lambda self: kill_self())
+        main([*training, "--output_dir", str(before), *FIRST_IS_BEST])
+
+    assert wait(start(killed_run)) == -signal.SIGKILL
+    before.rename(after)
+    main([*training, "--output_dir", str(after), *FIRST_IS_BEST])
+    assert outcome(after) == undisturbed(*FIRST_IS_BEST)
+    state = json.loads((after / "trainer_state.json").read_text())
+    assert state["best_model_checkpoint"] == str(after / "checkpoint-3")
+
+
+@forks
 def test_run_killed_after_early_stopping_does_not_train_on(training, undisturbed, tmp_path, monkeypatch):
     settings = (*FIRST_IS_BEST, "--early_stopping_patience", "1")
     expected = undisturbed(*settings)
