@@ -1,0 +1,178 @@
+"""Compare PyTorch, ONNX and int8 ONNX on a test split: size, tags, speed.
+
+    python -m smcl.benchmarks.onnx --model demo/model --dataset demo/data [--threads 1] [--output benchmarks/results]
+
+Times are medians of inputs to tags, forward pass and Viterbi, without reading and scaling of images. The systems take
+turns on each batch, so that whatever else the machine does slows all of them.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+import transformers
+from datasets import Dataset
+
+from smcl.export_smcl import export_onnx
+from smcl.modeling_smcl import SMCLForTokenClassification
+from smcl.onnx_runtime_smcl import OnnxTagger
+from smcl.processing_smcl import SMCLProcessor
+from smcl.run_ner_multiimage import load_split
+from smcl.training_smcl import entity_metrics, word_tags
+
+SIZES = (1, 16)
+PYTORCH = "PyTorch"
+
+Batch = dict[str, np.ndarray]
+# Inputs to emissions and tags.
+System = Callable[[Batch], tuple[np.ndarray, np.ndarray]]
+
+
+def make_batches(processor: SMCLProcessor, posts: Dataset, size: int) -> list[Batch]:
+    """Process posts, so many at a time."""
+    slices = (posts[start : start + size] for start in range(0, len(posts), size))
+    return [
+        dict(processor(words=rows["tokens"], images=rows["images"], return_tensors="np", on_extra_images="first"))
+        for rows in slices
+    ]
+
+
+def pytorch_system(model: SMCLForTokenClassification) -> System:
+    """Return the model as a function of NumPy inputs."""
+
+    @torch.no_grad()
+    def run(batch: Batch) -> tuple[np.ndarray, np.ndarray]:
+        inputs = {name: torch.from_numpy(array) for name, array in batch.items()}
+        logits = model(**inputs).logits
+        return logits.numpy(), model.decode(logits, inputs["word_mask"]).numpy()
+
+    return run
+
+
+def onnx_system(folder: Path, threads: int) -> System:
+    """Return an export as a function of NumPy inputs."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    tagger = OnnxTagger(folder, options)
+
+    def run(batch: Batch) -> tuple[np.ndarray, np.ndarray]:
+        logits = tagger.logits(**batch)
+        return logits, tagger.decode(logits, batch["word_mask"])
+
+    return run
+
+
+def score(systems: dict[str, System], batches: list[Batch], gold: list[list[str]], labels: list[str]) -> dict:
+    """Return each system's strict F1, and how far it is from PyTorch: in emissions, and in posts with other tags."""
+    outputs = {name: [run(batch) for batch in batches] for name, run in systems.items()}
+    tags = {name: [post for _, ids in pairs for post in word_tags(ids, labels)] for name, pairs in outputs.items()}
+    real = [batch["attention_mask"].astype(bool) for batch in batches]
+    expected = [logits[mask] for (logits, _), mask in zip(outputs[PYTORCH], real, strict=True)]
+    return {
+        name: {
+            "f1": entity_metrics(gold, tags[name])["f1"],
+            "posts_with_other_tags": sum(a != b for a, b in zip(tags[name], tags[PYTORCH], strict=True)),
+            "max_difference": max(
+                float(np.abs(logits[mask] - want).max())
+                for (logits, _), mask, want in zip(pairs, real, expected, strict=True)
+            ),
+        }
+        for name, pairs in outputs.items()
+    }
+
+
+def measure_speed(systems: dict[str, System], batches: list[Batch], repeats: int) -> dict[str, float]:
+    """Return the median milliseconds of each system for a batch; the systems take turns."""
+    seconds: dict[str, list[float]] = {name: [] for name in systems}
+    for repeat in range(repeats + 1):
+        for batch in batches:
+            for name, run in systems.items():
+                start = time.perf_counter()
+                run(batch)
+                if repeat:  # The first round is for warming up.
+                    seconds[name].append(time.perf_counter() - start)
+    return {name: statistics.median(times) * 1000 for name, times in seconds.items()}
+
+
+def compare(model_folder: str, dataset: str, threads: int, repeats: int, max_batches: int) -> dict:
+    """Export a model both ways and measure all three."""
+    import onnxruntime
+
+    torch.set_num_threads(threads)
+    model = SMCLForTokenClassification.from_pretrained(model_folder).eval()
+    processor = SMCLProcessor.from_pretrained(model_folder)
+    posts = load_split(dataset, "test")
+    labels = [model.config.id2label[i] for i in range(model.config.num_labels)]
+    gold = [[labels[tag] for tag in tags] for tags in posts["ner_tags"]]
+    systems, size = {PYTORCH: pytorch_system(model)}, {PYTORCH: _bytes(Path(model_folder), "*.safetensors")}
+    with tempfile.TemporaryDirectory() as root:
+        for name, quantize in (("ONNX", False), ("ONNX int8", True)):
+            folder = Path(root, name)
+            export_onnx(model, folder, processor, quantize)
+            systems[name], size[name] = onnx_system(folder, threads), _bytes(folder, "model.onnx*")
+        batches = {count: make_batches(processor, posts, count) for count in SIZES}
+        results = score(systems, batches[16], gold, labels)
+        for count in SIZES:
+            times = measure_speed(systems, batches[count][:max_batches], repeats)
+            for name, milliseconds in times.items():
+                results[name] |= {
+                    f"milliseconds_{count}": milliseconds,
+                    f"speed_ratio_{count}": times[PYTORCH] / milliseconds,
+                }
+    for name in systems:
+        results[name]["bytes"] = size[name]
+    versions = {module.__name__: module.__version__ for module in (torch, transformers, onnxruntime)}
+    return {"posts": len(posts), "threads": threads, "versions": versions, "systems": results}
+
+
+def _bytes(folder: Path, pattern: str) -> int:
+    return sum(path.stat().st_size for path in folder.glob(pattern))
+
+
+def table(results: dict) -> str:
+    """Return the results as a Markdown table."""
+    lines = [
+        "| | MB | F1 | posts with other tags | largest difference | ms, 1 post | ms, 16 posts | speed, 1 / 16 |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for name, row in results["systems"].items():
+        speed = f"{row['speed_ratio_1']:.1f} / {row['speed_ratio_16']:.1f}"
+        lines.append(
+            f"| {name} | {row['bytes'] / 1e6:.1f} | {row['f1']:.4f} | {row['posts_with_other_tags']} of "
+            f"{results['posts']} | {row['max_difference']:.1e} | {row['milliseconds_1']:.1f} | "
+            f"{row['milliseconds_16']:.1f} | {speed} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measure, write `onnx.json` and print a table.
+
+    Args:
+        argv (`Sequence[str]`, *optional*): The arguments; those of the process by default.
+    """
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True, help="folder of a trained model with its processor")
+    parser.add_argument("--dataset", required=True, help="folder or Hub name of a data set; its test split is taken")
+    parser.add_argument("--threads", type=int, default=1, help="threads of PyTorch and of ONNX Runtime")
+    parser.add_argument("--repeats", type=int, default=10, help="how often each batch is timed")
+    parser.add_argument("--max_batches", type=int, default=32, help="how many batches of each size are timed")
+    parser.add_argument("--output", type=Path, default=Path("benchmarks/results"), help="folder of the JSON file")
+    arguments = parser.parse_args(argv)
+    results = compare(arguments.model, arguments.dataset, arguments.threads, arguments.repeats, arguments.max_batches)
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    (arguments.output / "onnx.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    sys.stdout.write(table(results))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,274 @@
+"""Run an exported SMCL model: ONNX Runtime for the emissions, NumPy for the CRF; needs neither torch nor this package.
+
+`export_onnx` puts a copy of this file beside the model, so that the folder can be used by itself.
+"""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from safetensors.numpy import load_file
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+
+class OnnxTagger:
+    """Tag posts by a model that `export_onnx` wrote.
+
+    Args:
+        folder (`str` or `Path`): The folder of the export.
+        session_options (`onnxruntime.SessionOptions`, *optional*): Such as `intra_op_num_threads`; by default, ONNX
+            Runtime takes all cores.
+        providers (`list`, *optional*): ONNX Runtime's execution providers, by default the CPU's only.
+
+    Raises:
+        FileNotFoundError: if `folder` is no export.
+        ImportError: if onnxruntime is missing.
+
+    Example:
+    ```python
+    >>> inputs = processor(words=[["Joey", "and", "Niko", "rest"]], images=[[photo]], return_tensors="np")
+    >>> tagger = OnnxTagger("exported")
+    >>> logits = tagger.logits(**inputs)
+    >>> tags = tagger.decode(logits, inputs["word_mask"])
+    ```
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        session_options: "onnxruntime.SessionOptions | None" = None,
+        providers: list[Any] | None = None,
+    ):
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise ImportError('Running an exported model needs onnxruntime: run `pip install "smcl[onnx]"`.') from error
+        folder = Path(folder)
+        missing = [name for name in ("model.onnx", "crf.safetensors", "config.json") if not (folder / name).is_file()]
+        if missing:
+            raise FileNotFoundError(f"{folder} lacks {', '.join(missing)}: expected a folder that `export_onnx` wrote.")
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        self.labels = [config["id2label"][str(i)] for i in range(len(config["id2label"]))]
+        self.max_images = config["max_images"]
+        self.temperature = config["temperature"]
+        crf = load_file(folder / "crf.safetensors")
+        self.starts, self.transitions, self.ends = (
+            crf[name].astype(np.float32) for name in ("start_transitions", "transitions", "end_transitions")
+        )
+        if config["constrain_bio"]:
+            self._forbid_illegal_transitions()
+        self.session = onnxruntime.InferenceSession(
+            str(folder / "model.onnx"), session_options, providers=providers or ["CPUExecutionProvider"]
+        )
+        # Channels, height and width.
+        self.pixels_shape = tuple({x.name: x.shape for x in self.session.get_inputs()}["pixel_values"][2:])
+
+    def _forbid_illegal_transitions(self) -> None:
+        """Give -inf to what BIO2 does not allow: `I-X` anywhere but after `B-X` or `I-X`."""
+        for tag, label in enumerate(self.labels):
+            if label.startswith("I-"):
+                self.starts[tag] = -np.inf
+                allowed = [other in (f"B-{label[2:]}", label) for other in self.labels]
+                self.transitions[np.logical_not(allowed), tag] = -np.inf
+
+    def logits(
+        self,
+        input_ids: np.ndarray,
+        attention_mask: np.ndarray | None = None,
+        pixel_values: np.ndarray | None = None,
+        image_mask: np.ndarray | None = None,
+        token_type_ids: np.ndarray | None = None,
+        word_mask: np.ndarray | None = None,
+    ) -> np.ndarray:
+        """Score the tags of every token; takes what the processor returns with `return_tensors="np"`.
+
+        Args:
+            input_ids, attention_mask (`np.ndarray` of shape `(batch_size, num_tokens)`): Token ids, and 1 at real ones,
+                by default all.
+            pixel_values (`np.ndarray` of shape `(batch_size, num_images, 3, height, width)`, *optional*): Normalised
+                images in post order; padding slots may hold anything.
+            image_mask (`np.ndarray` of shape `(batch_size, num_images)`, *optional*): `True` marks a real image; by
+                default all are.
+            token_type_ids (`np.ndarray` of shape `(batch_size, num_tokens)`, *optional*): Not used: a post is one text.
+            word_mask (`np.ndarray` of shape `(batch_size, num_tokens)`, *optional*): Not used here, but by `decode`.
+
+        Returns:
+            `np.ndarray` of shape `(batch_size, num_tokens, num_labels)`, float32: emission scores of the CRF.
+
+        Raises:
+            ValueError: if there are too many images or they have another size than at the export.
+        """
+        if token_type_ids is not None and np.any(token_type_ids):
+            raise ValueError("`token_type_ids` must be 0: a post is one text.")
+        if attention_mask is None:
+            attention_mask = np.ones_like(input_ids)
+        if pixel_values is None or pixel_values.shape[1] == 0:
+            # The graph wants a slot; an empty one changes nothing.
+            pixel_values = np.zeros((len(input_ids), 1, *self.pixels_shape), np.float32)
+            image_mask = np.zeros((len(input_ids), 1), bool)
+        if image_mask is None:
+            image_mask = np.ones(pixel_values.shape[:2], bool)
+        if pixel_values.shape[1] > self.max_images or pixel_values.shape[2:] != self.pixels_shape:
+            raise ValueError(
+                f"`pixel_values` must have the shape (batch_size, at most {self.max_images}, "
+                f"{', '.join(map(str, self.pixels_shape))}), got {pixel_values.shape}. Use the processor that was "
+                "exported, or export with another."
+            )
+        inputs = {
+            "input_ids": input_ids.astype(np.int64),
+            "attention_mask": attention_mask.astype(np.int64),
+            "pixel_values": pixel_values.astype(np.float32),
+            "image_mask": image_mask.astype(bool),
+        }
+        return self.session.run(["logits"], inputs)[0]
+
+    def decode(self, logits: np.ndarray, word_mask: np.ndarray) -> np.ndarray:
+        """Find the best tag sequence of each post (Viterbi over words), as `SMCLForTokenClassification.decode` does.
+
+        Args:
+            logits (`np.ndarray` of shape `(batch_size, num_tokens, num_labels)`): Emission scores.
+            word_mask (`np.ndarray` of shape `(batch_size, num_tokens)`): `True` at each word's first token.
+
+        Returns:
+            `np.ndarray` of shape `(batch_size, num_tokens)`: tag ids at word starts, -100 elsewhere.
+
+        Raises:
+            ValueError: if `logits` are not finite.
+        """
+        words, mask, positions = _gather_words(logits, word_mask)
+        tags = np.full(word_mask.shape, -100, np.int64)
+        if words.shape[1] == 0:
+            return tags
+        # shape: (batch_size, num_labels)
+        score = self.starts + words[:, 0]
+        history = []
+        for step in range(1, words.shape[1]):
+            # shape: (batch_size, num_labels, num_labels), the earlier tag in dimension 1
+            paths = score[:, :, None] + self.transitions
+            is_word = mask[:, step, None]
+            score = np.where(is_word, paths.max(axis=1) + words[:, step], score)
+            # Past the end, pointing back at itself carries the last tag through to the end of the batch.
+            history.append(np.where(is_word, paths.argmax(axis=1), np.arange(len(self.labels))))
+        path = [(score + self.ends).argmax(axis=1)[:, None]]
+        for previous in reversed(history):
+            path.append(np.take_along_axis(previous, path[-1], axis=1))
+        path = np.where(mask, np.concatenate(path[::-1], axis=1), -100)
+        np.put_along_axis(tags, positions, path, axis=1)
+        return tags
+
+    def marginals(self, logits: np.ndarray, word_mask: np.ndarray) -> np.ndarray:
+        """Compute each word's tag probabilities under the CRF (forward-backward) at the configuration's temperature.
+
+        Args:
+            logits (`np.ndarray` of shape `(batch_size, num_tokens, num_labels)`): Emission scores.
+            word_mask (`np.ndarray` of shape `(batch_size, num_tokens)`): `True` at each word's first token.
+
+        Returns:
+            `np.ndarray` of shape `(batch_size, num_tokens, num_labels)`, float64: probabilities, 0 off word starts.
+
+        Raises:
+            ValueError: if `logits` are not finite.
+        """
+        words, mask, positions = _gather_words(logits, word_mask)
+        probabilities = np.zeros(logits.shape)
+        if words.shape[1] == 0:
+            return probabilities
+        words = words.astype(np.float64) / self.temperature
+        transitions = self.transitions / self.temperature
+        alphas = self._forward_scores(words, mask)
+        beta = np.broadcast_to(self.ends / self.temperature, alphas[0].shape)
+        by_word = [alphas[-1] + beta]
+        for step in range(words.shape[1] - 1, 0, -1):
+            # shape: (batch_size, num_labels)
+            left = np.logaddexp.reduce(transitions + (words[:, step] + beta)[:, None, :], axis=2)
+            beta = np.where(mask[:, step, None], left, beta)
+            by_word.append(alphas[step - 1] + beta)
+        scores = np.stack(by_word[::-1], axis=1)
+        scores = np.exp(scores - np.logaddexp.reduce(scores, axis=2, keepdims=True)) * mask[..., None]
+        np.put_along_axis(probabilities, positions[..., None], scores, axis=1)
+        return probabilities
+
+    def entities(self, logits: np.ndarray, word_mask: np.ndarray) -> list[list[dict[str, Any]]]:
+        """Decode, and give each entity the probability under the CRF that this span is exactly this entity.
+
+        Args:
+            logits (`np.ndarray` of shape `(batch_size, num_tokens, num_labels)`): Emission scores.
+            word_mask (`np.ndarray` of shape `(batch_size, num_tokens)`): `True` at each word's first token.
+
+        Returns:
+            `list[list[dict]]`: for each post its entities, each with `"entity_group"`, `"words"` (first and last) and
+            `"score"`.
+
+        Raises:
+            ValueError: if `logits` are not finite.
+        """
+        posts = []
+        for tags, starts, emissions in zip(self.decode(logits, word_mask), word_mask.astype(bool), logits, strict=True):
+            words = emissions[starts]
+            entities = _find_entities([self.labels[tag] for tag in tags[starts]])
+            posts.append(
+                [
+                    {"entity_group": name, "words": (first, last), "score": self._posterior(words, first, last, name)}
+                    for first, last, name in entities
+                ]
+            )
+        return posts
+
+    def _posterior(self, words: np.ndarray, first: int, last: int, name: str) -> float:
+        """Return the part that the paths through one entity have in all paths of a post `(num_words, num_labels)`."""
+        words = words.astype(np.float64) / self.temperature
+        through = words.copy()
+        for word in range(first, last + 1):
+            wanted = f"{'B' if word == first else 'I'}-{name}"
+            through[word, [label != wanted for label in self.labels]] = -np.inf
+        # At the end of the post, there is no word after it.
+        through[last + 1 : last + 2, [label == f"I-{name}" for label in self.labels]] = -np.inf
+        both = np.stack([through, words])
+        last_alpha = self._forward_scores(both, np.ones(both.shape[:2], bool))[-1]
+        through, total = np.logaddexp.reduce(last_alpha + self.ends / self.temperature, axis=1)
+        return float(np.exp(through - total))
+
+    def _forward_scores(self, words: np.ndarray, mask: np.ndarray) -> list[np.ndarray]:
+        """Return for each word `(batch_size, num_labels)`: log-sum of all paths up to each tag, its emission included.
+
+        The emissions `(batch_size, num_words, num_labels)` have been divided by the temperature already.
+        """
+        transitions = self.transitions / self.temperature
+        alphas = [self.starts / self.temperature + words[:, 0]]
+        for step in range(1, words.shape[1]):
+            # shape: (batch_size, num_labels)
+            reached = np.logaddexp.reduce(alphas[-1][:, :, None] + transitions, axis=1) + words[:, step]
+            alphas.append(np.where(mask[:, step, None], reached, alphas[-1]))
+        return alphas
+
+
+def _gather_words(logits: np.ndarray, word_mask: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Move the emissions at word starts to the front, cut to the longest post.
+
+    Returns:
+        Emissions `(batch_size, num_words, num_labels)`, their bool mask and token positions `(batch_size, num_words)`.
+    """
+    if not np.isfinite(logits).all():
+        raise ValueError("`logits` are not finite: expected numbers, got NaN or infinity.")
+    word_mask = word_mask.astype(bool)
+    num_words = word_mask.sum(axis=1).max(initial=0)
+    positions = np.argsort(~word_mask, axis=1, kind="stable")[:, :num_words]
+    mask = np.take_along_axis(word_mask, positions, axis=1)
+    return np.take_along_axis(logits, positions[..., None], axis=1), mask, positions
+
+
+def _find_entities(tags: list[str]) -> list[tuple[int, int, str]]:
+    """Return the first word, last word and type of the entities that BIO2 tags spell."""
+    found: list[tuple[int, int, str]] = []
+    for word, tag in enumerate(tags):
+        if tag.startswith("B-"):
+            found.append((word, word, tag[2:]))
+        elif tag.startswith("I-") and found and found[-1][1:] == (word - 1, tag[2:]):
+            found[-1] = (found[-1][0], word, tag[2:])
+    return found
+
+
+__all__ = ["OnnxTagger"]

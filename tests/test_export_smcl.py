@@ -1,0 +1,226 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from factories import LABELS, PIXELS, TEXT_SIZE, VISION_SIZE, make_inputs, make_model
+from safetensors import safe_open
+from transformers import CLIPVisionConfig, RobertaConfig
+
+import smcl
+from smcl.benchmarks.onnx import score
+from smcl.export_smcl import _check, _sample, export_onnx
+from smcl.onnx_runtime_smcl import OnnxTagger
+
+for package in ("onnx", "onnxruntime", "onnxscript", "transformers.exporters"):
+    pytest.importorskip(package)
+
+
+def as_numpy(inputs: dict) -> dict:
+    return {name: tensor.numpy() for name, tensor in inputs.items()}
+
+
+@pytest.fixture(scope="module")
+def model():
+    return make_model(temperature=1.7).train()
+
+
+@pytest.fixture(scope="module")
+def folder(model, processor, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("export") / "onnx"
+    export_onnx(model, folder, processor)
+    assert model.training and "forward" not in vars(model)
+    model.eval()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tagger(folder) -> OnnxTagger:
+    return OnnxTagger(folder)
+
+
+@pytest.mark.parametrize(
+    ("image_counts", "lengths"),
+    [
+        ((3, 1, 0), (9, 6, 8)),
+        ((1,), (5,)),
+        ((0,), (7,)),
+        ((0, 0), (3, 12)),
+        ((4, 4), (64, 3)),
+        ((2, 0, 1, 4, 3, 0, 1), (9, 9, 8, 3, 22, 4, 5)),
+    ],
+)
+@torch.no_grad()
+def test_emissions_and_tags_are_pytorchs(image_counts, lengths, model, tagger):
+    inputs = make_inputs(1, image_counts, lengths)
+    expected = model(**inputs).logits
+    logits = tagger.logits(**as_numpy(inputs))
+    assert logits.dtype == np.float32
+    assert np.abs(logits - expected.numpy()).max() < 1e-4
+    tags = tagger.decode(logits, inputs["word_mask"].numpy())
+    assert (tags == model.decode(expected, inputs["word_mask"]).numpy()).all()
+
+
+@torch.no_grad()
+def test_masks_are_all_true_by_default(model, tagger):
+    inputs = {**make_inputs(2, (2, 2), (6, 6)), "token_type_ids": torch.zeros(2, 6, dtype=torch.long)}
+    del inputs["attention_mask"], inputs["image_mask"]
+    assert np.abs(tagger.logits(**as_numpy(inputs)) - model(**inputs).logits.numpy()).max() < 1e-4
+
+
+@pytest.mark.parametrize("image_counts", [(2, 1, 0), (0, 0, 0)])
+def test_padding_images_change_nothing(image_counts, tagger):
+    inputs = as_numpy(make_inputs(3, image_counts))
+    bare = tagger.logits(**inputs)
+    mask = np.arange(4) < np.array(image_counts)[:, None]
+    pixel_values = np.full((3, 4, 3, 16, 16), np.nan, np.float32)
+    if max(image_counts):
+        pixel_values[:, :2] = np.where(mask[:, :2, None, None, None], inputs["pixel_values"], np.nan)
+    padded = tagger.logits(**{**inputs, "pixel_values": pixel_values, "image_mask": mask})
+    assert np.abs(padded - bare).max() < 1e-5
+
+
+def random_emissions(seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Strong random emissions of posts of many lengths, one of them without a word."""
+    generator = torch.Generator().manual_seed(seed)
+    logits = 3 * torch.randn(16, 13, len(LABELS), generator=generator)
+    word_mask = torch.rand(16, 13, generator=generator) < torch.linspace(0.1, 1, 16)[:, None]
+    word_mask[7] = False
+    return logits, word_mask
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_crf_is_pytorchs(seed, model, tagger):
+    logits, word_mask = random_emissions(seed)
+    arrays = logits.numpy(), word_mask.numpy()
+    assert (tagger.decode(*arrays) == model.decode(logits, word_mask).numpy()).all()
+    np.testing.assert_allclose(tagger.marginals(*arrays), model.marginals(logits, word_mask).numpy(), atol=1e-5)
+
+
+def test_posts_without_any_word_have_no_tags(tagger):
+    logits, word_mask = random_emissions(0)[0].numpy(), np.zeros((16, 13), bool)
+    assert (tagger.decode(logits, word_mask) == -100).all()
+    assert (tagger.marginals(logits, word_mask) == 0).all()
+    assert tagger.entities(logits, word_mask) == [[]] * 16
+
+
+def test_entities_are_those_of_the_tags_with_their_posteriors(model, tagger):
+    logits, word_mask = random_emissions(9)
+    posts = tagger.entities(logits.numpy(), word_mask.numpy())
+    tags = tagger.decode(logits.numpy(), word_mask.numpy())
+    assert (
+        sum(map(len, posts)) == np.isin(tags, [LABELS.index(label) for label in LABELS if label[0] == "B"]).sum() > 20
+    )
+    for post, emissions, starts in zip(posts, logits, word_mask, strict=True):
+        spans = [(*entity["words"], entity["entity_group"]) for entity in post]
+        if spans:
+            expected = model.crf.entity_posteriors(emissions[starts].double(), spans, model.config.temperature)
+            assert [entity["score"] for entity in post] == pytest.approx(expected.tolist(), abs=1e-5)
+
+
+@torch.no_grad()
+def test_processors_output_goes_in_whole(model, processor, photo, tagger):
+    posts = {"words": [["joey", "and", "niko"], ["the", "dog"]], "images": [[photo, photo], []]}
+    arrays, inputs = processor(**posts, return_tensors="np"), processor(**posts)
+    tags = tagger.decode(tagger.logits(**arrays), arrays["word_mask"])
+    assert (tags == model.decode(model(**inputs).logits, inputs["word_mask"]).numpy()).all()
+    assert ((tags >= 0) == arrays["word_mask"]).all()
+
+
+def test_folder_runs_without_torch_and_without_this_package(folder, tmp_path):
+    code = """
+import sys
+sys.modules["torch"] = sys.modules["smcl"] = sys.modules["transformers"] = None
+import numpy as np
+from onnx_runtime_smcl import OnnxTagger
+ids = np.arange(5, 12)[None]
+tagger = OnnxTagger(sys.argv[1])
+tags = tagger.decode(tagger.logits(ids), ids % 2 == 1)
+assert ((tags[0] >= 0) == [True, False, True, False, True, False, True]).all(), tags
+"""
+    subprocess.run([sys.executable, "-c", code, str(folder)], cwd=folder, check=True)
+
+
+def test_folder_holds_no_pickle_and_no_trace_of_the_machine(folder):
+    assert {path.suffix for path in folder.iterdir()} == {".data", ".json", ".onnx", ".py", ".safetensors"}
+    root = str(Path(smcl.__file__).parent).encode()
+    assert [path.name for path in folder.iterdir() if root in path.read_bytes()] == []
+    with safe_open(folder / "crf.safetensors", "np") as file:
+        assert sorted(file.keys()) == ["end_transitions", "start_transitions", "transitions"]
+    assert "auto_map" not in json.loads((folder / "config.json").read_text())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"pixel_values": np.zeros((1, 5, 3, 16, 16), np.float32), "image_mask": None}, r"at most 4, 3, 16, 16"),
+        ({"pixel_values": np.zeros((1, 1, 3, 8, 8), np.float32), "image_mask": None}, r"got \(1, 1, 3, 8, 8\)"),
+        ({"token_type_ids": np.ones((1, 5), int)}, "`token_type_ids` must be 0"),
+    ],
+)
+def test_inputs_that_do_not_fit_are_refused(change, message, tagger):
+    with pytest.raises(ValueError, match=message):
+        tagger.logits(**{**as_numpy(make_inputs(0, (1,), (5,))), **change})
+
+
+def test_emissions_that_are_not_finite_are_refused(tagger):
+    logits = np.zeros((1, 3, len(LABELS)), np.float32)
+    logits[0, 1, 2] = np.nan
+    with pytest.raises(ValueError, match="not finite"):
+        tagger.decode(logits, np.ones((1, 3), bool))
+
+
+def test_other_folders_are_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"lacks model.onnx, crf.safetensors, config.json"):
+        OnnxTagger(tmp_path)
+
+
+def test_missing_packages_are_named(folder, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(ImportError, match=r'pip install "smcl\[onnx\]"'):
+        export_onnx(make_model(), tmp_path / "onnx")
+    with pytest.raises(ImportError, match=r'pip install "smcl\[onnx\]"'):
+        OnnxTagger(folder)
+    assert not (tmp_path / "onnx").exists()
+
+
+def test_graph_with_other_emissions_is_refused(model):
+    samples = [_sample(model.config, (3, 16, 16), [1, 0], 6)]
+    with torch.no_grad():
+        right = model(**samples[0]).logits
+    _check(lambda **inputs: {"logits": right + 1e-5}, model, samples)
+    for wrong in (right + 1e-3, right * torch.nan):
+        with pytest.raises(ValueError, match="other emissions than the model"):
+            _check(lambda wrong=wrong, **inputs: {"logits": wrong}, model, samples)
+
+
+@torch.no_grad()
+def test_int8_of_other_encoders_is_smaller_and_close(tmp_path):
+    text = RobertaConfig(vocab_size=100, max_position_embeddings=66, **{**TEXT_SIZE, "num_hidden_layers": 1})
+    vision = CLIPVisionConfig(**PIXELS, **{**VISION_SIZE, "num_hidden_layers": 1})
+    model = make_model(text_config=text, vision_config=vision, max_images=1, constrain_bio=False)
+    export_onnx(model, tmp_path, quantize=True)
+    weights = sum(parameter.numel() for parameter in model.parameters())
+    assert (tmp_path / "model.onnx.data").stat().st_size < 0.5 * 4 * weights
+    tagger = OnnxTagger(tmp_path)
+    inputs = make_inputs(4, (1, 0, 1), (9, 6, 8))
+    expected = model(**inputs).logits
+    logits = tagger.logits(**as_numpy(inputs))
+    difference = (torch.from_numpy(logits) - expected)[inputs["attention_mask"].bool()]
+    assert 1e-4 < difference.abs().mean() < 0.1 * expected.abs().mean()
+    logits, word_mask = random_emissions(3)
+    assert (tagger.decode(logits.numpy(), word_mask.numpy()) == model.decode(logits, word_mask).numpy()).all()
+
+
+def test_benchmark_counts_posts_whose_tags_differ():
+    word_mask = np.ones((2, 2), bool)
+    batch = {"attention_mask": np.array([[1, 1], [1, 0]])}
+    tags = {"PyTorch": [[1, 2], [0, 0]], "other": [[1, 2], [1, 0]]}
+    logits = {"PyTorch": np.zeros((2, 2, 9)), "other": np.array([[[0.0], [0.5]], [[0.25], [9.0]]]).repeat(9, axis=2)}
+    systems = {name: lambda batch, name=name: (logits[name], np.where(word_mask, tags[name], -100)) for name in tags}
+    results = score(systems, [batch], [["B-PER", "I-PER"], ["O", "O"]], LABELS)
+    assert results["PyTorch"] == {"f1": 1.0, "posts_with_other_tags": 0, "max_difference": 0.0}
+    assert results["other"] == {"f1": pytest.approx(2 / 3), "posts_with_other_tags": 1, "max_difference": 0.5}
