@@ -13,6 +13,7 @@ from transformers import (
     DeiTConfig,
     Dinov2Config,
     ElectraConfig,
+    EuroBertConfig,
     ModernBertConfig,
     RobertaConfig,
     SiglipVisionConfig,
@@ -99,6 +100,36 @@ def test_chunked_feed_forward_changes_nothing():
     text = BertConfig(vocab_size=100, max_position_embeddings=64, chunk_size_feed_forward=1, **TEXT_SIZE)
     chunked = make_model(text_config=text)
     torch.testing.assert_close(chunked(**inputs).logits, model(**inputs).logits, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("switches", [{}, {"use_fusion": False, "image_weighting": "relevance"}], ids=str)
+def test_masks_are_by_default_true_everywhere(switches):
+    model = make_model(**switches)
+    inputs = make_inputs(image_counts=(2, 2, 2), lengths=(8, 8, 8), labels=True)
+    expected = model(**inputs)
+    del inputs["attention_mask"], inputs["image_mask"]
+    actual = model(**inputs)
+    assert list(actual) == list(expected)
+    torch.testing.assert_close(actual.to_tuple(), expected.to_tuple(), atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("implementation", ["eager", "sdpa"])
+def test_heads_that_share_their_keys_equal_heads_with_equal_keys(implementation):
+    def model(num_key_value_heads):
+        text = EuroBertConfig(num_key_value_heads=num_key_value_heads, **TEXT | SPECIAL)
+        return make_model(text_config=text)
+
+    shared, separate = model(2), model(4)
+    state = shared.state_dict()
+    for name in [name for name in state if "text_model" in name and ("k_proj" in name or "v_proj" in name)]:
+        # shape: (num_key_value_heads, head_size, hidden_size)
+        state[name] = state[name].unflatten(0, (2, 8)).repeat_interleave(2, dim=0).flatten(0, 1)
+    separate.load_state_dict(state)
+    logits = []
+    for each in (shared, separate):
+        each.set_attn_implementation({"text_config": implementation})
+        logits.append(each(**make_inputs()).logits)
+    torch.testing.assert_close(*logits, atol=1e-5, rtol=1e-5)
 
 
 # Attention implementations
