@@ -215,7 +215,15 @@ def guide_attention(text_model: PreTrainedModel) -> None:
 
     Args:
         text_model (`PreTrainedModel`): The encoder.
+
+    Raises:
+        ValueError: if it is a decoder, whose attention is not that of `guided_attention_forward`.
     """
+    if getattr(text_model.config, "is_decoder", False):
+        raise ValueError(
+            "`text_config` has `is_decoder=True`, which hides from each word those that follow. Expected an encoder: "
+            "set `is_decoder=False`."
+        )
     guided = copy.copy(text_model.config)
     guided._attn_implementation = GUIDED_ATTENTION
     for module in text_model.modules():

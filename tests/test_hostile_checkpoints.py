@@ -141,6 +141,7 @@ def test_a_configuration_that_does_not_fit_together_does_not_load(folder, fields
     [
         ({"text_config": BertConfig(hidden_size=32, num_attention_heads=5)}, "not a multiple of the number of att"),
         ({"text_config": ViTConfig(**PIXELS, **VISION_SIZE)}, "can't be guided by images"),
+        ({"text_config": BertConfig(is_decoder=True)}, "`text_config` has `is_decoder=True`, which hides"),
         ({"vision_config": BertConfig()}, "gives no single vector for an image. Expected one of"),
     ],
 )
