@@ -1,0 +1,125 @@
+"""Predicting collections beyond one machine, by Ray Data."""
+
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+from transformers.utils import logging
+
+from .modeling_smcl import SMCLForTokenClassification
+from .pipeline_smcl import MultiImageNERPipeline
+from .prediction_smcl import RECORD_SCHEMA, predict_rows
+from .processing_smcl import SMCLProcessor
+
+if TYPE_CHECKING:
+    import ray.data
+
+logger = logging.get_logger(__name__)
+
+
+class RayPredictor:
+    """The pipeline in an actor of `ray.data.Dataset.map_batches`, which is loaded once and then given batches.
+
+    Args:
+        model (`str`): A saved SMCL that every machine can read: folder or Hub name.
+        device (`str`, *optional*, defaults to `"cpu"`): Where it computes.
+        **options: Those of [`~prediction_smcl.predict_rows`]: `folder`, `ignore_images`, `on_bad_image`,
+            `on_extra_images`.
+
+    Example:
+    ```python
+    >>> dataset.map_batches(
+    ...     RayPredictor,
+    ...     fn_constructor_kwargs={"model": "demo/model"},
+    ...     batch_format="pyarrow",
+    ...     batch_size=16,
+    ...     compute=ray.data.ActorPoolStrategy(size=2),
+    ... )
+    ```
+    """
+
+    def __init__(self, model: str, device: str = "cpu", **options):
+        loaded = SMCLForTokenClassification.from_pretrained(model)
+        self.pipe = MultiImageNERPipeline(loaded, SMCLProcessor.from_pretrained(model), device=device)
+        self.options = options
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        """Predict a batch.
+
+        Args:
+            batch (`pyarrow.Table`): With `id`, `text` or `tokens` and, if there are any, `images`.
+
+        Returns:
+            `pyarrow.Table`: with the columns of `prediction_smcl.RECORD_SCHEMA`.
+        """
+        return pa.Table.from_pylist(predict_rows(self.pipe, batch.to_pylist(), **self.options), RECORD_SCHEMA)
+
+
+def predict_with_ray(
+    dataset: "ray.data.Dataset",
+    model: str,
+    output: str | None = None,
+    num_actors: int = 1,
+    num_gpus: float = 0,
+    batch_size: int = 16,
+    **options: Any,
+) -> "ray.data.Dataset":
+    """Predict the posts of a Ray data set, in order.
+
+    Args:
+        dataset (`ray.data.Dataset`): Posts with the columns `id`, `text` (string) or `tokens` (list of words) and, if
+            there are any, `images` (list of the bytes of image files, URLs, paths that every machine can read, or of
+            `{"bytes": ..., "path": ...}`, as in Parquet that `datasets` wrote).
+        model (`str`): A saved SMCL that every machine can read: folder or Hub name.
+        output (`str`, *optional*): Folder or URL for Parquet files; by default nothing is written.
+        num_actors (`int`, *optional*, defaults to 1): Actors, each with a model of its own.
+        num_gpus (`float`, *optional*, defaults to 0): GPUs of each actor; less than 1 for several actors on one.
+        batch_size (`int`, *optional*, defaults to 16): Posts that are computed at once.
+        **options: `folder` (which relative paths of images start at), `ignore_images`, `on_bad_image` and
+            `on_extra_images`, as of [`~prediction_smcl.predict_rows`].
+
+    Returns:
+        `ray.data.Dataset`: one record for each post, with the columns of `prediction_smcl.RECORD_SCHEMA`: of `output`
+        if it is given, else computed when it is read.
+
+    Raises:
+        ImportError: if Ray is not installed.
+        ValueError: if the data set lacks a column.
+
+    Example:
+    ```python
+    >>> predict_with_ray(ray.data.read_parquet("s3://posts"), "user/model", "s3://tagged", num_actors=8, num_gpus=1)
+    ```
+    """
+    try:
+        import ray.data
+    except ImportError as error:
+        raise ImportError('Ray Data is not installed: pip install "smcl[ray]"') from error
+    columns = set(dataset.columns() or ())
+    if "id" not in columns or not columns & {"text", "tokens"}:
+        raise ValueError(
+            f"Expected the columns `id`, `text` or `tokens` and, if there are any, `images`, got {sorted(columns)}."
+        )
+    if not num_gpus and num_actors >= ray.cluster_resources().get("CPU", 0):
+        logger.warning(
+            f"{num_actors} actors take all CPUs of the Ray cluster as it is now: while none is left for reading the "
+            "posts, nothing moves. Pass fewer `num_actors`, or add machines."
+        )
+    dataset = dataset.select_columns([name for name in ("id", "text", "tokens", "images") if name in columns])
+    dataset.context.execution_options.preserve_order = True
+    records = dataset.map_batches(
+        RayPredictor,
+        fn_constructor_kwargs={"model": model, "device": "cuda" if num_gpus else "cpu", **options},
+        batch_format="pyarrow",
+        batch_size=batch_size,
+        num_gpus=num_gpus,
+        compute=ray.data.ActorPoolStrategy(size=num_actors),
+    )
+    if output is None:
+        return records
+    records.write_parquet(output)
+    written = ray.data.read_parquet(output)
+    written.context.execution_options.preserve_order = True
+    return written
+
+
+__all__ = ["RayPredictor", "predict_with_ray"]

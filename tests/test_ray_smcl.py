@@ -1,0 +1,66 @@
+import io
+import sys
+
+import pytest
+from factories import make_model
+from PIL import Image
+
+from smcl import MultiImageNERPipeline
+from smcl.prediction_smcl import RECORD_SCHEMA, predict_rows
+from smcl.ray_smcl import predict_with_ray
+
+
+def make_posts() -> list[dict]:
+    """Posts with 0 to 3 images; the last one has too many."""
+    posts = []
+    for number in range(12):
+        images = []
+        for slot in range(number % 4 if number < 11 else 5):
+            buffer = io.BytesIO()
+            Image.new("RGB", (16, 16), (20 * number, 60 * slot, 99)).save(buffer, "PNG")
+            images.append({"bytes": buffer.getvalue(), "path": None})
+        posts.append({"id": f"post-{number}", "tokens": ["joey", "and", "niko"][number % 3 :], "images": images})
+    return posts
+
+
+@pytest.fixture(scope="module")
+def ray():
+    ray = pytest.importorskip("ray", reason="needs smcl[ray]")
+    pytest.importorskip("ray.data", reason="needs smcl[ray]")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        # Two for the actors, one for reading; however many the machine has.
+        ray.init(num_cpus=3, include_dashboard=False, log_to_driver=False)
+        yield ray
+        ray.shutdown()
+
+
+def test_two_actors_give_the_records_of_one_process_in_order(ray, processor, tmp_path):
+    model, posts = make_model(), make_posts()
+    model.save_pretrained(tmp_path / "model")
+    processor.save_pretrained(tmp_path / "model")
+    dataset = ray.data.from_items(posts, override_num_blocks=4)
+    output = str(tmp_path / "out")
+    found = predict_with_ray(dataset, str(tmp_path / "model"), output, num_actors=2, batch_size=4)
+    assert found.schema().base_schema.equals(RECORD_SCHEMA)
+    records = predict_rows(MultiImageNERPipeline(model, processor), posts)
+    assert "error" in records[-1]
+    for record, other in zip(found.take_all(), records, strict=True):
+        record = {name: value for name, value in record.items() if value is not None}
+        scores, others = ([entity.pop("score") for entity in x.get("entities", ())] for x in (record, other))
+        assert scores == pytest.approx(others, abs=1e-5)
+        for entity in other.get("entities", ()):
+            entity["words"] = list(entity["words"])
+        assert record.pop("error", "")[-60:] == other.pop("error", "")[-60:]
+        assert record == other
+
+
+def test_missing_columns_are_named(ray):
+    with pytest.raises(ValueError, match=r"Expected the columns `id`, .* got \['text'\]"):
+        predict_with_ray(ray.data.from_items([{"text": "joey"}]), "model")
+
+
+def test_without_ray_the_extra_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(ImportError, match=r'pip install "smcl\[ray\]"'):
+        predict_with_ray(None, "model")
