@@ -1,5 +1,6 @@
 """What each image of a post did for each of its entities: attention, and what changes without it."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,11 +44,15 @@ class EntityExplanation:
     Attributes:
         entity (`dict`): The entity, as the pipeline returns it.
         score_without_images (`float`): Its posterior when all images are taken out of the post.
+        label_without_images (`str`): What is then most probable of its words, as in [`ImageEvidence`].
+        label_score_without_images (`float`): The posterior of that.
         images (`list[ImageEvidence]`): What each image did.
     """
 
     entity: dict[str, Any]
     score_without_images: float
+    label_without_images: str
+    label_score_without_images: float
     images: list[ImageEvidence]
 
 
@@ -58,12 +63,13 @@ class Explanation:
     Attributes:
         words (`list[str]`): The words of the post.
         images (`list[PIL.Image.Image]`): Its images as the model sees them, scaled and cropped.
-        entities (`list[EntityExplanation]`): Its entities.
+        entities (`list[EntityExplanation]`): Its entities, whatever the pipeline's threshold.
         fusion_attention (`np.ndarray` of shape `(num_words, num_images)`, *optional*): Attention of each word over the
             images in the fusion (the mirror of Eq. 14); `None` without images or without the symmetric fusion.
         guidance_attention (`np.ndarray` of shape `(num_words, num_images)`, *optional*): Attention of each word to each
             image inside the text encoder (Eq. 4), averaged over heads and layers; `None` without images or guidance.
         skipped_images (`list[str]`): Why images were left out.
+        types (`list[str]`): The types of entities that the model knows, in the order of its labels.
     """
 
     words: list[str]
@@ -72,6 +78,7 @@ class Explanation:
     fusion_attention: np.ndarray | None
     guidance_attention: np.ndarray | None
     skipped_images: list[str]
+    types: list[str]
 
 
 @torch.no_grad()
@@ -82,41 +89,57 @@ def explain_post(pipe, post: dict, patch_grid: int = 0, **settings) -> Explanati
         pipe ([`MultiImageNERPipeline`]): The pipeline.
         post (`dict`): A post, as in a call of the pipeline.
         patch_grid (`int`, *optional*, defaults to 0): With g > 0, also measure each of g x g patches of each image.
-        **settings: `on_bad_image` and `on_extra_images`, as in a call of the pipeline.
+        **settings: `on_bad_image` and `on_extra_images`, as in a call of the pipeline, and with the same defaults.
 
     Returns:
         [`Explanation`].
 
     Raises:
-        ValueError: if the post or `patch_grid` can't be used.
+        ValueError: if the post, `patch_grid` or a setting can't be used.
     """
-    about, windows = pipe.read_post(post, **settings)
+    about, windows = pipe.read_post(post, **_read_settings(pipe, settings))
     pixels = windows[0]["inputs"].get("pixel_values")
     pixels = torch.empty(0) if pixels is None else pixels[0]
-    if patch_grid < 0 or (len(pixels) and patch_grid > min(pixels.shape[-2:])):
-        raise ValueError(f"`patch_grid` must lie between 0 and the pixels of a side, got {patch_grid}.")
+    most = min(pixels.shape[-2:]) if len(pixels) else math.inf
+    if not isinstance(patch_grid, int) or not 0 <= patch_grid <= most:
+        raise ValueError(
+            f"`patch_grid` must be a whole number from 0 to the pixels of a side, {most}, got {patch_grid!r}."
+        )
     vectors = _encode(pipe.model, pixels)
     numbers = range(len(vectors))
     variants = [vectors, vectors[:0], *(vectors[[n for n in numbers if n != gone]] for gone in numbers)]
     emissions = _score(pipe, windows, variants)
     found = pipe.entities(about, emissions[0], pipe.decode(emissions[0]))
     fusion, guidance = _attentions(pipe, windows, vectors)
-    effects = _patch_effects(pipe, windows, vectors, pixels, found, patch_grid) if patch_grid and found else None
-    explained = []
-    for row, entity in enumerate(found):
-        images = [
-            ImageEvidence(
-                _mean_over_words(fusion, entity, image),
-                _mean_over_words(guidance, entity, image),
-                _posteriors(pipe, emissions[2 + image], [entity])[0],
-                *_most_probable(pipe, emissions[2 + image], entity),
-                None if effects is None else effects[image][row],
-            )
-            for image in numbers
-        ]
-        explained.append(EntityExplanation(entity, _posteriors(pipe, emissions[1], [entity])[0], images))
+    has_patches = patch_grid > 0 and found and len(pixels)
+    effects = _patch_effects(pipe, windows, vectors, pixels, found, patch_grid) if has_patches else None
+    explained = [
+        EntityExplanation(
+            entity,
+            *_without(pipe, emissions[1], entity),
+            [
+                ImageEvidence(
+                    _mean_over_words(fusion, entity, image),
+                    _mean_over_words(guidance, entity, image),
+                    *_without(pipe, emissions[2 + image], entity),
+                    None if effects is None else effects[image][row],
+                )
+                for image in numbers
+            ],
+        )
+        for row, entity in enumerate(found)
+    ]
     seen = [_to_image(pixel_values, pipe.processor.image_processor) for pixel_values in pixels]
-    return Explanation(about.words, seen, explained, fusion, guidance, about.skipped_images)
+    return Explanation(about.words, seen, explained, fusion, guidance, about.skipped_images, _types(pipe))
+
+
+def _read_settings(pipe, settings: dict[str, str]) -> dict[str, str]:
+    """Return how to read a post: what the pipeline was built with, but for what is asked for here."""
+    known = ("on_bad_image", "on_extra_images")
+    if settings.keys() - set(known):
+        raise ValueError(f"Expected {' and '.join(known)} as settings of an explanation, got {sorted(settings)}.")
+    checked, _, _ = pipe._sanitize_parameters(**settings)
+    return {name: value for name, value in (pipe._preprocess_params | checked).items() if name in known}
 
 
 def _encode(model, pixels: torch.Tensor) -> torch.Tensor:
@@ -181,7 +204,7 @@ def _patch_effects(
 ) -> list[np.ndarray]:
     """Return for each image `(num_entities, grid, grid)`: what each entity's log-odds lose without each patch."""
     log_odds = _log_odds([entity["score"] for entity in found])
-    rows, columns = (torch.linspace(0, side, grid + 1).round().int().tolist() for side in pixels.shape[-2:])
+    rows, columns = (patch_edges(side, grid) for side in pixels.shape[-2:])
     effects = []
     for image, original in enumerate(pixels):
         painted = original.repeat(grid * grid, 1, 1, 1)
@@ -197,6 +220,11 @@ def _patch_effects(
     return effects
 
 
+def patch_edges(side: int, grid: int) -> list[int]:
+    """Return the `grid + 1` pixels between which the patches of an image's side lie."""
+    return torch.linspace(0, side, grid + 1).round().int().tolist()
+
+
 def _log_odds(probabilities: list) -> np.ndarray:
     """Return log(p / (1 - p)), kept finite."""
     p = np.clip(probabilities, 1e-12, 1 - 1e-12)
@@ -208,11 +236,17 @@ def _posteriors(pipe, emissions: torch.Tensor, entities: list[dict]) -> list[flo
     return pipe.posteriors(emissions, [(*entity["words"], entity["entity_group"]) for entity in entities])
 
 
-def _most_probable(pipe, emissions: torch.Tensor, entity: dict) -> tuple[str, float]:
-    """Return the most probable type of an entity's words, `"O"` for no such entity, and its posterior."""
-    types = [label[2:] for label in pipe.crf.labels if label.startswith("B-")]
+def _types(pipe) -> list[str]:
+    """Return the types of entities that the labels can spell."""
+    return [label[2:] for label in pipe.crf.labels if label.startswith("B-")]
+
+
+def _without(pipe, emissions: torch.Tensor, entity: dict) -> tuple[float, str, float]:
+    """Return an entity's posterior, the most probable type of its words, `"O"` for none, and the posterior of that."""
+    types = _types(pipe)
     scores = _posteriors(pipe, emissions, [{**entity, "entity_group": name} for name in types])
-    return max([*zip(types, scores, strict=True), ("O", 1 - sum(scores))], key=lambda pair: pair[1])
+    best = max([*zip(types, scores, strict=True), ("O", 1 - sum(scores))], key=lambda pair: pair[1])
+    return scores[types.index(entity["entity_group"])], *best
 
 
 def _mean_over_words(attention: np.ndarray | None, entity: dict, image: int) -> float | None:
@@ -229,4 +263,4 @@ def _to_image(pixel_values: torch.Tensor, image_processor) -> Image.Image:
     return Image.fromarray(values.permute(1, 2, 0).numpy())
 
 
-__all__ = ["EntityExplanation", "Explanation", "ImageEvidence", "explain_post"]
+__all__ = ["EntityExplanation", "Explanation", "ImageEvidence", "explain_post", "patch_edges"]
