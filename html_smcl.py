@@ -1,0 +1,263 @@
+"""Explanations as web pages of one file: no script, and nothing that is fetched."""
+
+import base64
+import io
+from html import escape
+
+import numpy as np
+from PIL import Image
+
+from .drawing_smcl import (
+    ATTENTION_COLOURS,
+    FAINT,
+    FRAME,
+    INK,
+    LINE,
+    PAPER,
+    PATCH_COLOURS,
+    attention_digits,
+    attention_range,
+    attention_text,
+    choose_attention,
+    fade,
+    ink_on,
+    is_right_to_left,
+    mix,
+    patch_legend,
+    patch_limit,
+    patches,
+    runs,
+    tint,
+    type_colours,
+    type_text,
+    without_text,
+)
+from .explanations_smcl import EntityExplanation, Explanation, ImageEvidence
+
+STYLE = f"""
+body {{ margin: 0 auto; padding: 16px; max-width: 820px; background: {PAPER}; color: {INK};
+  font: 15px/1.5 system-ui, sans-serif; overflow-wrap: anywhere; }}
+.post {{ font-size: 20px; line-height: 1.7; margin: 0 0 12px; }}
+mark {{ border-radius: 6px; padding: 1px 5px; color: {INK}; -webkit-box-decoration-break: clone;
+  box-decoration-break: clone; }}
+.type {{ border-radius: 5px; padding: 1px 6px; font-size: 13px; white-space: nowrap; }}
+.images {{ display: grid; gap: 12px; grid-template-columns: repeat(auto-fill, minmax(min(140px, 45%), 1fr)); }}
+figure {{ margin: 0; font-size: 13px; line-height: 1.35; }}
+figure svg {{ display: block; width: 100%; border: 1px solid {LINE}; border-radius: 6px; margin-bottom: 4px;
+  box-sizing: border-box; }}
+.turns svg {{ outline: 3px solid var(--type); }}
+.turns .without {{ font-weight: 600; }}
+section {{ border-top: 1px solid {LINE}; padding: 12px 0; margin-top: 16px; }}
+h2 {{ font-size: 17px; font-weight: 600; margin: 0 0 2px; }}
+section > p {{ margin: 0 0 10px; }}
+.faint, .legend {{ color: {FAINT}; }}
+.legend {{ font-size: 13px; margin: 4px 0; }}
+.swatch {{ display: inline-block; width: 12px; height: 12px; border-radius: 3px; vertical-align: -1px; }}
+.frame {{ outline: 2px solid {FAINT}; outline-offset: -2px; }}
+.bar {{ display: inline-block; width: 120px; height: 12px; vertical-align: -1px; border: 1px solid {LINE}; }}
+.defs {{ position: absolute; }}
+table {{ border-collapse: separate; border-spacing: 2px; width: 100%; }}
+th {{ font-weight: 400; text-align: start; padding: 2px 6px; }}
+thead th {{ position: sticky; top: 0; padding: 2px 0; background: {PAPER}; text-align: center;
+  vertical-align: bottom; }}
+thead svg {{ display: block; width: 100%; max-width: 88px; margin: 0 auto; border-radius: 4px; }}
+tbody th {{ min-width: 86px; }}
+td {{ text-align: center; font-variant-numeric: tabular-nums; border-radius: 3px; white-space: nowrap; }}
+tbody .span {{ width: 1px; min-width: 74px; padding: 2px 0; vertical-align: middle; border-radius: 4px;
+  text-align: center; }}
+.span .type {{ display: block; white-space: normal; padding: 1px 2px; }}
+rect {{ shape-rendering: crispEdges; }}
+@media (max-width: 500px) {{
+  td, th {{ font-size: 12px; padding: 2px 1px; }}
+  tbody .span {{ min-width: 58px; }}
+  .span .type {{ font-size: 11px; }}
+}}
+"""
+# Even if a browser were made to read text as markup, it would run and fetch nothing.
+POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+
+
+def explanation_to_html(explanation: Explanation, kind: str = "card") -> str:
+    """Draw an explanation as a web page; see [`plot_explanation`].
+
+    Args:
+        explanation ([`Explanation`]): What [`MultiImageNERPipeline.explain`] returned.
+        kind (`str`, *optional*, defaults to `"card"`): `"card"` or `"heat_map"`.
+
+    Returns:
+        `str`: the page.
+    """
+    body = {"card": _card, "heat_map": _heat_map}[kind](explanation)
+    left_out = [f'<p class="legend">Left out: {escape(reason)}</p>' for reason in explanation.skipped_images]
+    return "\n".join(
+        [
+            '<!DOCTYPE html>\n<html>\n<head>\n<meta charset="utf-8">',
+            f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">',
+            '<meta name="viewport" content="width=device-width, initial-scale=1">',
+            f"<title>What the images did</title>\n<style>{STYLE}</style>\n</head>\n<body>",
+            *body,
+            *left_out,
+            "</body>\n</html>\n",
+        ]
+    )
+
+
+def _card(explanation: Explanation) -> list[str]:
+    """Return the parts of a post card."""
+    limit = patch_limit(explanation)
+    parts = [_define_images(explanation.images, faded=limit is not None), _post(explanation)]
+    parts += _gallery([_figure(number, image) for number, image in enumerate(explanation.images, start=1)])
+    if not explanation.entities:
+        parts.append('<p class="faint">No entities found.</p>')
+    colours = type_colours(explanation.types)
+    for explained in explanation.entities:
+        parts += _evidence(explained, explanation.images, limit, colours)
+    if limit is not None:
+        for colour, meaning in zip(PATCH_COLOURS, patch_legend(limit), strict=True):
+            parts.append(f'<p class="legend"><span class="swatch" style="background:{colour}"></span> {meaning}</p>')
+    if explanation.entities and explanation.images:
+        parts.append(f'<p class="legend"><span class="swatch frame"></span> {FRAME}</p>')
+    return parts
+
+
+def _define_images(images: list[Image.Image], faded: bool = False) -> str:
+    """Embed each image once, for figures to refer to."""
+    named = [(f"image-{number}", image) for number, image in enumerate(images, start=1)]
+    if faded:
+        named += [(f"faded-{number}", fade(image)) for number, image in enumerate(images, start=1)]
+    embedded = [
+        f'<image id="{name}" width="{image.width}" height="{image.height}" href="{_data_uri(image)}"/>'
+        for name, image in named
+    ]
+    return f'<svg class="defs" width="0" height="0" aria-hidden="true"><defs>{"".join(embedded)}</defs></svg>'
+
+
+def _data_uri(image: Image.Image) -> str:
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=90, subsampling=0)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def _post(explanation: Explanation) -> str:
+    """Return the words of a post with its entities marked."""
+    colours = type_colours(explanation.types)
+    direction = "rtl" if is_right_to_left(" ".join(explanation.words)) else "ltr"
+    parts = []
+    for first, end, explained in runs(explanation):
+        text = " ".join(explanation.words[first:end])
+        # Isolated, so that no word can turn the direction of what follows it.
+        part = f'<bdi dir="{direction}">{escape(text)}</bdi>'
+        if explained is not None:
+            colour = colours[explained.entity["entity_group"]]
+            part = f'<mark style="background:{tint(colour)}">{part} {_type(explained, colour)}</mark>'
+        parts.append(part)
+    return f'<p class="post" dir="{direction}">{" ".join(parts) or "(no words)"}</p>'
+
+
+def _type(explained: EntityExplanation, colour: str) -> str:
+    """Return the type and the score of an entity on the type's colour."""
+    text = escape(type_text(explained.entity))
+    return f'<span class="type" dir="ltr" style="background:{colour};color:{ink_on(colour)}">{text}</span>'
+
+
+def _gallery(figures: list[str]) -> list[str]:
+    return ['<div class="images">', *figures, "</div>"] if figures else []
+
+
+def _figure(number: int, image: Image.Image, layers: str = "", caption: str = "", turns: bool = False) -> str:
+    """Return an image with its number, what is drawn over it, and what is said of it."""
+    name = f"faded-{number}" if layers else f"image-{number}"
+    drawing = _svg(image, f'<use href="#{name}"/>{layers}', f"image {number}")
+    return (
+        f"<figure{' class=turns' if turns else ''}>{drawing}"
+        f'<figcaption><span class="faint">image {number}</span>{caption}</figcaption></figure>'
+    )
+
+
+def _svg(image: Image.Image, content: str, label: str) -> str:
+    return f'<svg viewBox="0 0 {image.width} {image.height}" role="img" aria-label="{label}">{content}</svg>'
+
+
+def _evidence(
+    explained: EntityExplanation, images: list[Image.Image], limit: float | None, colours: dict[str, str]
+) -> list[str]:
+    """Return what each image did for one entity."""
+    entity, colour = explained.entity, colours[explained.entity["entity_group"]]
+    parts = [
+        f'<section style="--type:{colour}">',
+        f"<h2><bdi>{escape(entity['word'])}</bdi> {_type(explained, colour)}</h2>",
+    ]
+    if explained.images:
+        without = (explained.score_without_images, explained.label_without_images, explained.label_score_without_images)
+        parts.append(f"<p>without all images: {escape(without_text(entity, *without))}</p>")
+    else:
+        parts.append('<p class="faint">The post has no images.</p>')
+    figures = []
+    for number, (image, evidence) in enumerate(zip(images, explained.images, strict=True), start=1):
+        layers = "" if evidence.patch_effects is None else _patches(evidence.patch_effects, image, limit)
+        turns = evidence.label_without != entity["entity_group"]
+        figures.append(_figure(number, image, layers, _caption(entity, evidence), turns))
+    return [*parts, *_gallery(figures), "</section>"]
+
+
+def _caption(entity: dict, evidence: ImageEvidence) -> str:
+    without = without_text(entity, evidence.score_without, evidence.label_without, evidence.label_score_without)
+    return (
+        f'<br><span class="without">without this image:<br>{escape(without)}</span>'
+        f'<br><span class="faint">{attention_text(evidence)}</span>'
+    )
+
+
+def _patches(effects: np.ndarray, image: Image.Image, limit: float) -> str:
+    """Return the patches of an image as rectangles that tell their numbers on hovering."""
+    return "".join(
+        f'<rect x="{left}" y="{top}" width="{width}" height="{height}" fill="{colour}" fill-opacity="{opacity:.2f}">'
+        f"<title>log-odds without this patch: {-effect:+.2f}</title></rect>"
+        for (left, top, width, height), effect, colour, opacity in patches(effects, image, limit)
+    )
+
+
+def _heat_map(explanation: Explanation) -> list[str]:
+    """Return the parts of a heat map, a row for each word and a column for each image."""
+    title, attention = choose_attention(explanation)
+    parts = [_define_images(explanation.images), f'<p class="faint">{title}</p>']
+    bounds = (0.0, 1.0)
+    if attention is not None:
+        bounds = attention_range(attention)
+        low, high = (f"{bound:.{attention_digits(*bounds)}f}" for bound in bounds)
+        gradient = f"linear-gradient(to right, {', '.join(ATTENTION_COLOURS)})"
+        parts.append(f'<p class="legend">{low} <span class="bar" style="background:{gradient}"></span> {high}</p>')
+    heads = ["<th></th><th></th>"]
+    for number, image in enumerate(explanation.images, start=1):
+        drawing = _svg(image, f'<use href="#image-{number}"/>', f"image {number}")
+        heads.append(f"<th>{drawing}{number}</th>")
+    parts.append(f"<table>\n<thead><tr>{''.join(heads)}</tr></thead>\n<tbody>")
+    colours = type_colours(explanation.types)
+    for first, end, explained in runs(explanation):
+        for word in range(first, end):
+            head = _word(explanation.words[word], explained, end - first if word == first else 0, colours)
+            cells = "" if attention is None else _cells(attention[word], *bounds)
+            parts.append(f"<tr>{head}{cells}</tr>")
+    return [*parts, "</tbody>\n</table>"]
+
+
+def _word(word: str, explained: EntityExplanation | None, num_words: int, colours: dict[str, str]) -> str:
+    """Return a word's head, and before the first of an entity's words the cell that marks them all."""
+    if explained is None:
+        return f'<th></th><th dir="auto">{escape(word)}</th>'
+    colour = colours[explained.entity["entity_group"]]
+    span = f'<th class="span" rowspan="{num_words}" style="background:{colour}">{_type(explained, colour)}</th>'
+    return f'{span if num_words else ""}<th dir="auto" style="background:{tint(colour)}">{escape(word)}</th>'
+
+
+def _cells(weights: np.ndarray, low: float, high: float) -> str:
+    """Return a word's cells, each with its number."""
+    cells = []
+    for weight in weights:
+        colour = mix(ATTENTION_COLOURS, (weight - low) / (high - low))
+        text = f"{weight:.{attention_digits(low, high)}f}"
+        cells.append(f'<td style="background:{colour};color:{ink_on(colour)}">{text}</td>')
+    return "".join(cells)
+
+
+__all__ = ["explanation_to_html"]
