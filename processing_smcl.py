@@ -49,7 +49,7 @@ class SMCLProcessor(ProcessorMixin):
         max_images (`int`, *optional*, defaults to 4): Largest number of images of a post.
 
     Raises:
-        ValueError: if the tokenizer is a slow one or has no padding token.
+        ValueError: if the tokenizer is a slow one or does not know its special tokens.
 
     Example:
     ```python
@@ -68,10 +68,11 @@ class SMCLProcessor(ProcessorMixin):
                 f"`tokenizer` must be a fast tokenizer, which knows which token belongs to which word, got "
                 f"{type(tokenizer).__name__}. Load it with `AutoTokenizer.from_pretrained(...)`."
             )
-        if tokenizer.pad_token is None:
+        around = set(tokenizer("")["input_ids"])
+        if tokenizer.pad_token is None or (around and not around & set(tokenizer.all_special_ids)):
             raise ValueError(
-                "`tokenizer` must have a padding token, as all of the text encoders' own have. Look whether its "
-                "tokenizer_config.json is missing, or set `tokenizer.pad_token`."
+                f"`tokenizer` must know its special tokens, padding and those it puts around a post, got "
+                f"{tokenizer.special_tokens_map}. Look whether its tokenizer_config.json is missing."
             )
         self.max_images = max_images
 

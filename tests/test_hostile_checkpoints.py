@@ -86,7 +86,11 @@ def test_a_cut_file_of_the_processor_does_not_load(folder, name, part):
 
 
 @pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json", "processor_config.json"])
-def test_a_missing_file_of_the_processor_does_not_load(folder, name):
+@pytest.mark.parametrize("padded", [True, False])
+def test_a_missing_file_of_the_processor_does_not_load(folder, processor, name, padded):
+    # A tokenizer that has padded writes its padding token to a second file.
+    processor(words=[["a"], ["b", "c"]], padding=padded, max_length=3)
+    processor.save_pretrained(folder)
     (folder / name).unlink()
     with pytest.raises((OSError, ValueError)):
         SMCLProcessor.from_pretrained(folder)
