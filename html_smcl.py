@@ -41,7 +41,7 @@ body {{ margin: 0 auto; padding: 16px; max-width: 820px; background: {PAPER}; co
 mark {{ border-radius: 6px; padding: 1px 5px; color: {INK}; -webkit-box-decoration-break: clone;
   box-decoration-break: clone; }}
 .type {{ border-radius: 5px; padding: 1px 6px; font-size: 13px; white-space: nowrap; }}
-.images {{ display: grid; gap: 12px; grid-template-columns: repeat(auto-fill, minmax(min(140px, 45%), 1fr)); }}
+.images {{ display: grid; gap: 12px; grid-template-columns: repeat(auto-fill, minmax(min(160px, 45%), 1fr)); }}
 figure {{ margin: 0; font-size: 13px; line-height: 1.35; }}
 figure svg {{ display: block; width: 100%; border: 1px solid {LINE}; border-radius: 6px; margin-bottom: 4px;
   box-sizing: border-box; }}
