@@ -1,0 +1,402 @@
+import importlib.util
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+import torch
+from datasets import load_dataset
+from factories import make_model
+from PIL import Image
+
+import smcl
+from smcl import MultiImageNERPipeline
+from smcl.dataset_scripts.icons import convert
+
+gradio = pytest.importorskip("gradio")
+sync_api = pytest.importorskip("playwright.sync_api")
+
+ROOT = Path(smcl.__file__).parent
+SPACE = ROOT / "space"
+BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
+FLAGS += ["--disable-component-update", "--disable-sync"]
+SECONDS = 30
+
+
+def load(name: str):
+    """Import a file of the Space, which is no package."""
+    spec = importlib.util.spec_from_file_location(name, SPACE / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+analysis = load("analysis")
+EXAMPLES = analysis.read_examples(SPACE / "examples")
+
+
+def make_pipeline(processor, seed: int) -> MultiImageNERPipeline:
+    """A tiny random model that finds entities in most posts."""
+    model = make_model(seed)
+    with torch.no_grad():
+        model.classifier.weight.mul_(8)
+        model.classifier.bias[0] = -8
+    return MultiImageNERPipeline(model, processor)
+
+
+def describe(entities: list[dict]) -> list[tuple[str, str, str]]:
+    """What a reader sees of entities."""
+    return [(entity["word"], entity["entity_group"], f"{entity['score']:.2f}") for entity in entities]
+
+
+def tags(entities: list[dict]) -> list[tuple]:
+    return [(entity["words"], entity["entity_group"]) for entity in entities]
+
+
+def without(post: dict, slot: int) -> dict:
+    return {**post, "images": post["images"][:slot] + post["images"][slot + 1 :]}
+
+
+def find_deciding_image(pipe) -> tuple[int, int] | None:
+    """Find an example, and its image, without which the pipeline gives other entities."""
+    for number, post in enumerate(EXAMPLES):
+        before = tags(pipe(post))
+        for slot in range(len(post["images"])):
+            after = tags(pipe(without(post, slot)))
+            if before and after and before != after:
+                return number, slot
+    return None
+
+
+@pytest.fixture(scope="module")
+def decided(processor) -> tuple[MultiImageNERPipeline, int, int]:
+    """A pipeline, an example, and its image that decides of the example's tags."""
+    for seed in range(20):
+        pipe = make_pipeline(processor, seed)
+        found = find_deciding_image(pipe)
+        if found:
+            return pipe, *found
+    raise AssertionError("no random model looks at the images")
+
+
+@pytest.fixture(scope="module")
+def pipe(decided) -> MultiImageNERPipeline:
+    return decided[0]
+
+
+@pytest.fixture
+def photos(tmp_path) -> list[str]:
+    """Paths of as many good images as a model takes, and one more."""
+    paths = [tmp_path / f"photo{slot}.png" for slot in range(5)]
+    for path in paths:
+        Image.effect_noise((20, 30), 60).convert("RGB").save(path)
+    return [str(path) for path in paths]
+
+
+@pytest.fixture
+def broken(tmp_path) -> str:
+    path = tmp_path / "broken.png"
+    path.write_text("this is no image")
+    return str(path)
+
+
+# The Space as it stands
+
+
+def test_header_and_requirements_are_what_the_hub_and_the_package_ask_for():
+    header = dict(re.findall(r"^(\w+): (.+)$", (SPACE / "README.md").read_text(encoding="utf-8").split("---")[1], re.M))
+    assert header["sdk"] == "gradio" and (SPACE / header["app_file"]).is_file()
+    assert header["sdk_version"].split(".")[0] == gradio.__version__.split(".")[0]
+    assert len(header["short_description"]) <= 60
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    requirements = [line for line in (SPACE / "requirements.txt").read_text().splitlines() if not line.startswith("#")]
+    assert len(requirements) > 3 and all(f'"{line}"' in project for line in requirements)
+
+
+def test_bundled_examples_are_small_and_varied():
+    files = [path for path in (SPACE / "examples").iterdir() if path.is_file()]
+    assert sum(path.stat().st_size for path in files) < 100_000
+    assert len(EXAMPLES) >= 4 and {len(post["images"]) for post in EXAMPLES} == {1, 2, 3, 4}
+    assert {path.name for path in files} == {"posts.json"} | {Path(x).name for post in EXAMPLES for x in post["images"]}
+
+
+def test_without_a_model_the_program_says_what_to_set(monkeypatch, capsys):
+    monkeypatch.delenv("SMCL_MODEL", raising=False)
+    monkeypatch.syspath_prepend(str(SPACE))
+    with pytest.raises(SystemExit):
+        load("app").main([])
+    assert "give --model, or set the variable SMCL_MODEL" in capsys.readouterr().err
+
+
+def test_examples_of_a_data_set_are_chosen_to_differ_and_read_back_as_they_were(tmp_path):
+    convert(tmp_path / "data", train=2, validation=2, test=60)
+    dataset = load_dataset(str(tmp_path / "data"), split="test", cache_dir=str(tmp_path / "cache"))
+    chosen = analysis.choose_examples(dataset)
+    analysis.write_examples(chosen, tmp_path / "examples")
+    posts = analysis.read_examples(tmp_path / "examples")
+    kinds = [(len(post["images"]), sum(tag in (1, 3, 5, 7) for tag in post["ner_tags"])) for post in chosen]
+    assert len(posts) == analysis.MAX_EXAMPLES and kinds == sorted(set(kinds)) and kinds[0][0] < kinds[-1][0]
+    for post, original in zip(posts, chosen, strict=True):
+        assert post["text"].split() == original["tokens"]
+        pixels = [Image.open(path).convert("RGB").tobytes() for path in post["images"]]
+        assert pixels == [image.convert("RGB").tobytes() for image in original["images"]]
+
+
+# What the page does with posts
+
+
+def entity(first: int, last: int, name: str, score: float = 0.9) -> dict:
+    return {"words": (first, last), "entity_group": name, "score": score}
+
+
+def test_entities_of_the_same_words_are_compared():
+    before = [entity(0, 0, "PER"), entity(2, 3, "ORG")]
+    after = [entity(0, 0, "LOC"), entity(2, 2, "ORG"), entity(5, 5, "MISC")]
+    pairs = analysis.compare(before, after)
+    assert pairs == [(before[0], after[0]), (None, after[1]), (before[1], None), (None, after[2])]
+
+
+def test_text_is_shown_as_text_and_not_run_as_markup(monkeypatch, pipe, photos):
+    text = "<script>1</script> <b>joey</b> & niko"
+    found = [{**entity(0, 0, "PER"), "start": 0, "end": 8, "word": text[:8]}]
+    monkeypatch.setattr(MultiImageNERPipeline, "__call__", lambda self, posts: [found, []][: len(posts)])
+    html = analysis.analyse(pipe, text, photos[:1], [False])
+    assert html.count("&lt;script&gt;") == 3 and "<script" not in html and "<b>joey" not in html
+
+
+@pytest.mark.parametrize("text", ["", "  \n"])
+def test_empty_text_gives_a_message(pipe, text):
+    assert analysis.analyse(pipe, text, [], []) == analysis.render_notes([analysis.NO_TEXT])
+    assert analysis.draw_figure(pipe, text, EXAMPLES[0]["images"], [True], "heat_map") == ""
+
+
+def test_images_that_were_deleted_give_a_message(pipe, photos):
+    os.remove(photos[0])
+    assert analysis.analyse(pipe, "joey", photos[:2], [True, True]) == analysis.render_notes([analysis.GONE])
+    assert analysis.draw_figure(pipe, "joey", photos[:2], [True, True], "heat_map") == ""
+
+
+def test_what_the_pipeline_refuses_is_told(pipe, photos, broken):
+    html = analysis.analyse(pipe, "joey & niko", [photos[0], broken], [True, True])
+    assert html.startswith('<p class="smcl-note"') and "joey &amp; niko" in html and "is no image" in html
+
+
+def test_broken_files_are_left_out_and_named(photos, broken):
+    images, used, notes = analysis.add_images([photos[0]], [False], [broken, photos[1]], 4)
+    assert images == photos[:2] and used == [False, True]
+    assert len(notes) == 1 and notes[0].startswith("broken.png is no image.")
+
+
+def test_images_beyond_the_most_are_left_out_and_named(photos):
+    images, used, notes = analysis.add_images(photos[:1], [True], photos[1:], 4)
+    assert images == photos[:4] and used == [True] * 4
+    assert notes == ["A post has at most 4 images. Left out: photo4.png."]
+
+
+def test_images_that_were_taken_away_make_room_only_where_it_is_needed(photos):
+    assert analysis.add_images(photos[:4], [True, False, True, True], photos[4:], 4) == (
+        [photos[0], *photos[2:]],
+        [True] * 4,
+        [],
+    )
+    assert analysis.add_images(photos[:2], [True, False], photos[2:4], 4)[:2] == (photos[:4], [True, False, True, True])
+
+
+# The page in a browser
+
+
+@pytest.fixture(scope="module")
+def address(decided, tmp_path_factory):
+    """The page, served the way a Space is laid out: the package lies beside it."""
+    folder = tmp_path_factory.mktemp("space")
+    shutil.copytree(SPACE, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
+    (folder / "smcl").mkdir()
+    for path in [ROOT / "__init__.py", *ROOT.glob("*_smcl.py")]:
+        shutil.copy(path, folder / "smcl")
+    decided[0].save_pretrained(str(folder / "model"))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    settings = {"GRADIO_SERVER_PORT": str(port), "GRADIO_SERVER_NAME": "127.0.0.1", "OMP_NUM_THREADS": "1"}
+    settings |= {"GRADIO_TEMP_DIR": str(folder / "uploads"), "SMCL_MODEL": str(folder / "model")}
+    log = folder / "log"
+    with log.open("w") as output:
+        program = [sys.executable, str(folder / "app.py")]
+        server = subprocess.Popen(program, env=os.environ | settings, stdout=output, stderr=subprocess.STDOUT)
+    try:
+        wait_for(f"http://127.0.0.1:{port}/", server, log)
+        yield f"http://127.0.0.1:{port}/"
+    finally:
+        server.terminate()
+        try:
+            server.wait(10)
+        except subprocess.TimeoutExpired:
+            server.kill()
+            server.wait()
+    assert "Traceback" not in log.read_text()
+
+
+def wait_for(address: str, server: subprocess.Popen, log: Path) -> None:
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    end = time.monotonic() + 2 * SECONDS
+    while time.monotonic() < end:
+        assert server.poll() is None, log.read_text()
+        try:
+            opener.open(address, timeout=5).close()
+            return
+        except OSError:
+            time.sleep(0.1)
+    raise AssertionError(f"no answer at {address}: {log.read_text()}")
+
+
+@pytest.fixture(scope="module")
+def browser():
+    if BROWSER is None:
+        pytest.skip("needs chromium or google-chrome")
+    sync_api.expect.set_options(timeout=1000 * SECONDS)
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=BROWSER, headless=True, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser, address):
+    """The page just opened, on a screen of its own. At the end: no request went elsewhere, no trace was shown."""
+    context = browser.new_context(viewport={"width": 1280, "height": 900})
+    page = context.new_page()
+    page.set_default_timeout(1000 * SECONDS)
+    requests, errors = [], []
+    page.on("request", lambda request: requests.append(request.url))
+    page.on("pageerror", lambda error: errors.append(error))
+    page.goto(address)
+    page.locator(".smcl-example").first.wait_for()
+    yield page
+    assert "Traceback" not in page.content()
+    assert [url for url in requests if not url.startswith((address, "data:", "blob:", "about:"))] == []
+    assert errors == []
+    context.close()
+
+
+def open_example(page, number: int) -> None:
+    page.locator(".smcl-example").nth(number).click()
+    page.locator("#result .smcl-post").wait_for()
+
+
+def shown(page, side: int = 0) -> list[tuple[str, str, str]]:
+    """Word, type and score of each coloured span of one of the tagged texts."""
+    texts = page.locator("#result .smcl-post").nth(side).locator("mark").all()
+    found = []
+    for mark in texts:
+        word = mark.evaluate("mark => mark.firstChild.textContent")
+        found.append((word, mark.locator("b").inner_text(), mark.locator("small").inner_text()))
+    return found
+
+
+def expect_sides(page, count: int) -> None:
+    sync_api.expect(page.locator("#result .smcl-post")).to_have_count(count)
+
+
+def box(page, slot: int):
+    return page.get_by_role("checkbox", name=f"Use image {slot + 1}")
+
+
+def test_example_is_tagged_as_by_the_pipeline(page, pipe):
+    assert page.locator(".smcl-example").count() == len(EXAMPLES)
+    for number, post in enumerate(EXAMPLES[:2]):
+        page.locator(".smcl-example").nth(number).click()
+        sync_api.expect(page.locator("#result p").first).to_contain_text(post["text"].split()[-1])
+        assert shown(page) == describe(pipe(post))
+        assert page.locator("#text textarea").input_value() == post["text"]
+        sync_api.expect(page.locator(".smcl-slot:visible img")).to_have_count(len(post["images"]))
+
+
+def test_taking_an_image_away_shows_what_changes_and_putting_it_back_ends_it(page, decided):
+    pipe, number, slot = decided
+    post = EXAMPLES[number]
+    open_example(page, number)
+    box(page, slot).uncheck()
+    expect_sides(page, 2)
+    after = pipe(without(post, slot))
+    assert shown(page, 0) == describe(pipe(post)) and shown(page, 1) == describe(after)
+    assert shown(page, 0) != shown(page, 1)
+    pairs = analysis.compare(pipe(post), after)
+    rows = page.locator(".smcl-changes tr")
+    assert rows.count() == len(pairs) and page.locator(".smcl-changes tr.smcl-changed").count() > 0
+    for row, pair in zip(rows.all(), pairs, strict=True):
+        cells = row.locator("td").all_inner_texts()
+        for cell, entity in zip((cells[1], cells[3]), pair, strict=True):
+            expected = "no entity" if entity is None else f"{entity['entity_group']}{entity['score']:.2f}"
+            assert "".join(cell.split()) == "".join(expected.split())
+    box(page, slot).check()
+    expect_sides(page, 1)
+    assert shown(page) == describe(pipe(post))
+
+
+def test_heat_map_and_patches_are_drawn_and_fit_their_frames(page):
+    open_example(page, 3)
+    cells = page.frame_locator("#heat_map iframe").locator("td")
+    sync_api.expect(cells).to_have_count(len(EXAMPLES[3]["text"].split()) * len(EXAMPLES[3]["images"]))
+    page.locator("#look").click()
+    page.frame_locator("#patches iframe").locator("rect").first.wait_for()
+    fits = "frame => Math.abs(frame.clientHeight - frame.contentDocument.body.offsetHeight) < 2"
+    for frame in page.locator("iframe").all():
+        page.wait_for_function(fits, arg=frame.element_handle())
+    box(page, 0).uncheck()
+    sync_api.expect(page.locator("#patches iframe")).to_have_count(0)
+
+
+def test_own_post_with_own_images(page, pipe, photos):
+    page.locator("#text textarea").fill("joey and niko rest")
+    page.locator("#text textarea").press("Enter")
+    page.locator("#result .smcl-post").wait_for()
+    assert shown(page) == describe(pipe({"text": "joey and niko rest"}))
+    page.locator("#files input[type=file]").set_input_files(photos[:2])
+    sync_api.expect(page.locator("#result h3").first).to_have_text("With all images")
+    assert shown(page) == describe(pipe({"text": "joey and niko rest", "images": photos[:2]}))
+    for slot in range(2):
+        box(page, slot).uncheck()
+    sync_api.expect(page.locator("#result h3").nth(1)).to_have_text("Without images 1 and 2")
+    assert shown(page, 1) == describe(pipe({"text": "joey and niko rest"}))
+    sync_api.expect(page.locator("#heat_map iframe")).to_have_count(0)
+
+
+def test_broken_file_gives_a_message_and_the_post_is_kept(page, broken, photos):
+    open_example(page, 0)
+    page.locator("#files input[type=file]").set_input_files([broken, photos[0]])
+    sync_api.expect(page.locator("#note")).to_contain_text("broken.png is no image")
+    sync_api.expect(page.locator(".smcl-slot:visible img")).to_have_count(len(EXAMPLES[0]["images"]) + 1)
+    expect_sides(page, 1)
+
+
+def test_too_many_files_give_a_message(page, photos):
+    page.locator("#files input[type=file]").set_input_files(photos)
+    sync_api.expect(page.locator("#note")).to_contain_text("at most 4 images. Left out: photo4.png.")
+    sync_api.expect(page.locator(".smcl-slot:visible img")).to_have_count(4)
+
+
+def test_empty_text_gives_a_message_and_clear_empties_the_page(page):
+    page.locator("#run").click()
+    sync_api.expect(page.locator("#result")).to_contain_text(analysis.NO_TEXT)
+    open_example(page, 1)
+    page.locator("#heat_map iframe").wait_for()
+    page.get_by_role("button", name="Clear").click()
+    for part in ("#result .smcl-post", ".smcl-slot:visible", "iframe", "#look:visible"):
+        sync_api.expect(page.locator(part)).to_have_count(0)
+    assert page.locator("#text textarea").input_value() == ""
+
+
+def test_narrow_screen_needs_no_sideways_scrolling(page):
+    page.set_viewport_size({"width": 400, "height": 800})
+    open_example(page, 3)
+    box(page, 0).uncheck()
+    expect_sides(page, 2)
+    page.locator("#heat_map iframe").wait_for()
+    assert page.evaluate("document.documentElement.scrollWidth") <= 400
