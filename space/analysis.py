@@ -125,6 +125,10 @@ def add_images(
         were left out.
     """
     good, notes = [], []
+    kept = [pair for pair in zip(images, used, strict=False) if os.path.isfile(pair[0])]
+    if len(kept) < len(images):
+        notes.append("Images that were deleted in the meantime are gone from the post.")
+    images, used = [image for image, _ in kept], [is_used for _, is_used in kept]
     for path in map(Path, new):
         data = path.read_bytes()
         try:

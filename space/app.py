@@ -29,7 +29,7 @@ FOLDER = Path(__file__).parent
 MAX_CHARACTERS = 5000
 # Patches on a side of an image.
 PATCH_GRID = 6
-# Uploads are deleted after an hour.
+# Once an hour, uploads that are older than one are deleted.
 KEPT_SECONDS = 3600
 MAX_FILE_SIZE = "20mb"
 HEAD = """<div class="smcl-head"><h1>Named entities in posts with images</h1>

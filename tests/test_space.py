@@ -181,6 +181,8 @@ def test_images_that_were_deleted_give_a_message(pipe, photos):
     os.remove(photos[0])
     assert analysis.analyse(pipe, "joey", photos[:2], [True, True]) == analysis.render_notes([analysis.GONE])
     assert analysis.draw_figure(pipe, "joey", photos[:2], [True, True], "heat_map") == ""
+    images, used, notes = analysis.add_images(photos[:2], [True, False], photos[2:3], 4)
+    assert images == photos[1:3] and used == [False, True] and len(notes) == 1
 
 
 def test_what_the_pipeline_refuses_is_told(pipe, photos, broken):
