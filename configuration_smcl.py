@@ -107,8 +107,10 @@ class SMCLConfig(PreTrainedConfig):
             if getattr(self, name) < least:
                 raise ValueError(f"`{name}` must be at least {least}, got {getattr(self, name)}.")
         for name in ("similarity_weight", "difference_weight", "contrastive_weight"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"`{name}` must not be negative, got {getattr(self, name)}; 0 switches the loss off.")
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise ValueError(
+                    f"`{name}` must not be negative and be finite, got {getattr(self, name)}; 0 switches the loss off."
+                )
         if not 0 < self.temperature < float("inf"):
             raise ValueError(
                 f"`temperature` must be positive and finite, got {self.temperature}; 1 leaves scores alone."

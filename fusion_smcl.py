@@ -1,4 +1,4 @@
-"""Alignment, refinement and symmetric fusion of text and images (Eq. 6-15)."""
+"""What joins images and text: relations of images, alignment, refinement, symmetric fusion (Sec. 3.3, Eq. 6-15)."""
 
 import torch
 from torch import nn
@@ -6,6 +6,7 @@ from torch.nn import functional as F
 
 from .configuration_smcl import SMCLConfig
 from .guidance_smcl import weighted_attention
+from .losses_smcl import masked_mean
 
 
 class SMCLAttention(nn.Module):
@@ -97,6 +98,43 @@ class SMCLTransformerLayer(nn.Module):
         attended, _ = self.attention(x, x, mask)
         x = self.attention_norm(x + self.dropout(self.output(attended)))
         return self.output_norm(x + self.feed_forward(x))
+
+
+class SMCLImageRelations(nn.Module):
+    """Temporal positions and the relations between the images of a post (Sec. 3.3.2-3.3.3)."""
+
+    def __init__(self, config: SMCLConfig):
+        super().__init__()
+        vision = config.vision_config
+        self.position_embeddings = nn.Parameter(torch.empty(config.max_images, vision.hidden_size))
+        self.layers = nn.ModuleList(
+            SMCLTransformerLayer(vision.hidden_size, vision.num_attention_heads, config.dropout)
+            for _ in range(config.num_image_layers)
+        )
+
+    def forward(self, image_embeds: torch.Tensor, image_mask: torch.Tensor) -> torch.Tensor:
+        """Return G `(batch_size, num_images, hidden_size)` from V of the same shape, 0 at padding."""
+        x = image_embeds + self.position_embeddings[: image_embeds.shape[1]]
+        for layer in self.layers:
+            x = layer(x, image_mask)
+        return x * image_mask[..., None]
+
+
+class SMCLImageRelevance(nn.Module):
+    """Score how much each image has to do with the text, in (0, 1). Beyond the paper: its future work."""
+
+    def __init__(self, config: SMCLConfig, embedding_size: int):
+        super().__init__()
+        self.text_projection = nn.Linear(embedding_size, config.text_config.hidden_size)
+        self.image_projection = nn.Linear(config.vision_config.hidden_size, config.text_config.hidden_size)
+
+    def forward(
+        self, text_embeds: torch.Tensor, text_mask: torch.Tensor, image_states: torch.Tensor, image_mask: torch.Tensor
+    ) -> torch.Tensor:
+        """Return `(batch_size, num_images)` weights from word embeddings and G, 0 at padding."""
+        text = self.text_projection(masked_mean(text_embeds, text_mask))
+        scores = (self.image_projection(image_states) @ text[..., None]).squeeze(-1) * text.shape[-1] ** -0.5
+        return scores.sigmoid() * image_mask
 
 
 class SMCLModalityEncoders(nn.Module):
@@ -254,6 +292,8 @@ class SMCLConcatenation(nn.Module):
 __all__ = [
     "SMCLAttention",
     "SMCLConcatenation",
+    "SMCLImageRelations",
+    "SMCLImageRelevance",
     "SMCLModalityEncoders",
     "SMCLSymmetricFusion",
     "SMCLTransformerLayer",

@@ -13,7 +13,13 @@ from transformers.utils import ModelOutput, can_return_tuple, logging
 
 from .configuration_smcl import SMCLConfig
 from .crf_smcl import LinearChainCRF, gather_words
-from .fusion_smcl import SMCLConcatenation, SMCLModalityEncoders, SMCLSymmetricFusion, SMCLTransformerLayer
+from .fusion_smcl import (
+    SMCLConcatenation,
+    SMCLImageRelations,
+    SMCLImageRelevance,
+    SMCLModalityEncoders,
+    SMCLSymmetricFusion,
+)
 from .guidance_smcl import TEXT_ATTENTIONS, SMCLImageGuidance, check_text_backbone, guide_attention
 from .losses_smcl import central_moment_discrepancy, info_nce, masked_mean, soft_orthogonality
 
@@ -82,43 +88,6 @@ class SMCLOutput(ModelOutput):
     fusion_attentions: tuple[torch.FloatTensor, ...] | None = None
     hidden_states: tuple[torch.FloatTensor, ...] | None = None
     attentions: tuple[torch.FloatTensor, ...] | None = None
-
-
-class SMCLImageRelations(nn.Module):
-    """Temporal positions and the relations between the images of a post (Sec. 3.3.2-3.3.3)."""
-
-    def __init__(self, config: SMCLConfig):
-        super().__init__()
-        vision = config.vision_config
-        self.position_embeddings = nn.Parameter(torch.empty(config.max_images, vision.hidden_size))
-        self.layers = nn.ModuleList(
-            SMCLTransformerLayer(vision.hidden_size, vision.num_attention_heads, config.dropout)
-            for _ in range(config.num_image_layers)
-        )
-
-    def forward(self, image_embeds: torch.Tensor, image_mask: torch.Tensor) -> torch.Tensor:
-        """Return G `(batch_size, num_images, hidden_size)` from V of the same shape, 0 at padding."""
-        x = image_embeds + self.position_embeddings[: image_embeds.shape[1]]
-        for layer in self.layers:
-            x = layer(x, image_mask)
-        return x * image_mask[..., None]
-
-
-class SMCLImageRelevance(nn.Module):
-    """Score how much each image has to do with the text, in (0, 1). Beyond the paper: its future work."""
-
-    def __init__(self, config: SMCLConfig, embedding_size: int):
-        super().__init__()
-        self.text_projection = nn.Linear(embedding_size, config.text_config.hidden_size)
-        self.image_projection = nn.Linear(config.vision_config.hidden_size, config.text_config.hidden_size)
-
-    def forward(
-        self, text_embeds: torch.Tensor, text_mask: torch.Tensor, image_states: torch.Tensor, image_mask: torch.Tensor
-    ) -> torch.Tensor:
-        """Return `(batch_size, num_images)` weights from word embeddings and G, 0 at padding."""
-        text = self.text_projection(masked_mean(text_embeds, text_mask))
-        scores = (self.image_projection(image_states) @ text[..., None]).squeeze(-1) * text.shape[-1] ** -0.5
-        return scores.sigmoid() * image_mask
 
 
 class SMCLPreTrainedModel(PreTrainedModel):

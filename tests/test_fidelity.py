@@ -7,9 +7,14 @@ import torch
 from factories import make_config, make_inputs, make_model
 
 from smcl.crf_smcl import LinearChainCRF
-from smcl.fusion_smcl import SMCLAttention, SMCLModalityEncoders, SMCLSymmetricFusion, SMCLTransformerLayer
+from smcl.fusion_smcl import (
+    SMCLAttention,
+    SMCLImageRelations,
+    SMCLModalityEncoders,
+    SMCLSymmetricFusion,
+    SMCLTransformerLayer,
+)
 from smcl.losses_smcl import central_moment_discrepancy
-from smcl.modeling_smcl import SMCLImageRelations
 
 
 def build(module_class, *args, seed=0, **kwargs):

@@ -128,6 +128,8 @@ def test_weights_of_other_shapes_than_the_configuration_do_not_load(folder, part
         ({"dropout": 1.5}, r"`dropout` must lie in \[0, 1\), got 1.5"),
         ({"cmd_order": 0}, "`cmd_order` must be at least 1"),
         ({"similarity_weight": -1}, "`similarity_weight` must not be negative"),
+        ({"difference_weight": float("nan")}, "`difference_weight` must not be negative and be finite, got nan"),
+        ({"temperature": 0}, "`temperature` must be positive and finite, got 0"),
         ({"contrastive_weight": 1, "use_alignment": False}, "`contrastive_weight` compares"),
         ({"label2id": {"O": 3}}, "inverse to each other"),
         ({"id2label": {"0": "O", "2": "B-PER"}, "label2id": None}, "number the labels 0, 1, 2"),
