@@ -493,19 +493,7 @@ def predict_file(
     }
     paths = [f"{output}.part-{rank:05d}-of-{state.num_processes:05d}" for rank in range(state.num_processes)]
     with PartFile(paths[state.process_index], about) as part:
-        blocks = shared_blocks(source, batch_size, part, state)
-        shows_progress = state.is_main_process and not disable_tqdm
-        total = source.count() if shows_progress else None
-        with tqdm(total=total, unit=" posts", disable=not shows_progress) as bar:
-            errors = 0
-            for first, block, checksum in blocks:
-                bar.update(first - bar.n)
-                rows = block if isinstance(block, list) else block.to_pylist()
-                records = predict_rows(pipe, rows, first, source.folder, **options)
-                part.append(records, checksum)
-                errors += sum("error" in record for record in records)
-                bar.set_postfix(errors=errors, refresh=False)
-                bar.update(len(rows))
+        predict_part(pipe, source, part, state, batch_size, disable_tqdm, options)
     if group is not None:
         torch.distributed.barrier(group)
     if not state.is_main_process:
@@ -516,6 +504,29 @@ def predict_file(
         f"{counts['skipped_images']} images were left out."
     )
     return counts
+
+
+def predict_part(
+    pipe: MultiImageNERPipeline,
+    source: JsonLines | ParquetFiles,
+    part: PartFile,
+    state: PartialState,
+    batch_size: int,
+    disable_tqdm: bool,
+    options: dict[str, Any],
+) -> None:
+    """Predict what this process has still to predict; the first process shows how far it is in the whole input."""
+    shows_progress = state.is_main_process and not disable_tqdm
+    total, errors = source.count() if shows_progress else None, 0
+    with tqdm(total=total, unit=" posts", disable=not shows_progress) as bar:
+        for first, block, checksum in shared_blocks(source, batch_size, part, state):
+            bar.update(first - bar.n)
+            rows = block if isinstance(block, list) else block.to_pylist()
+            records = predict_rows(pipe, rows, first, source.folder, **options)
+            part.append(records, checksum)
+            errors += sum("error" in record for record in records)
+            bar.set_postfix(errors=errors, refresh=False)
+            bar.update(len(rows))
 
 
 def shared_blocks(

@@ -70,7 +70,7 @@ def predict_with_ray(
             there are any, `images` (list of the bytes of image files, URLs, paths that every machine can read, or of
             `{"bytes": ..., "path": ...}`, as in Parquet that `datasets` wrote).
         model (`str`): A saved SMCL that every machine can read: folder or Hub name.
-        output (`str`, *optional*): Folder or URL for Parquet files; by default nothing is written.
+        output (`str`, *optional*): New folder or URL for Parquet files; by default nothing is written.
         num_actors (`int`, *optional*, defaults to 1): Actors, each with a model of its own.
         num_gpus (`float`, *optional*, defaults to 0): GPUs of each actor; less than 1 for several actors on one.
         batch_size (`int`, *optional*, defaults to 16): Posts that are computed at once.
@@ -83,7 +83,7 @@ def predict_with_ray(
 
     Raises:
         ImportError: if Ray is not installed.
-        ValueError: if the data set lacks a column.
+        ValueError: if the data set lacks a column, or `output` exists.
 
     Example:
     ```python
@@ -116,7 +116,8 @@ def predict_with_ray(
     )
     if output is None:
         return records
-    records.write_parquet(output)
+    # Files of an earlier run in the same folder would be read as if they were of this one.
+    records.write_parquet(output, mode=ray.data.SaveMode.ERROR)
     written = ray.data.read_parquet(output)
     written.context.execution_options.preserve_order = True
     return written

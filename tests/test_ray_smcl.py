@@ -29,6 +29,8 @@ def ray():
     pytest.importorskip("ray.data", reason="needs smcl[ray]")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        # Workers that are nice take minutes on a busy machine.
+        patch.setenv("RAY_worker_niceness", "0")
         # Two for the actors, one for reading; however many the machine has.
         ray.init(num_cpus=3, include_dashboard=False, log_to_driver=False)
         yield ray
@@ -53,6 +55,8 @@ def test_two_actors_give_the_records_of_one_process_in_order(ray, processor, tmp
             entity["words"] = list(entity["words"])
         assert record.pop("error", "")[-60:] == other.pop("error", "")[-60:]
         assert record == other
+    with pytest.raises(ValueError, match="already exists"):
+        predict_with_ray(dataset, str(tmp_path / "model"), output, num_actors=2)
 
 
 def test_missing_columns_are_named(ray):
