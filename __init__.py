@@ -4,7 +4,9 @@ from transformers import AutoConfig, AutoModel, AutoModelForTokenClassification,
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from .configuration_smcl import SMCLConfig
+from .export_smcl import export_onnx
 from .modeling_smcl import SMCLForTokenClassification, SMCLModel, SMCLModelOutput, SMCLOutput
+from .onnx_runtime_smcl import OnnxTagger
 from .pipeline_smcl import TASK, MultiImageNERPipeline
 from .processing_smcl import SMCLProcessor
 
@@ -22,10 +24,12 @@ SMCLProcessor.register_for_auto_class("AutoProcessor")
 
 __all__ = [
     "MultiImageNERPipeline",
+    "OnnxTagger",
     "SMCLConfig",
     "SMCLForTokenClassification",
     "SMCLModel",
     "SMCLModelOutput",
     "SMCLOutput",
     "SMCLProcessor",
+    "export_onnx",
 ]

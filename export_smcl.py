@@ -101,7 +101,7 @@ def export_onnx(
     if quantize:
         exported.components["model"].program = _quantize(exported.program, samples[0], delicate)
     exported.save_pretrained(folder)
-    _save_companions(emissions.model, Path(folder), processor)
+    _save_companions(emissions.model, Path(folder), processor, quantize)
 
 
 def _image_size(config: SMCLConfig, processor: SMCLProcessor | None) -> tuple[int, int, int]:
@@ -196,7 +196,9 @@ def _quantize(program, sample: dict[str, torch.Tensor], excluded: list[str]):
     return OnnxRuntimeQuantizer(settings).quantize(program, sample, ExportFormat.ONNX)
 
 
-def _save_companions(model: SMCLForTokenClassification, folder: Path, processor: SMCLProcessor | None) -> None:
+def _save_companions(
+    model: SMCLForTokenClassification, folder: Path, processor: SMCLProcessor | None, quantized: bool
+) -> None:
     """Write what `OnnxTagger` needs besides the graph."""
     crf = {name: parameter.detach().contiguous() for name, parameter in model.crf.named_parameters()}
     save_file(crf, folder / "crf.safetensors")
@@ -204,6 +206,7 @@ def _save_companions(model: SMCLForTokenClassification, folder: Path, processor:
     # These point to code that does not come along.
     for name in ("auto_map", "custom_pipelines"):
         config.pop(name, None)
+    config["quantized"] = quantized
     (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     shutil.copyfile(Path(__file__).with_name("onnx_runtime_smcl.py"), folder / "onnx_runtime_smcl.py")
     if processor is not None:

@@ -54,6 +54,7 @@ class OnnxTagger:
         self.labels = [config["id2label"][str(i)] for i in range(len(config["id2label"]))]
         self.max_images = config["max_images"]
         self.temperature = config["temperature"]
+        self.quantized = config["quantized"]
         crf = load_file(folder / "crf.safetensors")
         self.starts, self.transitions, self.ends = (
             crf[name].astype(np.float32) for name in ("start_transitions", "transitions", "end_transitions")
@@ -85,6 +86,9 @@ class OnnxTagger:
     ) -> np.ndarray:
         """Score the tags of every token; takes what the processor returns with `return_tensors="np"`.
 
+        An int8 graph scales numbers by the largest of all that it is given, so posts pass through it one by one,
+        without padding: what is said of a post must not depend on its neighbours.
+
         Args:
             input_ids, attention_mask (`np.ndarray` of shape `(batch_size, num_tokens)`): Token ids, and 1 at real ones,
                 by default all.
@@ -96,7 +100,8 @@ class OnnxTagger:
             word_mask (`np.ndarray` of shape `(batch_size, num_tokens)`, *optional*): Not used here, but by `decode`.
 
         Returns:
-            `np.ndarray` of shape `(batch_size, num_tokens, num_labels)`, float32: emission scores of the CRF.
+            `np.ndarray` of shape `(batch_size, num_tokens, num_labels)`, float32: emission scores of the CRF, which
+            mean nothing at padded tokens.
 
         Raises:
             ValueError: if there are too many images or they have another size than at the export.
@@ -123,7 +128,19 @@ class OnnxTagger:
             "pixel_values": pixel_values.astype(np.float32),
             "image_mask": image_mask.astype(bool),
         }
-        return self.session.run(["logits"], inputs)[0]
+        return self._run_one_by_one(inputs) if self.quantized else self.session.run(["logits"], inputs)[0]
+
+    def _run_one_by_one(self, inputs: dict[str, np.ndarray]) -> np.ndarray:
+        """Run the graph on each post alone, cut to its own tokens and images; 0 at padded tokens."""
+        logits = np.zeros((*inputs["input_ids"].shape, len(self.labels)), np.float32)
+        for row, tokens in enumerate(inputs["attention_mask"].astype(bool)):
+            images = inputs["image_mask"][row].copy()
+            # The graph wants a slot.
+            images[:1] |= not images.any()
+            kept = {"input_ids": tokens, "attention_mask": tokens, "pixel_values": images, "image_mask": images}
+            post = {name: array[row][kept[name]][None] for name, array in inputs.items()}
+            logits[row, tokens] = self.session.run(["logits"], post)[0][0]
+        return logits
 
     def decode(self, logits: np.ndarray, word_mask: np.ndarray) -> np.ndarray:
         """Find the best tag sequence of each post (Viterbi over words), as `SMCLForTokenClassification.decode` does.

@@ -25,8 +25,8 @@ def make_posts() -> list[dict]:
 
 @pytest.fixture(scope="module")
 def ray():
-    ray = pytest.importorskip("ray", reason="needs smcl[ray]")
-    pytest.importorskip("ray.data", reason="needs smcl[ray]")
+    import ray
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         # Workers that are nice take minutes on a busy machine.

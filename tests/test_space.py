@@ -9,18 +9,17 @@ import time
 import urllib.request
 from pathlib import Path
 
+import gradio
 import pytest
 import torch
 from datasets import load_dataset
 from factories import make_model
 from PIL import Image
+from playwright import sync_api
 
 import smcl
 from smcl import MultiImageNERPipeline
 from smcl.dataset_scripts.icons import convert
-
-gradio = pytest.importorskip("gradio")
-sync_api = pytest.importorskip("playwright.sync_api")
 
 ROOT = Path(smcl.__file__).parent
 SPACE = ROOT / "space"
@@ -260,8 +259,7 @@ def wait_for(address: str, server: subprocess.Popen, log: Path) -> None:
 
 @pytest.fixture(scope="module")
 def browser():
-    if BROWSER is None:
-        pytest.skip("needs chromium or google-chrome")
+    assert BROWSER is not None, "needs chromium or google-chrome: `make test` installs it"
     sync_api.expect.set_options(timeout=1000 * SECONDS)
     with sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=BROWSER, headless=True, args=FLAGS)
