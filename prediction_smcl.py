@@ -281,7 +281,7 @@ def model_checksum(pipe: MultiImageNERPipeline) -> str:
     for name, tensor in pipe.model.state_dict().items():
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
+    return digest.hexdigest()[:16]
 
 
 class PartFile:
@@ -361,7 +361,7 @@ class PartFile:
 
 
 def merge_parts(paths: list[str], output: str) -> dict[str, int]:
-    """Join the parts of all processes, block by block in turn, to the output, at once or not at all; remove them.
+    """Join the parts of all processes, block by block in turn, to the output, at once or not at all.
 
     Args:
         paths (`list[str]`): The parts, in order of the processes.
@@ -381,8 +381,6 @@ def merge_parts(paths: list[str], output: str) -> dict[str, int]:
         file.flush()
         os.fsync(file.fileno())
     os.replace(unfinished, output)
-    for path in paths:
-        os.remove(path)
     return dict(counts)
 
 
@@ -494,11 +492,14 @@ def predict_file(
     paths = [f"{output}.part-{rank:05d}-of-{state.num_processes:05d}" for rank in range(state.num_processes)]
     with PartFile(paths[state.process_index], about) as part:
         predict_part(pipe, source, part, state, batch_size, disable_tqdm, options)
-    if group is not None:
-        torch.distributed.barrier(group)
-    if not state.is_main_process:
-        return {}
-    counts = merge_parts(paths, output)
+        if group is not None:
+            torch.distributed.barrier(group)
+        if not state.is_main_process:
+            return {}
+        # Still under the lock: no second run may merge at the same time.
+        counts = merge_parts(paths, output)
+    for path in paths:
+        os.remove(path)
     logger.warning(
         f"Wrote {counts['posts']} records to {output}, {counts['errors']} of them errors; "
         f"{counts['skipped_images']} images were left out."
