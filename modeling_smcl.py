@@ -1,18 +1,14 @@
 """PyTorch SMCL model: multi-image multimodal named-entity recognition."""
 
-import inspect
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import nn
-from torch.utils.checkpoint import checkpoint
-from transformers import MODEL_MAPPING, AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
-from transformers import initialization as init
-from transformers.utils import ModelOutput, can_return_tuple, logging
+from transformers.utils import ModelOutput, can_return_tuple
 
 from .configuration_smcl import SMCLConfig
 from .crf_smcl import LinearChainCRF, gather_words
+from .encoders_smcl import SMCLEncoders, SMCLPreTrainedModel
 from .fusion_smcl import (
     SMCLConcatenation,
     SMCLImageRelations,
@@ -20,12 +16,8 @@ from .fusion_smcl import (
     SMCLModalityEncoders,
     SMCLSymmetricFusion,
 )
-from .guidance_smcl import TEXT_ATTENTIONS, SMCLImageGuidance, check_text_backbone, guide_attention
+from .guidance_smcl import TEXT_ATTENTIONS, SMCLImageGuidance, check_text_backbone
 from .losses_smcl import central_moment_discrepancy, info_nce, masked_mean, soft_orthogonality
-
-logger = logging.get_logger(__name__)
-
-VISION_BACKBONES = ("clip_vision_model", "deit", "dinov2", "siglip_vision_model", "vit")
 
 
 @dataclass
@@ -90,101 +82,7 @@ class SMCLOutput(ModelOutput):
     attentions: tuple[torch.FloatTensor, ...] | None = None
 
 
-class SMCLPreTrainedModel(PreTrainedModel):
-    """Initialisation and loading shared by the SMCL models."""
-
-    config_class = SMCLConfig
-    base_model_prefix = "smcl"
-    main_input_name = "input_ids"
-    input_modalities = ("text", "image")
-    supports_gradient_checkpointing = True
-    # The loss is a mean over posts: without this, Trainer would not divide it by the accumulation steps.
-    accepts_loss_kwargs = False
-    _supports_sdpa = True
-
-    @torch.no_grad()
-    def _init_weights(self, module):
-        super()._init_weights(module)
-        if isinstance(module, SMCLImageRelations):
-            # V leaves a layer norm with unit variance: positions at 0.02 would drown in it.
-            init.normal_(module.position_embeddings, mean=0.0, std=1.0)
-        elif isinstance(module, LinearChainCRF):
-            for scores in (module.start_transitions, module.end_transitions, module.transitions):
-                init.uniform_(scores, -0.1, 0.1)
-            starts, transitions = module.constraints()
-            init.copy_(module.legal_starts, starts)
-            init.copy_(module.legal_transitions, transitions)
-
-    def _set_gradient_checkpointing(self, enable: bool = True, gradient_checkpointing_func=checkpoint, **kwargs):
-        settings = getattr(gradient_checkpointing_func, "keywords", {})
-        if enable and settings.get("use_reentrant") and self.config.use_image_guidance:
-            logger.warning_once(
-                "`use_reentrant=True` gives no gradient to what layers get by keyword, as text layers get the images. "
-                "Setting `use_reentrant=False`."
-            )
-            settings = {**settings, "use_reentrant": False}
-            gradient_checkpointing_func = partial(gradient_checkpointing_func.func, **settings)
-        super()._set_gradient_checkpointing(enable, gradient_checkpointing_func, **kwargs)
-
-    def save_pretrained(self, save_directory, **kwargs):
-        """Save weights, configuration and code; see transformers' `PreTrainedModel.save_pretrained`."""
-        # The pipeline needs this model, so it is imported late; that it is named here makes its code travel along.
-        from .pipeline_smcl import CUSTOM_PIPELINES
-
-        self.config.custom_pipelines = CUSTOM_PIPELINES
-        # `register_for_auto_class` keeps one auto class for each model class; AutoModel must load any SMCL folder.
-        auto_map = getattr(self.config, "auto_map", None) or {}
-        self.config.auto_map = {**auto_map, "AutoModel": "modeling_smcl.SMCLModel"}
-        super().save_pretrained(save_directory, **kwargs)
-
-    @classmethod
-    def _can_set_attn_implementation(cls) -> bool:
-        return True
-
-    @classmethod
-    def from_text_vision_pretrained(
-        cls, text_model_name_or_path: str, vision_model_name_or_path: str, **config_kwargs
-    ) -> "SMCLPreTrainedModel":
-        """Join a pretrained text encoder and a pretrained image encoder; what joins them is new and untrained.
-
-        Args:
-            text_model_name_or_path (`str`): Hub name or folder of a BERT-like encoder; the paper's is
-                `google-bert/bert-base-uncased`.
-            vision_model_name_or_path (`str`): Hub name or folder of a ViT-like encoder; the paper's is
-                `google/vit-base-patch16-224`. Of CLIP and SigLIP, the vision part is taken.
-            **config_kwargs: Fields of [`SMCLConfig`], such as `id2label`.
-
-        Returns:
-            The model, in float32 and in evaluation mode.
-
-        Raises:
-            ValueError: if an encoder is of a kind that does not work; names those that do.
-        """
-        names = {"text_config": text_model_name_or_path, "vision_config": vision_model_name_or_path}
-        configs = {key: _backbone_config(name, key) for key, name in names.items()}
-        model = cls(SMCLConfig(**configs, **config_kwargs))
-        for key, name in names.items():
-            # A configuration of its own: this temporary model needs no guided attention.
-            config = _backbone_config(name, key)
-            loaded = AutoModel.from_pretrained(name, config=config, dtype=torch.float32, **_without_pooler(config))
-            target = model.base_model.text_model if key == "text_config" else model.base_model.vision_model
-            target.load_state_dict(loaded.state_dict(), strict=True)
-        return model.eval()
-
-
-def _backbone_config(name: str, key: str) -> PreTrainedConfig:
-    """Load a backbone's configuration; of a text-and-vision model, the part called `key`."""
-    config = AutoConfig.from_pretrained(name)
-    return getattr(config, key, config)
-
-
-def _without_pooler(config: PreTrainedConfig) -> dict[str, bool]:
-    """Return the argument that leaves out a backbone's unused pooling layer, if its class has one."""
-    parameters = inspect.signature(MODEL_MAPPING[type(config)].__init__).parameters
-    return {"add_pooling_layer": False} if "add_pooling_layer" in parameters else {}
-
-
-class SMCLModel(SMCLPreTrainedModel):
+class SMCLModel(SMCLEncoders):
     """Image-guided text encoder, alignment, refinement and symmetric fusion, without the CRF head.
 
     Args:
@@ -196,15 +94,6 @@ class SMCLModel(SMCLPreTrainedModel):
 
     def __init__(self, config: SMCLConfig):
         super().__init__(config)
-        text_config, vision_config = config.text_config, config.vision_config
-        if vision_config.model_type not in VISION_BACKBONES or not getattr(vision_config, "vision_use_head", True):
-            raise ValueError(
-                f"`vision_config` of type {vision_config.model_type!r} gives no single vector for an image. Expected "
-                f"one of {', '.join(VISION_BACKBONES)} (SigLIP with its pooling head)."
-            )
-        self.text_model = AutoModel.from_config(text_config, **_without_pooler(text_config))
-        guide_attention(self.text_model)
-        self.vision_model = AutoModel.from_config(vision_config, **_without_pooler(vision_config))
         self.image_relations = SMCLImageRelations(config)
         self.image_guidance = SMCLImageGuidance(config) if config.use_image_guidance else None
         self.image_relevance = None
@@ -215,75 +104,6 @@ class SMCLModel(SMCLPreTrainedModel):
         if config.use_image_guidance:
             check_text_backbone(self.text_model)
         self.post_init()
-
-    def get_input_embeddings(self) -> nn.Module:
-        """Return the text encoder's word embeddings."""
-        return self.text_model.get_input_embeddings()
-
-    def set_input_embeddings(self, value: nn.Module):
-        """Replace the text encoder's word embeddings."""
-        self.text_model.set_input_embeddings(value)
-
-    def encode_images(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """Encode images one by one, outside any post.
-
-        Args:
-            pixel_values (`torch.FloatTensor` of shape `(num_images, 3, height, width)`): Normalised images.
-
-        Returns:
-            `torch.FloatTensor` of shape `(num_images, vision_hidden_size)`: [CLS] of the last layer after its final
-            layer norm, or the vision model's own pooled vector where it has no [CLS] (Sec. 3.3.1).
-        """
-        outputs = self.vision_model(pixel_values=pixel_values)
-        pooled = outputs.pooler_output
-        return outputs.last_hidden_state[:, 0] if pooled is None else pooled
-
-    def _encode_posts(self, pixel_values: torch.Tensor, image_mask: torch.Tensor) -> torch.Tensor:
-        """Encode the images of posts; only real ones pass through the image encoder.
-
-        Args:
-            pixel_values (`torch.FloatTensor` of shape `(batch_size, num_images, 3, height, width)`): Normalised
-                images; padding slots may hold anything.
-            image_mask (`torch.BoolTensor` of shape `(batch_size, num_images)`): `True` marks a real image.
-
-        Returns:
-            `torch.FloatTensor` of shape `(batch_size, num_images, vision_hidden_size)`: V, 0 at padding.
-        """
-        if torch.compiler.is_compiling():
-            # One static shape: the number of real images is data.
-            features = self.encode_images(pixel_values.flatten(0, 1)).unflatten(0, image_mask.shape)
-            return torch.where(image_mask[..., None], features, torch.zeros_like(features))
-        real = pixel_values[image_mask]
-        size = self.config.vision_config.hidden_size
-        if real.shape[0] == 0:
-            return torch.zeros(*image_mask.shape, size, dtype=self.dtype, device=image_mask.device)
-        features = self.encode_images(real)
-        return features.new_zeros(*image_mask.shape, size).index_put((image_mask,), features)
-
-    def _image_inputs(
-        self, pixel_values: torch.Tensor | None, image_embeds: torch.Tensor | None, image_mask: torch.Tensor | None
-    ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-        """Check the image arguments; return V and its mask, or two `None` where the batch has no image slot."""
-        if pixel_values is not None and image_embeds is not None:
-            raise ValueError("Got both `pixel_values` and `image_embeds`: pass images or their vectors, not both.")
-        images = pixel_values if image_embeds is None else image_embeds
-        if images is None or images.shape[1] == 0:
-            return None, None
-        if images.shape[1] > self.config.max_images:
-            raise ValueError(
-                f"Expected at most `config.max_images` = {self.config.max_images} images for each post, got "
-                f"{images.shape[1]} slots: pass fewer, or raise `max_images` and train with it."
-            )
-        image_mask = images.new_ones(images.shape[:2]) if image_mask is None else image_mask
-        if image_mask.shape != images.shape[:2]:
-            raise ValueError(
-                f"`image_mask` must have the shape (batch_size, num_images) of the images, {tuple(images.shape[:2])}, "
-                f"got {tuple(image_mask.shape)}."
-            )
-        image_mask = image_mask.bool()
-        if image_embeds is None:
-            return self._encode_posts(pixel_values, image_mask), image_mask
-        return torch.where(image_mask[..., None], image_embeds.to(self.dtype), 0), image_mask
 
     def _text_mask(
         self,
@@ -386,27 +206,22 @@ def _require(condition: torch.Tensor, message: str) -> None:
         raise ValueError(message)
 
 
-class SMCLForTokenClassification(SMCLPreTrainedModel):
-    """SMCL with a CRF over the words of a post.
+class SMCLTaggingModel(SMCLPreTrainedModel):
+    """A CRF over the words of a post, on top of any model that represents its tokens.
+
+    Subclasses name that model, `base_class`, which takes the arguments of [`SMCLModel.forward`] and returns an
+    [`SMCLModelOutput`].
 
     Args:
         config ([`SMCLConfig`]): The configuration; its `id2label` names the tags.
-
-    Example:
-    ```python
-    >>> from smcl import SMCLForTokenClassification, SMCLProcessor
-
-    >>> processor = SMCLProcessor.from_pretrained("output")
-    >>> model = SMCLForTokenClassification.from_pretrained("output")
-    >>> inputs = processor(words=[["Joey", "and", "Niko", "rest"]], images=[[photo]], return_tensors="pt")
-    >>> word_mask = inputs.pop("word_mask")
-    >>> tags = model.decode(model(**inputs).logits, word_mask)
-    ```
     """
+
+    base_class: type[SMCLPreTrainedModel]
+    output_class: type[SMCLOutput] = SMCLOutput
 
     def __init__(self, config: SMCLConfig):
         super().__init__(config)
-        self.smcl = SMCLModel(config)
+        self.smcl = self.base_class(config)
         self.dropout = nn.Dropout(config.dropout)
         self.classifier = nn.Linear(config.text_config.hidden_size, config.num_labels)
         self.crf = LinearChainCRF([config.id2label[i] for i in range(config.num_labels)], config.constrain_bio)
@@ -427,7 +242,7 @@ class SMCLForTokenClassification(SMCLPreTrainedModel):
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
     ) -> SMCLOutput:
-        """Score the tags of every token, and with labels compute the loss (Eq. 18).
+        """Score the tags of every token, and with labels compute the loss.
 
         The arguments that do not stand here are those of [`SMCLModel.forward`].
 
@@ -463,8 +278,13 @@ class SMCLForTokenClassification(SMCLPreTrainedModel):
                 image_mask = None
             elif image_mask is None:
                 image_mask = images.new_ones(images.shape[:2])
-            losses = self._losses(logits, labels, outputs, text_mask, image_mask)
-        return SMCLOutput(
+            masks = text_mask.bool(), None if image_mask is None else image_mask.bool()
+            with torch.autocast(logits.device.type, enabled=False):
+                losses["task_loss"] = losses["loss"] = self.task_loss(logits, labels)
+                for name, (weight, loss) in self.further_losses(outputs, labels, *masks).items():
+                    losses[name] = loss
+                    losses["loss"] = losses["loss"] + weight * loss
+        return self.output_class(
             logits=logits,
             **losses,
             image_weights=outputs.image_weights,
@@ -473,60 +293,45 @@ class SMCLForTokenClassification(SMCLPreTrainedModel):
             attentions=outputs.attentions,
         )
 
-    def _losses(
+    def further_losses(
         self,
-        logits: torch.Tensor,
-        labels: torch.Tensor,
         outputs: SMCLModelOutput,
+        labels: torch.Tensor,
         text_mask: torch.Tensor,
         image_mask: torch.Tensor | None,
-    ) -> dict[str, torch.Tensor]:
-        """Compute the combined loss and its parts in float32."""
-        image_mask = None if image_mask is None else image_mask.bool()
+    ) -> dict[str, tuple[float, torch.Tensor]]:
+        """Compute the other parts of the loss, none by default, in float32.
+
+        Args:
+            outputs ([`SMCLModelOutput`]): What the model below the head returned.
+            labels (`torch.LongTensor` of shape `(batch_size, num_tokens)`): Tag ids, -100 off word starts.
+            text_mask (`torch.BoolTensor` of shape `(batch_size, num_tokens)`): `True` marks a real token.
+            image_mask (`torch.BoolTensor` of shape `(batch_size, num_images)`, *optional*): `True` marks a real image.
+
+        Returns:
+            `dict` from names to weights and losses of shape `()`.
+        """
+        return {}
+
+    def task_loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Compute the mean over posts of the CRF's negative log-likelihood (Eq. 23), in float32.
+
+        Args:
+            logits (`torch.FloatTensor` of shape `(batch_size, num_tokens, num_labels)`): Emission scores.
+            labels (`torch.LongTensor` of shape `(batch_size, num_tokens)`): Tag ids at the words' first tokens, -100
+                elsewhere.
+
+        Returns:
+            `torch.FloatTensor` of shape `()`.
+
+        Raises:
+            ValueError: if there is no such tag.
+        """
         known = (labels == -100) | ((labels >= 0) & (labels < self.config.num_labels))
         _require(known, f"`labels` must be -100 or tag ids from 0 to {self.config.num_labels - 1}, got others.")
         words, mask, positions = gather_words(logits, labels != -100)
         tags = labels.gather(1, positions).masked_fill(~mask, 0)
-        with torch.autocast(logits.device.type, enabled=False):
-            losses = {
-                "task_loss": -self.crf.log_likelihood(words, tags, mask).mean(),
-                **self._regularisers(outputs, text_mask.bool(), image_mask),
-            }
-            config = self.config
-            losses["loss"] = (
-                losses["task_loss"]
-                + config.similarity_weight * losses["similarity_loss"]
-                + config.difference_weight * losses["difference_loss"]
-                + config.contrastive_weight * losses["contrastive_loss"]
-            )
-        return losses
-
-    def _regularisers(
-        self, outputs: SMCLModelOutput, text_mask: torch.Tensor, image_mask: torch.Tensor | None
-    ) -> dict[str, torch.Tensor]:
-        """Compute the similarity (Eq. 20), difference (Eq. 22) and contrastive losses; 0 where a part is missing."""
-        similarity = difference = contrastive = torch.zeros((), device=text_mask.device)
-        masks = {"text": text_mask} if image_mask is None else {"text": text_mask, "image": image_mask}
-        posts = {modality: mask.any(dim=1) for modality, mask in masks.items()}
-        shared, specific = (
-            {m: outputs[f"{m}_{kind}"].float() for m in masks if f"{m}_{kind}" in outputs}
-            for kind in ("shared", "specific")
-        )
-        pooled_shared, pooled_specific = (
-            {m: masked_mean(x, masks[m]) for m, x in states.items()} for states in (shared, specific)
-        )
-        if len(shared) == 2:
-            # Squashed to [0, 1), where CMD is defined and its interval factors are 1.
-            samples = [shared[m].flatten(0, 1).tanh() for m in masks]
-            sample_masks = [mask.flatten() for mask in masks.values()]
-            similarity = central_moment_discrepancy(*samples, *sample_masks, self.config.cmd_order)
-            if self.config.contrastive_weight > 0:
-                contrastive = info_nce(pooled_shared["text"], pooled_shared["image"], posts["image"])
-        for m in pooled_shared.keys() & pooled_specific.keys():
-            difference = difference + soft_orthogonality(pooled_shared[m], pooled_specific[m], posts[m])
-        if len(pooled_specific) == 2:
-            difference = difference + soft_orthogonality(*pooled_specific.values(), posts["image"])
-        return {"similarity_loss": similarity, "difference_loss": difference, "contrastive_loss": contrastive}
+        return -self.crf.log_likelihood(words, tags, mask).mean()
 
     @torch.no_grad()
     def decode(self, logits: torch.Tensor, word_mask: torch.Tensor) -> torch.Tensor:
@@ -568,4 +373,60 @@ class SMCLForTokenClassification(SMCLPreTrainedModel):
         return torch.zeros_like(probabilities).scatter(1, index, probabilities)
 
 
-__all__ = ["SMCLForTokenClassification", "SMCLModel", "SMCLModelOutput", "SMCLOutput", "SMCLPreTrainedModel"]
+class SMCLForTokenClassification(SMCLTaggingModel):
+    """SMCL with a CRF over the words of a post.
+
+    Args:
+        config ([`SMCLConfig`]): The configuration; its `id2label` names the tags.
+
+    Example:
+    ```python
+    >>> from smcl import SMCLForTokenClassification, SMCLProcessor
+
+    >>> processor = SMCLProcessor.from_pretrained("output")
+    >>> model = SMCLForTokenClassification.from_pretrained("output")
+    >>> inputs = processor(words=[["Joey", "and", "Niko", "rest"]], images=[[photo]], return_tensors="pt")
+    >>> word_mask = inputs.pop("word_mask")
+    >>> tags = model.decode(model(**inputs).logits, word_mask)
+    ```
+    """
+
+    base_class = SMCLModel
+
+    def further_losses(
+        self,
+        outputs: SMCLModelOutput,
+        labels: torch.Tensor,
+        text_mask: torch.Tensor,
+        image_mask: torch.Tensor | None,
+    ) -> dict[str, tuple[float, torch.Tensor]]:
+        """Compute the similarity (Eq. 20), difference (Eq. 22) and contrastive losses; 0 where a part is missing."""
+        similarity = difference = contrastive = torch.zeros((), device=text_mask.device)
+        masks = {"text": text_mask} if image_mask is None else {"text": text_mask, "image": image_mask}
+        posts = {modality: mask.any(dim=1) for modality, mask in masks.items()}
+        shared, specific = (
+            {m: outputs[f"{m}_{kind}"].float() for m in masks if f"{m}_{kind}" in outputs}
+            for kind in ("shared", "specific")
+        )
+        pooled_shared, pooled_specific = (
+            {m: masked_mean(x, masks[m]) for m, x in states.items()} for states in (shared, specific)
+        )
+        if len(shared) == 2:
+            # Squashed to [0, 1), where CMD is defined and its interval factors are 1.
+            samples = [shared[m].flatten(0, 1).tanh() for m in masks]
+            sample_masks = [mask.flatten() for mask in masks.values()]
+            similarity = central_moment_discrepancy(*samples, *sample_masks, self.config.cmd_order)
+            if self.config.contrastive_weight > 0:
+                contrastive = info_nce(pooled_shared["text"], pooled_shared["image"], posts["image"])
+        for m in pooled_shared.keys() & pooled_specific.keys():
+            difference = difference + soft_orthogonality(pooled_shared[m], pooled_specific[m], posts[m])
+        if len(pooled_specific) == 2:
+            difference = difference + soft_orthogonality(*pooled_specific.values(), posts["image"])
+        return {
+            "similarity_loss": (self.config.similarity_weight, similarity),
+            "difference_loss": (self.config.difference_weight, difference),
+            "contrastive_loss": (self.config.contrastive_weight, contrastive),
+        }
+
+
+__all__ = ["SMCLForTokenClassification", "SMCLModel", "SMCLModelOutput", "SMCLOutput", "SMCLTaggingModel"]

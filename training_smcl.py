@@ -30,8 +30,6 @@ from .processing_smcl import SMCLProcessor
 
 logger = logging.get_logger(__name__)
 
-LOSS_PARTS = ("task_loss", "similarity_loss", "difference_loss", "contrastive_loss")
-
 
 @dataclass
 class SMCLTrainingArguments(TrainingArguments):
@@ -79,6 +77,7 @@ class SMCLTrainer(Trainer):
         self._forget_losses()
 
     def _forget_losses(self) -> None:
+        self._part_names: list[str] = []
         self._part_sums, self._part_count = 0, 0
         self._latest_loss: torch.Tensor | None = None
 
@@ -135,7 +134,8 @@ class SMCLTrainer(Trainer):
         """Return the combined loss (Eq. 18), a mean over posts, and note its parts for the log."""
         outputs = model(**inputs)
         if model.training:
-            parts = torch.stack([outputs[name].detach().float() for name in LOSS_PARTS])
+            self._part_names = [name for name in outputs if name.endswith("_loss")]
+            parts = torch.stack([outputs[name].detach().float() for name in self._part_names])
             self._part_sums = self._part_sums + parts
             self._part_count += 1
             step = parts.new_full((1,), self.state.global_step + 1)
@@ -148,7 +148,7 @@ class SMCLTrainer(Trainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log, with the loss, the means of its parts since the last time."""
         if "loss" in logs and self._part_count:
-            logs.update(zip(LOSS_PARTS, (self._part_sums / self._part_count).tolist(), strict=True))
+            logs.update(zip(self._part_names, (self._part_sums / self._part_count).tolist(), strict=True))
             self._part_sums, self._part_count = 0, 0
         super().log(logs, start_time)
 
@@ -166,7 +166,8 @@ class SMCLTrainer(Trainer):
         """Stop if a loss since the start was not finite."""
         step, *losses = [0.0] if self._latest_loss is None else self._latest_loss.tolist()
         if not all(map(math.isfinite, losses)):
-            named = ", ".join(f"{name} {loss:g}" for name, loss in zip(("loss", *LOSS_PARTS), losses, strict=True))
+            names = ("loss", *self._part_names)
+            named = ", ".join(f"{name} {loss:g}" for name, loss in zip(names, losses, strict=True))
             raise FloatingPointError(
                 f"The loss of step {step:.0f} is not finite ({named}), so training stopped. {self._last_good()} "
                 "Resuming would come to the same step: start from that checkpoint as a saved model (`--model`) with a "

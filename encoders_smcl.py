@@ -1,0 +1,209 @@
+"""The two encoders of an SMCL model: loading, initialisation, and images of posts to vectors."""
+
+import inspect
+from functools import partial
+
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+from transformers import MODEL_MAPPING, AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers import initialization as init
+from transformers.utils import logging
+
+from .configuration_smcl import SMCLConfig
+from .crf_smcl import LinearChainCRF
+from .fusion_smcl import SMCLImageRelations
+from .guidance_smcl import guide_attention
+
+logger = logging.get_logger(__name__)
+
+VISION_BACKBONES = ("clip_vision_model", "deit", "dinov2", "siglip_vision_model", "vit")
+
+
+class SMCLPreTrainedModel(PreTrainedModel):
+    """Initialisation and loading shared by the SMCL models."""
+
+    config_class = SMCLConfig
+    base_model_prefix = "smcl"
+    main_input_name = "input_ids"
+    input_modalities = ("text", "image")
+    supports_gradient_checkpointing = True
+    # The loss is a mean over posts: without this, Trainer would not divide it by the accumulation steps.
+    accepts_loss_kwargs = False
+    _supports_sdpa = True
+
+    @torch.no_grad()
+    def _init_weights(self, module):
+        super()._init_weights(module)
+        if isinstance(module, SMCLImageRelations):
+            # V leaves a layer norm with unit variance: positions at 0.02 would drown in it.
+            init.normal_(module.position_embeddings, mean=0.0, std=1.0)
+        elif isinstance(module, LinearChainCRF):
+            for scores in (module.start_transitions, module.end_transitions, module.transitions):
+                init.uniform_(scores, -0.1, 0.1)
+            starts, transitions = module.constraints()
+            init.copy_(module.legal_starts, starts)
+            init.copy_(module.legal_transitions, transitions)
+
+    def _set_gradient_checkpointing(self, enable: bool = True, gradient_checkpointing_func=checkpoint, **kwargs):
+        settings = getattr(gradient_checkpointing_func, "keywords", {})
+        if enable and settings.get("use_reentrant") and self.config.use_image_guidance:
+            logger.warning_once(
+                "`use_reentrant=True` gives no gradient to what layers get by keyword, as text layers get the images. "
+                "Setting `use_reentrant=False`."
+            )
+            settings = {**settings, "use_reentrant": False}
+            gradient_checkpointing_func = partial(gradient_checkpointing_func.func, **settings)
+        super()._set_gradient_checkpointing(enable, gradient_checkpointing_func, **kwargs)
+
+    def save_pretrained(self, save_directory, **kwargs):
+        """Save weights, configuration and code; see transformers' `PreTrainedModel.save_pretrained`."""
+        # The pipeline needs this model, so it is imported late; that it is named here makes its code travel along.
+        from .pipeline_smcl import CUSTOM_PIPELINES
+
+        self.config.custom_pipelines = CUSTOM_PIPELINES
+        # `register_for_auto_class` keeps one auto class for each model class; AutoModel must load any SMCL folder.
+        auto_map = getattr(self.config, "auto_map", None) or {}
+        self.config.auto_map = {**auto_map, "AutoModel": "modeling_smcl.SMCLModel"}
+        super().save_pretrained(save_directory, **kwargs)
+
+    @classmethod
+    def _can_set_attn_implementation(cls) -> bool:
+        return True
+
+    @classmethod
+    def from_text_vision_pretrained(
+        cls, text_model_name_or_path: str, vision_model_name_or_path: str, **config_kwargs
+    ) -> "SMCLPreTrainedModel":
+        """Join a pretrained text encoder and a pretrained image encoder; what joins them is new and untrained.
+
+        Args:
+            text_model_name_or_path (`str`): Hub name or folder of a BERT-like encoder; the paper's is
+                `google-bert/bert-base-uncased`.
+            vision_model_name_or_path (`str`): Hub name or folder of a ViT-like encoder; the paper's is
+                `google/vit-base-patch16-224`. Of CLIP and SigLIP, the vision part is taken.
+            **config_kwargs: Fields of [`SMCLConfig`], such as `id2label`.
+
+        Returns:
+            The model, in float32 and in evaluation mode.
+
+        Raises:
+            ValueError: if an encoder is of a kind that does not work; names those that do.
+        """
+        names = {"text_config": text_model_name_or_path, "vision_config": vision_model_name_or_path}
+        configs = {key: _backbone_config(name, key) for key, name in names.items()}
+        model = cls(SMCLConfig(**configs, **config_kwargs))
+        for key, name in names.items():
+            # A configuration of its own: this temporary model needs no guided attention.
+            config = _backbone_config(name, key)
+            loaded = AutoModel.from_pretrained(name, config=config, dtype=torch.float32, **_without_pooler(config))
+            target = model.base_model.text_model if key == "text_config" else model.base_model.vision_model
+            target.load_state_dict(loaded.state_dict(), strict=True)
+        return model.eval()
+
+
+def _backbone_config(name: str, key: str) -> PreTrainedConfig:
+    """Load a backbone's configuration; of a text-and-vision model, the part called `key`."""
+    config = AutoConfig.from_pretrained(name)
+    return getattr(config, key, config)
+
+
+def _without_pooler(config: PreTrainedConfig) -> dict[str, bool]:
+    """Return the argument that leaves out a backbone's unused pooling layer, if its class has one."""
+    parameters = inspect.signature(MODEL_MAPPING[type(config)].__init__).parameters
+    return {"add_pooling_layer": False} if "add_pooling_layer" in parameters else {}
+
+
+class SMCLEncoders(SMCLPreTrainedModel):
+    """A text encoder that images may guide, and an image encoder.
+
+    Args:
+        config ([`SMCLConfig`]): The configuration.
+
+    Raises:
+        ValueError: if the image encoder is of a kind that does not work; names those that do.
+    """
+
+    def __init__(self, config: SMCLConfig):
+        super().__init__(config)
+        text_config, vision_config = config.text_config, config.vision_config
+        if vision_config.model_type not in VISION_BACKBONES or not getattr(vision_config, "vision_use_head", True):
+            raise ValueError(
+                f"`vision_config` of type {vision_config.model_type!r} gives no single vector for an image. Expected "
+                f"one of {', '.join(VISION_BACKBONES)} (SigLIP with its pooling head)."
+            )
+        self.text_model = AutoModel.from_config(text_config, **_without_pooler(text_config))
+        guide_attention(self.text_model)
+        self.vision_model = AutoModel.from_config(vision_config, **_without_pooler(vision_config))
+
+    def get_input_embeddings(self) -> nn.Module:
+        """Return the text encoder's word embeddings."""
+        return self.text_model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module):
+        """Replace the text encoder's word embeddings."""
+        self.text_model.set_input_embeddings(value)
+
+    def encode_images(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """Encode images one by one, outside any post.
+
+        Args:
+            pixel_values (`torch.FloatTensor` of shape `(num_images, 3, height, width)`): Normalised images.
+
+        Returns:
+            `torch.FloatTensor` of shape `(num_images, vision_hidden_size)`: [CLS] of the last layer after its final
+            layer norm, or the vision model's own pooled vector where it has no [CLS] (Sec. 3.3.1).
+        """
+        outputs = self.vision_model(pixel_values=pixel_values)
+        pooled = outputs.pooler_output
+        return outputs.last_hidden_state[:, 0] if pooled is None else pooled
+
+    def _encode_posts(self, pixel_values: torch.Tensor, image_mask: torch.Tensor) -> torch.Tensor:
+        """Encode the images of posts; only real ones pass through the image encoder.
+
+        Args:
+            pixel_values (`torch.FloatTensor` of shape `(batch_size, num_images, 3, height, width)`): Normalised
+                images; padding slots may hold anything.
+            image_mask (`torch.BoolTensor` of shape `(batch_size, num_images)`): `True` marks a real image.
+
+        Returns:
+            `torch.FloatTensor` of shape `(batch_size, num_images, vision_hidden_size)`: V, 0 at padding.
+        """
+        if torch.compiler.is_compiling():
+            # One static shape: the number of real images is data.
+            features = self.encode_images(pixel_values.flatten(0, 1)).unflatten(0, image_mask.shape)
+            return torch.where(image_mask[..., None], features, torch.zeros_like(features))
+        real = pixel_values[image_mask]
+        size = self.config.vision_config.hidden_size
+        if real.shape[0] == 0:
+            return torch.zeros(*image_mask.shape, size, dtype=self.dtype, device=image_mask.device)
+        features = self.encode_images(real)
+        return features.new_zeros(*image_mask.shape, size).index_put((image_mask,), features)
+
+    def _image_inputs(
+        self, pixel_values: torch.Tensor | None, image_embeds: torch.Tensor | None, image_mask: torch.Tensor | None
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """Check the image arguments; return V and its mask, or two `None` where the batch has no image slot."""
+        if pixel_values is not None and image_embeds is not None:
+            raise ValueError("Got both `pixel_values` and `image_embeds`: pass images or their vectors, not both.")
+        images = pixel_values if image_embeds is None else image_embeds
+        if images is None or images.shape[1] == 0:
+            return None, None
+        if images.shape[1] > self.config.max_images:
+            raise ValueError(
+                f"Expected at most `config.max_images` = {self.config.max_images} images for each post, got "
+                f"{images.shape[1]} slots: pass fewer, or raise `max_images` and train with it."
+            )
+        image_mask = images.new_ones(images.shape[:2]) if image_mask is None else image_mask
+        if image_mask.shape != images.shape[:2]:
+            raise ValueError(
+                f"`image_mask` must have the shape (batch_size, num_images) of the images, {tuple(images.shape[:2])}, "
+                f"got {tuple(image_mask.shape)}."
+            )
+        image_mask = image_mask.bool()
+        if image_embeds is None:
+            return self._encode_posts(pixel_values, image_mask), image_mask
+        return torch.where(image_mask[..., None], image_embeds.to(self.dtype), 0), image_mask
+
+
+__all__ = ["VISION_BACKBONES", "SMCLEncoders", "SMCLPreTrainedModel"]
