@@ -57,14 +57,15 @@ class SMCLPreTrainedModel(PreTrainedModel):
         super()._set_gradient_checkpointing(enable, gradient_checkpointing_func, **kwargs)
 
     def save_pretrained(self, save_directory, **kwargs):
-        """Save weights, configuration and code; see transformers' `PreTrainedModel.save_pretrained`."""
-        # The pipeline needs this model, so it is imported late; that it is named here makes its code travel along.
-        from .pipeline_smcl import CUSTOM_PIPELINES
+        """Save weights, configuration and, of classes that are registered for it, code; see transformers' own."""
+        if self._auto_class is not None:
+            # The pipeline needs this model, so it is imported late; that it is named here makes its code travel along.
+            from .pipeline_smcl import CUSTOM_PIPELINES
 
-        self.config.custom_pipelines = CUSTOM_PIPELINES
-        # `register_for_auto_class` keeps one auto class for each model class; AutoModel must load any SMCL folder.
-        auto_map = getattr(self.config, "auto_map", None) or {}
-        self.config.auto_map = {**auto_map, "AutoModel": "modeling_smcl.SMCLModel"}
+            self.config.custom_pipelines = CUSTOM_PIPELINES
+            # `register_for_auto_class` keeps one auto class for each model class; AutoModel must load any SMCL folder.
+            auto_map = getattr(self.config, "auto_map", None) or {}
+            self.config.auto_map = {**auto_map, "AutoModel": "modeling_smcl.SMCLModel"}
         super().save_pretrained(save_directory, **kwargs)
 
     @classmethod
@@ -92,7 +93,7 @@ class SMCLPreTrainedModel(PreTrainedModel):
         """
         names = {"text_config": text_model_name_or_path, "vision_config": vision_model_name_or_path}
         configs = {key: _backbone_config(name, key) for key, name in names.items()}
-        model = cls(SMCLConfig(**configs, **config_kwargs))
+        model = cls(cls.config_class(**configs, **config_kwargs))
         for key, name in names.items():
             # A configuration of its own: this temporary model needs no guided attention.
             config = _backbone_config(name, key)
