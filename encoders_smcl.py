@@ -74,24 +74,31 @@ class SMCLPreTrainedModel(PreTrainedModel):
 
     @classmethod
     def from_text_vision_pretrained(
-        cls, text_model_name_or_path: str, vision_model_name_or_path: str, **config_kwargs
+        cls, text_model_name_or_path: str, vision_model_name_or_path: str | None = None, **config_kwargs
     ) -> "SMCLPreTrainedModel":
         """Join a pretrained text encoder and a pretrained image encoder; what joins them is new and untrained.
 
         Args:
             text_model_name_or_path (`str`): Hub name or folder of a BERT-like encoder; the paper's is
                 `google-bert/bert-base-uncased`.
-            vision_model_name_or_path (`str`): Hub name or folder of a ViT-like encoder; the paper's is
-                `google/vit-base-patch16-224`. Of CLIP and SigLIP, the vision part is taken.
-            **config_kwargs: Fields of [`SMCLConfig`], such as `id2label`.
+            vision_model_name_or_path (`str`, *optional*): Hub name or folder of a ViT-like encoder; the paper's is
+                `google/vit-base-patch16-224`. Of CLIP and SigLIP, the vision part is taken. Systems that read text
+                alone leave it unread.
+            **config_kwargs: Fields of the configuration, such as `id2label`.
 
         Returns:
             The model, in float32 and in evaluation mode.
 
         Raises:
-            ValueError: if an encoder is of a kind that does not work; names those that do.
+            ValueError: if an encoder is missing, or of a kind that does not work; names those that do.
         """
         names = {"text_config": text_model_name_or_path, "vision_config": vision_model_name_or_path}
+        names = {key: name for key, name in names.items() if key in cls.config_class.sub_configs_defaults}
+        if None in names.values():
+            raise ValueError(
+                f"`vision_model_name_or_path` must name the image encoder of {cls.__name__}, such as "
+                "'google/vit-base-patch16-224', got None."
+            )
         configs = {key: _backbone_config(name, key) for key, name in names.items()}
         model = cls(cls.config_class(**configs, **config_kwargs))
         for key, name in names.items():

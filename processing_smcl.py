@@ -5,7 +5,14 @@ from collections.abc import Sized
 from typing import Any
 
 import torch
-from transformers import AutoImageProcessor, AutoTokenizer, BatchEncoding, BatchFeature, ProcessorMixin
+from transformers import (
+    AutoImageProcessor,
+    AutoTokenizer,
+    BatchEncoding,
+    BatchFeature,
+    PreTrainedTokenizerBase,
+    ProcessorMixin,
+)
 from transformers.processing_utils import ImagesKwargs, ProcessingKwargs, TextKwargs, Unpack
 from transformers.utils import logging
 
@@ -63,17 +70,7 @@ class SMCLProcessor(ProcessorMixin):
 
     def __init__(self, image_processor, tokenizer, max_images: int = 4, **kwargs):
         super().__init__(image_processor, tokenizer, **kwargs)
-        if not tokenizer.is_fast:
-            raise ValueError(
-                f"`tokenizer` must be a fast tokenizer, which knows which token belongs to which word, got "
-                f"{type(tokenizer).__name__}. Load it with `AutoTokenizer.from_pretrained(...)`."
-            )
-        around = set(tokenizer("")["input_ids"])
-        if tokenizer.pad_token is None or (around and not around & set(tokenizer.all_special_ids)):
-            raise ValueError(
-                f"`tokenizer` must know its special tokens, padding and those it puts around a post, got "
-                f"{tokenizer.special_tokens_map}. Look whether its tokenizer_config.json is missing."
-            )
+        check_tokenizer(tokenizer)
         self.max_images = max_images
 
     @classmethod
@@ -90,10 +87,7 @@ class SMCLProcessor(ProcessorMixin):
         Returns:
             [`SMCLProcessor`].
         """
-        tokenizer = AutoTokenizer.from_pretrained(text_model_name_or_path)
-        if getattr(tokenizer, "add_prefix_space", None) is False:
-            # Byte-level tokenizers would otherwise glue the words of a post together.
-            tokenizer = AutoTokenizer.from_pretrained(text_model_name_or_path, add_prefix_space=True)
+        tokenizer = load_tokenizer(text_model_name_or_path)
         return cls(AutoImageProcessor.from_pretrained(vision_model_name_or_path), tokenizer, max_images)
 
     def save_pretrained(self, save_directory, **kwargs):
@@ -239,7 +233,9 @@ class SMCLProcessor(ProcessorMixin):
 
     def _split_kwargs(self, kwargs: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         """Return a call's keyword arguments for the tokenizer and for the image processor, with their defaults."""
-        kinds = (SMCLProcessorKwargs, SMCLTextKwargs, SMCLImagesKwargs, self.image_processor.valid_kwargs)
+        kinds = [SMCLProcessorKwargs, SMCLTextKwargs, SMCLImagesKwargs]
+        if hasattr(self, "image_processor"):
+            kinds.append(self.image_processor.valid_kwargs)
         given = kwargs.keys() | dict(kwargs.get("text_kwargs") or {}).keys()
         unknown = given - {"common_kwargs"}.union(*(kind.__annotations__ for kind in kinds)) | given & REFUSED_SETTINGS
         if unknown:
@@ -371,6 +367,44 @@ class SMCLProcessor(ProcessorMixin):
         return self.image_processor(image, **{**images_kwargs, "return_tensors": "pt"})["pixel_values"][0]
 
 
+def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
+    """Load the tokenizer of a text encoder.
+
+    Args:
+        name (`str`): Hub name or folder.
+
+    Returns:
+        `PreTrainedTokenizerBase`: the tokenizer, which keeps the words of a post apart.
+    """
+    tokenizer = AutoTokenizer.from_pretrained(name)
+    if getattr(tokenizer, "add_prefix_space", None) is False:
+        # Byte-level tokenizers would otherwise glue the words of a post together.
+        tokenizer = AutoTokenizer.from_pretrained(name, add_prefix_space=True)
+    return tokenizer
+
+
+def check_tokenizer(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Refuse a tokenizer that can't serve a processor.
+
+    Args:
+        tokenizer (`PreTrainedTokenizerBase`): The tokenizer.
+
+    Raises:
+        ValueError: if it is a slow one or does not know its special tokens.
+    """
+    if not tokenizer.is_fast:
+        raise ValueError(
+            f"`tokenizer` must be a fast tokenizer, which knows which token belongs to which word, got "
+            f"{type(tokenizer).__name__}. Load it with `AutoTokenizer.from_pretrained(...)`."
+        )
+    around = set(tokenizer("")["input_ids"])
+    if tokenizer.pad_token is None or (around and not around & set(tokenizer.all_special_ids)):
+        raise ValueError(
+            f"`tokenizer` must know its special tokens, padding and those it puts around a post, got "
+            f"{tokenizer.special_tokens_map}. Look whether its tokenizer_config.json is missing."
+        )
+
+
 def _first_positions(word_ids: list[int | None]) -> dict[int, int]:
     """Map each word to the position of its first token."""
     positions: dict[int, int] = {}
@@ -427,4 +461,4 @@ def _check_tags(tags: list[int], row: int) -> list[int]:
     return numbers
 
 
-__all__ = ["SMCLProcessor", "SMCLProcessorKwargs", "check_words"]
+__all__ = ["SMCLProcessor", "SMCLProcessorKwargs", "check_tokenizer", "check_words", "load_tokenizer"]

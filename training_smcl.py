@@ -236,7 +236,8 @@ class SMCLTrainer(Trainer):
         optimizer = super().create_optimizer(model)
         if created and self.args.head_learning_rate is not None:
             base = self.accelerator.unwrap_model(self.model).base_model
-            encoders = {id(p) for part in (base.text_model, base.vision_model) for p in part.parameters()}
+            parts = [getattr(base, name, None) for name in ("text_model", "vision_model")]
+            encoders = {id(p) for part in parts if part is not None for p in part.parameters()}
             for group in list(optimizer.param_groups):
                 new = [p for p in group["params"] if id(p) not in encoders]
                 group["params"] = [p for p in group["params"] if id(p) in encoders]

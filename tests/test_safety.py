@@ -11,7 +11,7 @@ from smcl.dataset_scripts.icons import convert
 from smcl.run_ner_multiimage import main
 
 ROOT = Path(smcl.__file__).parent
-FOLDERS = (".", "benchmarks", "dataset_scripts", "experiments", "space")
+FOLDERS = (".", "baselines", "benchmarks", "dataset_scripts", "experiments", "space")
 SOURCES = [path for folder in FOLDERS for path in (ROOT / folder).glob("*.py")]
 # Modules that run what they read, and calls that do.
 FORBIDDEN_MODULES = {"pickle", "cPickle", "dill", "joblib", "marshal", "shelve"}

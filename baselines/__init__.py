@@ -1,0 +1,73 @@
+"""The systems of the paper's Table 2, by the names that `run_ner_multiimage.py --system` takes.
+
+Importing this registers them with transformers, so that `AutoModelForTokenClassification` and `AutoProcessor` load
+their folders. Their code does not travel with a folder.
+
+A system is a subclass of [`SMCLTaggingModel`] with a configuration class of its own, a subclass of [`SMCLConfig`]. That
+may name as `switches` those fields that a run may set by argument, by default all. The system may have a
+`processor_class`, by default [`SMCLProcessor`].
+"""
+
+from dataclasses import fields
+
+from transformers import AutoConfig, AutoModelForTokenClassification, AutoProcessor
+
+from ..modeling_smcl import SMCLForTokenClassification, SMCLTaggingModel
+from ..processing_smcl import SMCLProcessor
+from .bert import BertSoftmaxForTokenClassification
+from .bert_crf import BertCRFForTokenClassification
+
+SYSTEMS: dict[str, type[SMCLTaggingModel]] = {
+    "bert": BertSoftmaxForTokenClassification,
+    "bert-crf": BertCRFForTokenClassification,
+    "smcl": SMCLForTokenClassification,
+}
+
+
+def processor_class(system: type[SMCLTaggingModel]) -> type[SMCLProcessor]:
+    """Return the class of a system's processor."""
+    return getattr(system, "processor_class", SMCLProcessor)
+
+
+def needed_encoders(system: type[SMCLTaggingModel]) -> tuple[str, ...]:
+    """Tell which pretrained encoders a system is built from: `"text"`, `"vision"`, both or none."""
+    specs = system.config_class.sub_configs_defaults
+    names = [name.removesuffix("_config") for name, spec in specs.items() if spec.config_class is AutoConfig]
+    return tuple(names)
+
+
+def reads_images(system: type[SMCLTaggingModel]) -> bool:
+    """Tell whether images change what a system predicts."""
+    return "vision_config" in system.config_class.sub_configs_defaults
+
+
+def check_switches(system: type[SMCLTaggingModel], switches: dict) -> None:
+    """Refuse switches that a system does not have.
+
+    Args:
+        system (`type[SMCLTaggingModel]`): The system.
+        switches (`dict`): Fields of its configuration to set.
+
+    Raises:
+        ValueError: if it lacks some; names them and those that it has.
+    """
+    config_class = system.config_class
+    known = getattr(config_class, "switches", [field.name for field in fields(config_class)])
+    unknown = [name for name in switches if name not in known]
+    if unknown:
+        name = next(name for name, other in SYSTEMS.items() if other is system)
+        raise ValueError(
+            f"The system {name!r} has no {', '.join(f'`--{switch}`' for switch in unknown)}: leave that out. "
+            f"Of the switches, it has {', '.join(f'`--{switch}`' for switch in known)}."
+        )
+
+
+for _system in SYSTEMS.values():
+    if _system is not SMCLForTokenClassification:
+        # SMCL's own was registered to have its code travel, and subclasses inherit that.
+        _system.config_class._auto_class = None
+        AutoConfig.register(_system.config_class.model_type, _system.config_class)
+        AutoModelForTokenClassification.register(_system.config_class, _system)
+        AutoProcessor.register(_system.config_class, processor_class(_system))
+
+__all__ = ["SYSTEMS", "check_switches", "needed_encoders", "processor_class", "reads_images"]
