@@ -8,12 +8,12 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 from transformers import MODEL_MAPPING, AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
-from transformers.utils import logging
+from transformers.utils import ModelOutput, logging
 
 from .configuration_smcl import SMCLConfig
 from .crf_smcl import LinearChainCRF
 from .fusion_smcl import SMCLImageRelations
-from .guidance_smcl import guide_attention
+from .guidance_smcl import TEXT_ATTENTIONS, ImageGuidance, guide_attention
 
 logger = logging.get_logger(__name__)
 
@@ -132,6 +132,9 @@ class SMCLEncoders(SMCLPreTrainedModel):
         ValueError: if the image encoder is of a kind that does not work; names those that do.
     """
 
+    # How many images of a post are looked at, from the first on; `None` is all.
+    num_images_read: int | None = None
+
     def __init__(self, config: SMCLConfig):
         super().__init__(config)
         text_config, vision_config = config.text_config, config.vision_config
@@ -152,8 +155,50 @@ class SMCLEncoders(SMCLPreTrainedModel):
         """Replace the text encoder's word embeddings."""
         self.text_model.set_input_embeddings(value)
 
+    def _text_mask(
+        self,
+        input_ids: torch.Tensor | None,
+        inputs_embeds: torch.Tensor | None,
+        attention_mask: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """Check the text arguments; return the bool mask `(batch_size, num_tokens)` of real tokens."""
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("Expected exactly one of `input_ids` and `inputs_embeds`.")
+        implementation = self.text_model.config._attn_implementation
+        if implementation not in TEXT_ATTENTIONS:
+            raise ValueError(
+                f"The text encoder's attention implementation must be one of {', '.join(TEXT_ATTENTIONS)}, which "
+                f"images can guide, got {implementation!r}. To set the image encoder's only, pass "
+                "`attn_implementation={'vision_config': ...}`."
+            )
+        if attention_mask is not None:
+            return attention_mask.bool()
+        text = input_ids if inputs_embeds is None else inputs_embeds[..., 0]
+        return torch.ones_like(text, dtype=torch.bool)
+
+    def _flag(self, name: str, value: bool | None) -> bool:
+        """Return an output flag, by default the configuration's."""
+        return getattr(self.config, name) if value is None else value
+
+    def _encode_text(
+        self,
+        input_ids: torch.Tensor | None,
+        attention_mask: torch.Tensor | None,
+        token_type_ids: torch.Tensor | None,
+        inputs_embeds: torch.Tensor | None,
+        image_guidance: ImageGuidance | None = None,
+        **flags: bool,
+    ) -> ModelOutput:
+        """Run the text encoder, with image keys and values if there are any."""
+        # Not every encoder takes these arguments, not even as `None`.
+        optional = {"token_type_ids": token_type_ids, "image_guidance": image_guidance}
+        given = {name: value for name, value in optional.items() if value is not None}
+        return self.text_model(input_ids, attention_mask, inputs_embeds=inputs_embeds, **given, **flags)
+
     def encode_images(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """Encode images one by one, outside any post.
+
+        Systems that need other features of an image override this; more dimensions than one for each image are fine.
 
         Args:
             pixel_values (`torch.FloatTensor` of shape `(num_images, 3, height, width)`): Normalised images.
@@ -175,18 +220,20 @@ class SMCLEncoders(SMCLPreTrainedModel):
             image_mask (`torch.BoolTensor` of shape `(batch_size, num_images)`): `True` marks a real image.
 
         Returns:
-            `torch.FloatTensor` of shape `(batch_size, num_images, vision_hidden_size)`: V, 0 at padding.
+            `torch.FloatTensor` of shape `(batch_size, num_images, ...)`: V, what `encode_images` gives for each image,
+            0 at padding.
         """
         if torch.compiler.is_compiling():
             # One static shape: the number of real images is data.
             features = self.encode_images(pixel_values.flatten(0, 1)).unflatten(0, image_mask.shape)
-            return torch.where(image_mask[..., None], features, torch.zeros_like(features))
+            return torch.where(image_mask_like(features, image_mask), features, torch.zeros_like(features))
         real = pixel_values[image_mask]
-        size = self.config.vision_config.hidden_size
         if real.shape[0] == 0:
-            return torch.zeros(*image_mask.shape, size, dtype=self.dtype, device=image_mask.device)
-        features = self.encode_images(real)
-        return features.new_zeros(*image_mask.shape, size).index_put((image_mask,), features)
+            # Image encoders want at least one image: a blank one tells the shape of the features.
+            features = self.encode_images(pixel_values.new_zeros(1, *pixel_values.shape[2:]))[:0]
+        else:
+            features = self.encode_images(real)
+        return features.new_zeros(*image_mask.shape, *features.shape[1:]).index_put((image_mask,), features)
 
     def _image_inputs(
         self, pixel_values: torch.Tensor | None, image_embeds: torch.Tensor | None, image_mask: torch.Tensor | None
@@ -208,10 +255,15 @@ class SMCLEncoders(SMCLPreTrainedModel):
                 f"`image_mask` must have the shape (batch_size, num_images) of the images, {tuple(images.shape[:2])}, "
                 f"got {tuple(image_mask.shape)}."
             )
-        image_mask = image_mask.bool()
+        image_mask, images = (x[:, : self.num_images_read] for x in (image_mask.bool(), images))
         if image_embeds is None:
-            return self._encode_posts(pixel_values, image_mask), image_mask
-        return torch.where(image_mask[..., None], image_embeds.to(self.dtype), 0), image_mask
+            return self._encode_posts(images, image_mask), image_mask
+        return torch.where(image_mask_like(images, image_mask), images.to(self.dtype), 0), image_mask
 
 
-__all__ = ["VISION_BACKBONES", "SMCLEncoders", "SMCLPreTrainedModel"]
+def image_mask_like(features: torch.Tensor, image_mask: torch.Tensor) -> torch.Tensor:
+    """Give a mask of images as many dimensions as their features `(batch_size, num_images, ...)` have."""
+    return image_mask.reshape(*image_mask.shape, *[1] * (features.dim() - 2))
+
+
+__all__ = ["VISION_BACKBONES", "SMCLEncoders", "SMCLPreTrainedModel", "image_mask_like"]

@@ -16,7 +16,7 @@ from .fusion_smcl import (
     SMCLModalityEncoders,
     SMCLSymmetricFusion,
 )
-from .guidance_smcl import TEXT_ATTENTIONS, SMCLImageGuidance, check_text_backbone
+from .guidance_smcl import SMCLImageGuidance, check_text_backbone
 from .losses_smcl import central_moment_discrepancy, info_nce, masked_mean, soft_orthogonality
 
 
@@ -105,31 +105,6 @@ class SMCLModel(SMCLEncoders):
             check_text_backbone(self.text_model)
         self.post_init()
 
-    def _text_mask(
-        self,
-        input_ids: torch.Tensor | None,
-        inputs_embeds: torch.Tensor | None,
-        attention_mask: torch.Tensor | None,
-    ) -> torch.Tensor:
-        """Check the text arguments; return the bool mask `(batch_size, num_tokens)` of real tokens."""
-        if (input_ids is None) == (inputs_embeds is None):
-            raise ValueError("Expected exactly one of `input_ids` and `inputs_embeds`.")
-        implementation = self.text_model.config._attn_implementation
-        if implementation not in TEXT_ATTENTIONS:
-            raise ValueError(
-                f"The text encoder's attention implementation must be one of {', '.join(TEXT_ATTENTIONS)}, which "
-                f"images can guide, got {implementation!r}. To set the image encoder's only, pass "
-                "`attn_implementation={'vision_config': ...}`."
-            )
-        if attention_mask is not None:
-            return attention_mask.bool()
-        text = input_ids if inputs_embeds is None else inputs_embeds[..., 0]
-        return torch.ones_like(text, dtype=torch.bool)
-
-    def _flag(self, name: str, value: bool | None) -> bool:
-        """Return an output flag, by default the configuration's."""
-        return getattr(self.config, name) if value is None else value
-
     @can_return_tuple
     def forward(
         self,
@@ -165,17 +140,24 @@ class SMCLModel(SMCLEncoders):
         """
         text_mask = self._text_mask(input_ids, inputs_embeds, attention_mask)
         image_states, image_mask = self._image_inputs(pixel_values, image_embeds, image_mask)
-        image_weights, text_kwargs = None, {} if token_type_ids is None else {"token_type_ids": token_type_ids}
+        image_weights, guidance = None, None
         if image_states is not None:
             image_states = self.image_relations(image_states, image_mask)
             if self.image_relevance is not None:
                 embeds = self.get_input_embeddings()(input_ids) if inputs_embeds is None else inputs_embeds
                 image_weights = self.image_relevance(embeds, text_mask, image_states, image_mask)
             if self.image_guidance is not None:
-                text_kwargs["image_guidance"] = self.image_guidance(image_states, image_mask, text_mask, image_weights)
-        text_kwargs["output_hidden_states"] = self._flag("output_hidden_states", output_hidden_states)
-        text_kwargs["output_attentions"] = output_attentions = self._flag("output_attentions", output_attentions)
-        text_outputs = self.text_model(input_ids, attention_mask, inputs_embeds=inputs_embeds, **text_kwargs)
+                guidance = self.image_guidance(image_states, image_mask, text_mask, image_weights)
+        output_attentions = self._flag("output_attentions", output_attentions)
+        text_outputs = self._encode_text(
+            input_ids,
+            attention_mask,
+            token_type_ids,
+            inputs_embeds,
+            image_guidance=guidance,
+            output_attentions=output_attentions,
+            output_hidden_states=self._flag("output_hidden_states", output_hidden_states),
+        )
         text = self.encoders(text_outputs.last_hidden_state, "text")
         images = None if image_states is None else self.encoders(image_states, "image")
         hyper, fusion_attentions = self.fusion(text, text_mask, images, image_mask, image_weights, output_attentions)
@@ -269,7 +251,7 @@ class SMCLTaggingModel(SMCLPreTrainedModel):
             output_hidden_states=output_hidden_states,
             return_dict=True,
         )
-        logits = self.classifier(self.dropout(outputs.last_hidden_state))
+        logits = self.emissions(outputs)
         losses = {}
         if labels is not None:
             text_mask = torch.ones_like(labels) if attention_mask is None else attention_mask
@@ -292,6 +274,17 @@ class SMCLTaggingModel(SMCLPreTrainedModel):
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
         )
+
+    def emissions(self, outputs: SMCLModelOutput) -> torch.Tensor:
+        """Score the tags of every token from what the model below returned.
+
+        Args:
+            outputs ([`SMCLModelOutput`]): What the model below the head returned.
+
+        Returns:
+            `torch.FloatTensor` of shape `(batch_size, num_tokens, num_labels)`.
+        """
+        return self.classifier(self.dropout(outputs.last_hidden_state))
 
     def further_losses(
         self,
