@@ -1,8 +1,9 @@
 #!/usr/bin/env python
-"""Train, evaluate and apply SMCL on a data set of posts with images.
+"""Train, evaluate and apply SMCL, or a system to compare it with, on a data set of posts with images.
 
     python run_ner_multiimage.py --dataset DATA --text_model TEXT --vision_model VISION \
         --output_dir OUT --do_train --do_eval --do_predict
+    python run_ner_multiimage.py --system bert-crf --dataset DATA --text_model TEXT --output_dir OUT --do_train
     python run_ner_multiimage.py --dataset DATA --model OUT --output_dir PREDICTIONS --do_predict
     python run_ner_multiimage.py --model OUT --do_predict --input posts.jsonl --output tagged.jsonl
     python run_ner_multiimage.py arguments.yaml
@@ -20,11 +21,20 @@ from pathlib import Path
 
 from datasets import Dataset, DatasetDict, load_dataset
 from datasets.exceptions import DatasetNotFoundError
-from transformers import EarlyStoppingCallback, HfArgumentParser, set_seed
+from transformers import (
+    AutoConfig,
+    AutoModelForTokenClassification,
+    AutoProcessor,
+    EarlyStoppingCallback,
+    HfArgumentParser,
+    set_seed,
+)
 from transformers.utils import logging
 
-from smcl import MultiImageNERPipeline, SMCLForTokenClassification, SMCLProcessor
+from smcl import MultiImageNERPipeline, SMCLProcessor
+from smcl.baselines import SYSTEMS, check_switches, needed_encoders, processor_class, reads_images, system_name
 from smcl.calibration_smcl import calibrate
+from smcl.modeling_smcl import SMCLTaggingModel
 from smcl.prediction_smcl import predict_file
 from smcl.training_smcl import (
     ImageFeatures,
@@ -45,9 +55,16 @@ logger = logging.get_logger("smcl")
 class ModelArguments:
     """Which model to start from."""
 
-    model: str | None = field(default=None, metadata={"help": "A saved SMCL: folder or Hub name."})
-    text_model: str | None = field(default=None, metadata={"help": "Text encoder of a new SMCL: folder or Hub name."})
-    vision_model: str | None = field(default=None, metadata={"help": "Image encoder of a new SMCL, likewise."})
+    model: str | None = field(default=None, metadata={"help": "A saved model: folder or Hub name."})
+    system: str | None = field(
+        default=None,
+        metadata={"help": f"Kind of a new model: {', '.join(SYSTEMS)} (smcl). A saved model is what it is."},
+    )
+    text_model: str | None = field(default=None, metadata={"help": "Text encoder of a new model: folder or Hub name."})
+    vision_model: str | None = field(default=None, metadata={"help": "Image encoder of a new model, likewise."})
+    word_vectors: str | None = field(
+        default=None, metadata={"help": "Vectors in GloVe's text format for a new bilstm-crf or hbilstm-crf."}
+    )
     freeze_vision: bool = field(
         default=False, metadata={"help": "Leave the image encoder as it is and encode each image only once."}
     )
@@ -58,7 +75,7 @@ class ModelArguments:
 
 @dataclass
 class SwitchArguments:
-    """Fields of `SMCLConfig`; what is left out keeps its default, or what the saved model has."""
+    """Fields of the configuration; what is left out keeps its default, or what the saved model has."""
 
     max_images: int | None = field(default=None, metadata={"help": "Largest number of images of a post (4)."})
     num_image_layers: int | None = field(default=None, metadata={"help": "Layers relating images to each other (1)."})
@@ -202,14 +219,15 @@ def label_names(dataset: DatasetDict) -> list[str]:
 
 
 def load_model(
-    arguments: ModelArguments, switches: dict, labels: list[str]
-) -> tuple[SMCLForTokenClassification, SMCLProcessor]:
-    """Load a saved SMCL, or join two encoders to a new one.
+    arguments: ModelArguments, switches: dict, labels: list[str], train_posts: Dataset | None = None
+) -> tuple[SMCLTaggingModel, SMCLProcessor]:
+    """Load a saved model, or build a new one.
 
     Args:
-        arguments (`ModelArguments`): Where from.
-        switches (`dict`): Fields of `SMCLConfig` to set.
+        arguments (`ModelArguments`): Which one.
+        switches (`dict`): Fields of its configuration to set.
         labels (`list[str]`): Label names of the data set, by id.
+        train_posts (`Dataset`, *optional*): The training split; new systems without pretrained encoders know its words.
 
     Returns:
         The model and its processor.
@@ -218,28 +236,61 @@ def load_model(
         ValueError: if the arguments name no model, or one that does not fit the switches or the labels.
     """
     if arguments.model is None:
-        if arguments.text_model is None or arguments.vision_model is None:
-            raise ValueError(
-                "Expected `--model` (a saved SMCL), or both `--text_model` and `--vision_model`, such as "
-                "`--text_model google-bert/bert-base-uncased --vision_model google/vit-base-patch16-224`."
-            )
-        names = arguments.text_model, arguments.vision_model
-        model = SMCLForTokenClassification.from_text_vision_pretrained(
-            *names, id2label=dict(enumerate(labels)), **switches
+        return build_model(arguments, switches, labels, train_posts)
+    if arguments.text_model is not None or arguments.vision_model is not None or arguments.word_vectors is not None:
+        raise ValueError(
+            "`--model` brings its own encoders: leave out `--text_model`, `--vision_model` and `--word_vectors`."
         )
-        return model, SMCLProcessor.from_text_vision_pretrained(*names, max_images=model.config.max_images)
-    if arguments.text_model is not None or arguments.vision_model is not None:
-        raise ValueError("`--model` brings its own encoders: leave out `--text_model` and `--vision_model`.")
-    model = load_saved_model(arguments.model, switches)
+    model = load_saved_model(arguments, switches)
     model_labels = [model.config.id2label[i] for i in range(model.config.num_labels)]
     if model_labels != labels:
         raise ValueError(f"The model {arguments.model} has the labels {model_labels}, but the data set has {labels}.")
-    return model, SMCLProcessor.from_pretrained(arguments.model)
+    return model, AutoProcessor.from_pretrained(arguments.model)
 
 
-def load_saved_model(name: str, switches: dict) -> SMCLForTokenClassification:
-    """Load a saved SMCL; a `ValueError` says so if its weights do not fit the switches."""
-    model, info = SMCLForTokenClassification.from_pretrained(name, output_loading_info=True, **switches)
+def build_model(
+    arguments: ModelArguments, switches: dict, labels: list[str], train_posts: Dataset | None = None
+) -> tuple[SMCLTaggingModel, SMCLProcessor]:
+    """Build a new model of `--system` from pretrained encoders, or from training posts; see `load_model`."""
+    name = arguments.system or "smcl"
+    if name not in SYSTEMS:
+        raise ValueError(f"`--system` must be one of {', '.join(SYSTEMS)}, got {name!r}.")
+    system = SYSTEMS[name]
+    check_switches(system, switches)
+    id2label, needed = dict(enumerate(labels)), needed_encoders(system)
+    encoders = {"text": arguments.text_model, "vision": arguments.vision_model}
+    if any(encoders[part] is None for part in needed):
+        examples = {"text": "google-bert/bert-base-uncased", "vision": "google/vit-base-patch16-224"}
+        names = " and ".join(f"`--{part}_model`" for part in needed)
+        raise ValueError(
+            f"Expected `--model` (a saved model), or {'both ' * (len(needed) > 1)}{names} of a new {name}, such as "
+            f"`{' '.join(f'--{part}_model {examples[part]}' for part in needed)}`."
+        )
+    if unread := [f"`--{part}_model`" for part, given in encoders.items() if given is not None and part not in needed]:
+        logger.warning(f"The system {name!r} has no use for {' and '.join(unread)}: that is left unread.")
+    if needed:
+        if arguments.word_vectors is not None:
+            raise ValueError(f"The system {name!r} has no `--word_vectors`: leave that out.")
+        model = system.from_text_vision_pretrained(*encoders.values(), id2label=id2label, **switches)
+        max_images = model.config.max_images
+        return model, processor_class(system).from_text_vision_pretrained(*encoders.values(), max_images=max_images)
+    if train_posts is None:
+        raise ValueError(f"A new {name} takes its words from the training split: expected `--do_train` or `--model`.")
+    return system.from_posts(train_posts["tokens"], arguments.word_vectors, id2label=id2label, **switches)
+
+
+def load_saved_model(arguments: ModelArguments, switches: dict) -> SMCLTaggingModel:
+    """Load `--model`; a `ValueError` says so if it is of another system or its weights do not fit the switches."""
+    name = arguments.model
+    config = AutoConfig.from_pretrained(name)
+    system = next((system for system in SYSTEMS.values() if system.config_class is type(config)), None)
+    if system is None or arguments.system not in (None, system_name(system)):
+        raise ValueError(
+            f"Expected the model {name} to be saved by one of the systems {', '.join(SYSTEMS)}"
+            f"{f', and by {arguments.system}' if arguments.system else ''}, got a model of type {config.model_type!r}."
+        )
+    check_switches(system, switches)
+    model, info = AutoModelForTokenClassification.from_pretrained(name, output_loading_info=True, **switches)
     misfits = sorted({*info["missing_keys"], *info["unexpected_keys"]})
     if misfits:
         raise ValueError(
@@ -250,7 +301,7 @@ def load_saved_model(name: str, switches: dict) -> SMCLForTokenClassification:
 
 
 def build_trainer(
-    model: SMCLForTokenClassification,
+    model: SMCLTaggingModel,
     processor: SMCLProcessor,
     dataset: DatasetDict,
     labels: list[str],
@@ -260,7 +311,7 @@ def build_trainer(
 ) -> SMCLTrainer:
     """Build the trainer; with a frozen image encoder, encode the images of the training and validation splits first."""
     features = None
-    if freeze_vision and arguments.do_train:
+    if freeze_vision and arguments.do_train and reads_images(type(model)):
         model.base_model.vision_model.requires_grad_(False)
         if "images" in dataset["train"].column_names:
             features = ImageFeatures(model.to(arguments.device), processor, data_arguments.on_extra_images)
@@ -335,11 +386,11 @@ def predict_input(
     if not arguments.do_predict or arguments.do_train or arguments.do_eval or model_arguments.calibrate:
         raise ValueError("`--input` goes with `--do_predict` alone: train, evaluate and calibrate in another run.")
     if model_arguments.model is None or data_arguments.output is None:
-        raise ValueError("With `--input`, expected `--model` (a saved SMCL) and `--output` (.jsonl or .parquet).")
+        raise ValueError("With `--input`, expected `--model` (a saved model) and `--output` (.jsonl or .parquet).")
     if data_arguments.dataset is not None or data_arguments.max_length is not None:
         raise ValueError("With `--input`, leave out `--dataset`, and `--max_length`: long posts are read to their end.")
-    model = load_saved_model(model_arguments.model, switches.given())
-    processor = SMCLProcessor.from_pretrained(model_arguments.model)
+    model = load_saved_model(model_arguments, switches.given())
+    processor = AutoProcessor.from_pretrained(model_arguments.model)
     return predict_file(
         MultiImageNERPipeline(model, processor, device=arguments.device),
         data_arguments.input,
@@ -384,8 +435,8 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     dataset = load_posts(data_arguments.dataset, splits)
     labels = label_names(dataset)
     set_seed(training_arguments.seed)
-    model, processor = load_model(model_arguments, switches.given(), labels)
-    if data_arguments.ignore_images:
+    model, processor = load_model(model_arguments, switches.given(), labels, dataset.get("train"))
+    if data_arguments.ignore_images or not reads_images(type(model)):
         columns = {name for names in dataset.column_names.values() for name in names}
         dataset = dataset.remove_columns("images") if "images" in columns else dataset
     freeze_vision = model_arguments.freeze_vision

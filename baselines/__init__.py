@@ -16,8 +16,12 @@ from ..modeling_smcl import SMCLForTokenClassification, SMCLTaggingModel
 from ..processing_smcl import SMCLProcessor
 from .bert import BertSoftmaxForTokenClassification
 from .bert_crf import BertCRFForTokenClassification
+from .bilstm_crf import BiLSTMCRFForTokenClassification
+from .hbilstm_crf import HBiLSTMCRFForTokenClassification
 
 SYSTEMS: dict[str, type[SMCLTaggingModel]] = {
+    "bilstm-crf": BiLSTMCRFForTokenClassification,
+    "hbilstm-crf": HBiLSTMCRFForTokenClassification,
     "bert": BertSoftmaxForTokenClassification,
     "bert-crf": BertCRFForTokenClassification,
     "smcl": SMCLForTokenClassification,
@@ -41,6 +45,11 @@ def reads_images(system: type[SMCLTaggingModel]) -> bool:
     return "vision_config" in system.config_class.sub_configs_defaults
 
 
+def system_name(system: type[SMCLTaggingModel]) -> str:
+    """Return the name of a system."""
+    return next(name for name, other in SYSTEMS.items() if other is system)
+
+
 def check_switches(system: type[SMCLTaggingModel], switches: dict) -> None:
     """Refuse switches that a system does not have.
 
@@ -49,17 +58,14 @@ def check_switches(system: type[SMCLTaggingModel], switches: dict) -> None:
         switches (`dict`): Fields of its configuration to set.
 
     Raises:
-        ValueError: if it lacks some; names them and those that it has.
+        ValueError: if it lacks some; names them.
     """
     config_class = system.config_class
     known = getattr(config_class, "switches", [field.name for field in fields(config_class)])
     unknown = [name for name in switches if name not in known]
     if unknown:
-        name = next(name for name, other in SYSTEMS.items() if other is system)
-        raise ValueError(
-            f"The system {name!r} has no {', '.join(f'`--{switch}`' for switch in unknown)}: leave that out. "
-            f"Of the switches, it has {', '.join(f'`--{switch}`' for switch in known)}."
-        )
+        names = ", ".join(f"`--{name}`" for name in unknown)
+        raise ValueError(f"The system {system_name(system)!r} has no {names}: leave that out.")
 
 
 for _system in SYSTEMS.values():
@@ -70,4 +76,4 @@ for _system in SYSTEMS.values():
         AutoModelForTokenClassification.register(_system.config_class, _system)
         AutoProcessor.register(_system.config_class, processor_class(_system))
 
-__all__ = ["SYSTEMS", "check_switches", "needed_encoders", "processor_class", "reads_images"]
+__all__ = ["SYSTEMS", "check_switches", "needed_encoders", "processor_class", "reads_images", "system_name"]
