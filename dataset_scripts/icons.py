@@ -6,6 +6,10 @@ k-th icon of a post shows its k-th name; up to 3 images of scribbles stand anywh
 Text alone therefore reaches an F1 of about 0.25, even if it finds every name.
 
     python -m smcl.dataset_scripts.icons --output OUT [--train 2000 --validation 300 --test 600 --seed 0]
+    python -m smcl.dataset_scripts.icons --output OUT --setting hard
+
+By default these posts are easy: any model that reads images comes close to 1. [`Difficulty`] says what can be made
+harder, and `--setting hard` is a setting at which systems lie apart.
 """
 
 import argparse
@@ -13,19 +17,20 @@ import math
 import os
 import random
 from collections.abc import Sequence
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
 from PIL import Image, ImageDraw
 
+from .icon_difficulty import EASY, SETTINGS, Difficulty
 from .images import encode_png
-from .schema import ENTITY_TYPES, Post, make_post, write_json
+from .schema import ENTITY_TYPES, DataError, Post, make_post, write_json
 from .writer import run_command, write_dataset
 
 ICON_OF_TYPE = dict(zip(ENTITY_TYPES, ["person", "building", "logo", "cat"], strict=True))
 KINDS = [*ICON_OF_TYPE.values(), "noise"]
 MAX_IMAGES = 4
-MAX_NOISE = 3
 SECOND_NAME_RATE = 0.35
 # Icons are drawn this many times larger and scaled down, which smooths their edges.
 OVERSAMPLING = 3
@@ -41,6 +46,14 @@ NAMES = (
     "Valencia Verona Victoria Willow Winslow Zephyr"
 ).split()
 SECOND_NAMES = "Ash Blue Bridge Cross Dawn Drake Field Grant Hart Hollow Lane Moss North Reed Shore West".split()
+
+# Words that may stand before a name; each hints at one type.
+CUE_WORDS = {
+    "PER": "singer actor uncle captain doctor".split(),
+    "LOC": "city village downtown island lake".split(),
+    "ORG": "company team bank club airline".split(),
+    "MISC": "kitten pet puppy film song".split(),
+}
 
 ONE_NAME_TEMPLATES = """
 just saw {} again
@@ -88,13 +101,14 @@ i know {} and you know {}
 """.strip().splitlines()
 
 
-def draw_icon(kind: str, rng: random.Random, size: int = 48) -> Image.Image:
+def draw_icon(kind: str, rng: random.Random, size: int = 48, difficulty: Difficulty = EASY) -> Image.Image:
     """Draw one icon or a scribble, in random colours, at a random place and size, with specks over it.
 
     Args:
         kind (`str`): One of `KINDS`.
         rng (`random.Random`): Decides everything else.
         size (`int`, *optional*, defaults to 48): Height and width in pixels.
+        difficulty ([`Difficulty`], *optional*): The icon's size and contrast.
 
     Returns:
         `PIL.Image.Image`: an RGB image.
@@ -104,10 +118,10 @@ def draw_icon(kind: str, rng: random.Random, size: int = 48) -> Image.Image:
     """
     if kind not in _DRAWERS:
         raise ValueError(f"Unknown kind of icon {kind!r}. Expected one of {', '.join(KINDS)}.")
-    ink, paper = _draw_colours(rng)
+    ink, paper = _draw_colours(rng, *difficulty.contrast)
     canvas = size * OVERSAMPLING
     image = Image.new("RGB", (canvas, canvas), paper)
-    side = canvas * rng.uniform(0.7, 0.95)
+    side = canvas * rng.uniform(*difficulty.icon_size)
     left, top = (rng.uniform(0, canvas - side) for _ in range(2))
     _DRAWERS[kind](_Pen(image, left, top, side, ink, paper), rng)
     image = image.resize((size, size), Image.Resampling.BOX)
@@ -149,11 +163,11 @@ def _luminance(colour: Colour) -> float:
     return 0.299 * red + 0.587 * green + 0.114 * blue
 
 
-def _draw_colours(rng: random.Random) -> tuple[Colour, Colour]:
-    """Draw a dark and a light colour that differ enough in luminance to be told apart."""
+def _draw_colours(rng: random.Random, low: float, high: float) -> tuple[Colour, Colour]:
+    """Draw a dark and a light colour whose luminances differ by `low` to `high`."""
     while True:
         ink, paper = _random_colour(rng), _random_colour(rng)
-        if _luminance(paper) - _luminance(ink) >= 80:
+        if low <= _luminance(paper) - _luminance(ink) <= high:
             return ink, paper
 
 
@@ -208,12 +222,13 @@ def _draw_noise(pen: _Pen, rng: random.Random) -> None:
 _DRAWERS = dict(zip(KINDS, [_draw_person, _draw_building, _draw_logo, _draw_cat, _draw_noise], strict=True))
 
 
-def draw_post(post_id: str, rng: random.Random) -> tuple[Post, list[str]]:
+def draw_post(post_id: str, rng: random.Random, difficulty: Difficulty = EASY) -> tuple[Post, list[str]]:
     """Draw a post's words, tags and the kinds of its images.
 
     Args:
         post_id (`str`): The post's id.
         rng (`random.Random`): Decides everything else.
+        difficulty ([`Difficulty`], *optional*): What the words tell, and how many images are noise.
 
     Returns:
         `tuple[Post, list[str]]`: the post and the kind of each of its images.
@@ -226,27 +241,51 @@ def draw_post(post_id: str, rng: random.Random) -> tuple[Post, list[str]]:
             tokens.append(word)
             tags.append("O")
             continue
-        entity_type = rng.choice(ENTITY_TYPES)
-        name = [next(names)] + ([rng.choice(SECOND_NAMES)] if rng.random() < SECOND_NAME_RATE else [])
+        first = next(names)
+        entity_type = _draw_type(first, rng, difficulty.name_prior)
+        # Asked for first, so that easy posts draw nothing more and stay what they were.
+        if difficulty.cue_rate and rng.random() < difficulty.cue_rate:
+            tokens.append(_draw_cue(entity_type, rng, difficulty.cue_conflict))
+            tags.append("O")
+        name = [first] + ([rng.choice(SECOND_NAMES)] if rng.random() < SECOND_NAME_RATE else [])
         tokens += name
         tags += [f"B-{entity_type}"] + [f"I-{entity_type}"] * (len(name) - 1)
         icons.append(ICON_OF_TYPE[entity_type])
-    kinds = _mix_with_noise(icons, rng)
+    kinds = _mix_with_noise(icons, rng, *difficulty.noise_images)
     image_names = [f"{post_id}_{index}.png" for index in range(len(kinds))]
     return make_post(post_id, tokens, tags, image_names, "icons", post_id), kinds
 
 
-def _mix_with_noise(icons: list[str], rng: random.Random) -> list[str]:
-    total = len(icons) + rng.randint(0, min(MAX_NOISE, MAX_IMAGES - len(icons)))
+def _draw_type(name: str, rng: random.Random, prior: float) -> str:
+    """Draw a name's type: with the probability `prior` the one that the name favours, else any."""
+    if prior and rng.random() < prior:
+        return ENTITY_TYPES[NAMES.index(name) % len(ENTITY_TYPES)]
+    return rng.choice(ENTITY_TYPES)
+
+
+def _draw_cue(entity_type: str, rng: random.Random, conflict: float) -> str:
+    """Draw a word that hints at a type, with the probability `conflict` at another one."""
+    others = [name for name in ENTITY_TYPES if name != entity_type]
+    return rng.choice(CUE_WORDS[rng.choice(others) if rng.random() < conflict else entity_type])
+
+
+def _mix_with_noise(icons: list[str], rng: random.Random, fewest: int, most: int) -> list[str]:
+    room = MAX_IMAGES - len(icons)
+    total = len(icons) + rng.randint(min(fewest, room), min(most, room))
     places = set(rng.sample(range(total), len(icons)))
     remaining = iter(icons)
     return [next(remaining) if index in places else "noise" for index in range(total)]
 
 
 def convert(
-    output: str | os.PathLike, train: int = 2000, validation: int = 300, test: int = 600, seed: int = 0
+    output: str | os.PathLike,
+    train: int = 2000,
+    validation: int = 300,
+    test: int = 600,
+    seed: int = 0,
+    difficulty: Difficulty = EASY,
 ) -> dict[str, Any]:
-    """Generate icon posts as Parquet, and `image_kinds.json` with the kinds of each post's images.
+    """Generate icon posts as Parquet, `image_kinds.json` with the kinds of each post's images, and `difficulty.json`.
 
     The same seed gives the same data; each split is drawn independently of the others' sizes.
 
@@ -256,6 +295,7 @@ def convert(
         validation (`int`, *optional*, defaults to 300): Number of validation posts.
         test (`int`, *optional*, defaults to 600): Number of test posts.
         seed (`int`, *optional*, defaults to 0): Seed of everything random.
+        difficulty ([`Difficulty`], *optional*): How hard the posts are.
 
     Returns:
         `dict`: the report, see [`write_dataset`].
@@ -268,17 +308,19 @@ def convert(
         rng = random.Random(f"{seed} {split}")
         splits[split] = []
         for index in range(count):
-            post, kinds = draw_post(f"icons-{split}-{index}", rng)
+            post, kinds = draw_post(f"icons-{split}-{index}", rng, difficulty)
             splits[split].append(post)
             kinds_of_posts[post.id] = kinds
             kinds_of_images.update(zip(post.image_names, kinds, strict=True))
 
     def read(name: str) -> tuple[str, bytes]:
         # A stream of its own for each image lets it be drawn when it is written, not held until then.
-        return "ok", encode_png(draw_icon(kinds_of_images[name], random.Random(f"{seed} {name}")))
+        icon = draw_icon(kinds_of_images[name], random.Random(f"{seed} {name}"), difficulty=difficulty)
+        return "ok", encode_png(icon)
 
     report = write_dataset(output, "icons", splits, read)
     write_json(kinds_of_posts, Path(output) / "image_kinds.json")
+    write_json(asdict(difficulty), Path(output) / "difficulty.json")
     return report
 
 
@@ -290,11 +332,29 @@ def main(argv: Sequence[str] | None = None) -> None:
     """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True, help="the folder to write Parquet files to")
-    parser.add_argument("--train", type=int, default=2000, help="number of training posts (default: %(default)s)")
+    parser.add_argument("--setting", choices=SETTINGS, default="default", help="defaults of --train and all below")
+    parser.add_argument("--train", type=int, help="number of training posts (2000, or that of --setting)")
     parser.add_argument("--validation", type=int, default=300, help="number of validation posts (default: %(default)s)")
     parser.add_argument("--test", type=int, default=600, help="number of test posts (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="seed of everything random (default: %(default)s)")
-    run_command(parser, convert, **vars(parser.parse_args(argv)))
+    pair = {"nargs": 2, "metavar": ("LOW", "HIGH")}
+    parser.add_argument("--icon_size", type=float, **pair, help="side of an icon, share of its image's")
+    parser.add_argument("--contrast", type=float, **pair, help="luminance between icon and background, of 255")
+    parser.add_argument("--noise_images", type=int, **pair, help="images of scribbles in a post")
+    parser.add_argument("--cue_rate", type=float, help="share of names with a word that hints at a type")
+    parser.add_argument("--cue_conflict", type=float, help="share of these words that hint at a wrong type")
+    parser.add_argument("--name_prior", type=float, help="share of names of the type that the name favours")
+    arguments = vars(parser.parse_args(argv))
+    train, easiest = SETTINGS[arguments.pop("setting")]
+    knobs = {field.name: arguments.pop(field.name) for field in fields(Difficulty)}
+    given = {name: tuple(x) if isinstance(x, list) else x for name, x in knobs.items() if x is not None}
+    if arguments["train"] is None:
+        arguments["train"] = train
+    try:
+        difficulty = replace(easiest, **given)
+    except DataError as error:
+        parser.error(str(error))
+    run_command(parser, convert, **arguments, difficulty=difficulty)
 
 
 if __name__ == "__main__":

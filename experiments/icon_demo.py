@@ -1,6 +1,6 @@
 """The embedded demo: train a tiny SMCL from scratch on icon posts and show that it reads the images.
 
-    python -m smcl.experiments.icon_demo [--output demo] [--train 4000] [--epochs 8] [--seed 0]
+    python -m smcl.experiments.icon_demo [--output demo] [--setting default] [--train 4000] [--epochs 8] [--seed 0]
 
 Makes the data, a word-level tokenizer, an untrained BERT and a ViT that has learned to tell icons apart; then trains,
 reloads and tests by the command line of `run_ner_multiimage.py`, and prints a table.
@@ -28,6 +28,7 @@ from transformers import (
     set_seed,
 )
 
+from smcl.dataset_scripts.icon_difficulty import SETTINGS
 from smcl.dataset_scripts.icons import KINDS, convert, draw_icon
 from smcl.run_ner_multiimage import main as run_ner
 from smcl.training_smcl import entity_metrics
@@ -146,12 +147,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("demo"), help="the folder to write to (%(default)s)")
-    parser.add_argument("--train", type=int, default=4000, help="number of training posts (%(default)s)")
+    parser.add_argument("--setting", choices=SETTINGS, default="default", help="how hard the posts are (%(default)s)")
+    parser.add_argument("--train", type=int, help="number of training posts (4000, or that of another setting)")
     parser.add_argument("--epochs", type=int, default=8, help="training epochs (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="seed of everything random (%(default)s)")
     arguments = parser.parse_args(argv)
     folders = {name: arguments.output / name for name in ("data", "text", "vision", "model", "without_images")}
-    convert(folders["data"], train=arguments.train, seed=arguments.seed)
+    train, difficulty = SETTINGS[arguments.setting]
+    # Easy posts are cheap to learn from, and twice as many show what images can do.
+    train = arguments.train or (4000 if arguments.setting == "default" else train)
+    convert(folders["data"], train=train, seed=arguments.seed, difficulty=difficulty)
     set_seed(arguments.seed)
     save_text_encoder(load_dataset(str(folders["data"]), split="train")["tokens"], folders["text"])
     accuracy = save_vision_encoder(folders["vision"], arguments.seed)

@@ -1,3 +1,4 @@
+import hashlib
 import json
 import random
 from collections import Counter, defaultdict
@@ -6,7 +7,9 @@ import pytest
 from datasets import load_dataset
 
 from smcl.dataset_scripts import icons
+from smcl.dataset_scripts.icon_difficulty import SETTINGS, Difficulty
 from smcl.dataset_scripts.icons import (
+    CUE_WORDS,
     ICON_OF_TYPE,
     KINDS,
     NAMES,
@@ -173,3 +176,106 @@ def test_the_command_generates_and_prints_the_report(tmp_path, capsys):
     assert digests(json.loads((tmp_path / "report.json").read_text())) == digests(
         convert(tmp_path / "again", train=3, validation=1, test=1, seed=5)
     )
+
+
+def test_the_default_data_stay_what_they_were():
+    digest = hashlib.sha256()
+    for split in ("train", "test"):
+        rng = random.Random(f"0 {split}")
+        for index in range(40):
+            post, kinds = draw_post(f"icons-{split}-{index}", rng)
+            digest.update(json.dumps([post.id, post.tokens, post.tags, post.image_names, kinds]).encode())
+            for name, kind in zip(post.image_names, kinds, strict=True):
+                digest.update(draw_icon(kind, random.Random(f"0 {name}")).tobytes())
+    assert digest.hexdigest() == "3f9594c47e558ab9a69a9a0238fa117deed7a6266f73a010f43ca16fb4bf1c49"
+
+
+def draw_hard_posts(count, **knobs):
+    rng = random.Random(1)
+    return [draw_post(str(index), rng, Difficulty(**knobs)) for index in range(count)]
+
+
+def test_icons_can_be_small_and_faint():
+    def extent(icon):
+        grey = icon.convert("L")
+        paper = Counter(grey.tobytes()).most_common(1)[0][0]
+        box = grey.point(lambda value: 255 * (abs(value - paper) > 8)).getbbox()
+        return max(box[2] - box[0], box[3] - box[1])
+
+    small = Difficulty(icon_size=(0.3, 0.4), contrast=(80, 255))
+    sizes = []
+    for seed in range(40):
+        # Specks anywhere would stretch the box, so of their numbers only the smallest counts.
+        sizes.append(extent(draw_icon("building", random.Random(seed), difficulty=small)))
+    assert min(sizes) < 48 * 0.45 and min(extent(draw_icon("building", random.Random(s))) for s in range(40)) > 48 * 0.6
+    faint = [draw_icon("building", random.Random(s), difficulty=Difficulty(contrast=(20, 30))) for s in range(40)]
+    gaps = [
+        max(counts) - min(counts) for counts in (dict(Counter(x.convert("L").tobytes()).most_common(2)) for x in faint)
+    ]
+    assert all(18 <= gap <= 32 for gap in gaps)
+
+
+def test_more_images_can_be_noise():
+    kinds = [kinds for _, kinds in draw_hard_posts(300, noise_images=(2, 3))]
+    assert {len(k) for k in kinds} == {3, 4}
+    assert all(k.count("noise") >= 2 for k in kinds)
+
+
+def test_cue_words_hint_at_the_type_or_at_another():
+    types = {word: name for name, words in CUE_WORDS.items() for word in words}
+    template_words = {word for template in ONE_NAME_TEMPLATES + TWO_NAME_TEMPLATES for word in template.split()}
+    assert not set(types) & template_words
+
+    def hints(posts):
+        for post, _ in posts:
+            for before, tag in zip(post.tokens, post.tags[1:], strict=False):
+                if tag.startswith("B-") and before in types:
+                    yield types[before] == tag[2:]
+
+    posts = draw_hard_posts(2000, cue_rate=0.5, cue_conflict=0.3)
+    found = list(hints(posts))
+    assert 0.47 < len(found) / sum(len(mentions(post)) for post, _ in posts) < 0.53
+    assert 0.27 < found.count(False) / len(found) < 0.33
+    assert all(hints(draw_hard_posts(200, cue_rate=1.0)))
+    assert all([ICON_OF_TYPE[t] for _, t in mentions(p)] == [k for k in kinds if k != "noise"] for p, kinds in posts)
+
+
+def test_names_can_favour_a_type():
+    seen = defaultdict(Counter)
+    for post, _ in draw_hard_posts(4000, name_prior=0.6):
+        for name, entity_type in mentions(post):
+            seen[name.split()[0]][entity_type] += 1
+    share = sum(max(counts.values()) for counts in seen.values()) / sum(counts.total() for counts in seen.values())
+    # 0.6 by favour and a quarter of the rest.
+    assert 0.67 < share < 0.73
+    assert {counts.most_common(1)[0][0] for counts in seen.values()} == set(ENTITY_TYPES)
+
+
+@pytest.mark.parametrize(
+    ("knobs", "message"),
+    [
+        ({"icon_size": (0.5, 0.4)}, "`icon_size` must be a range within 0.1 to 1"),
+        ({"contrast": (100, 101)}, "`contrast` must span 5 or more"),
+        ({"noise_images": (0, 4)}, "`noise_images` must be a range within 0 to 3"),
+        ({"cue_conflict": 1.5}, "`cue_conflict` must be a share from 0 to 1, got 1.5"),
+    ],
+)
+def test_difficulties_out_of_bounds_are_refused(knobs, message):
+    with pytest.raises(ValueError, match=message):
+        Difficulty(**knobs)
+
+
+def test_a_setting_names_difficulties_and_single_ones_can_be_changed(tmp_path, capsys):
+    sizes = ["--validation", "1", "--test", "1"]
+    icons.main(["--output", str(tmp_path / "hard"), "--setting", "hard", *sizes])
+    train, hard = SETTINGS["hard"]
+    report = json.loads((tmp_path / "hard" / "report.json").read_text())
+    assert report["splits"]["train"]["posts"] == train
+    assert json.loads((tmp_path / "hard" / "difficulty.json").read_text())["contrast"] == list(hard.contrast)
+    changed = ["--setting", "hard", "--train", "5", "--contrast", "30", "60", *sizes]
+    icons.main(["--output", str(tmp_path / "other"), *changed])
+    difficulty = json.loads((tmp_path / "other" / "difficulty.json").read_text())
+    assert (difficulty["contrast"], difficulty["cue_rate"]) == ([30, 60], hard.cue_rate)
+    with pytest.raises(SystemExit):
+        icons.main(["--output", str(tmp_path / "bad"), "--cue_rate", "7"])
+    assert "`cue_rate` must be a share" in capsys.readouterr().err
