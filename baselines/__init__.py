@@ -18,12 +18,20 @@ from .bert import BertSoftmaxForTokenClassification
 from .bert_crf import BertCRFForTokenClassification
 from .bilstm_crf import BiLSTMCRFForTokenClassification
 from .hbilstm_crf import HBiLSTMCRFForTokenClassification
+from .hvpnet import HVPNeTForTokenClassification
+from .tpm_mi import TPMMIForTokenClassification
+from .umt import UMTForTokenClassification
+from .umt_mi import UMTMIForTokenClassification
 
 SYSTEMS: dict[str, type[SMCLTaggingModel]] = {
     "bilstm-crf": BiLSTMCRFForTokenClassification,
     "hbilstm-crf": HBiLSTMCRFForTokenClassification,
     "bert": BertSoftmaxForTokenClassification,
     "bert-crf": BertCRFForTokenClassification,
+    "umt": UMTForTokenClassification,
+    "umt-mi": UMTMIForTokenClassification,
+    "hvpnet": HVPNeTForTokenClassification,
+    "tpm-mi": TPMMIForTokenClassification,
     "smcl": SMCLForTokenClassification,
 }
 

@@ -1,0 +1,507 @@
+import io
+import json
+
+import pytest
+import torch
+from datasets import Dataset
+from factories import LABELS, PIXELS, TEXT_SIZE, VISION_SIZE, make_config, make_inputs
+from PIL import Image
+from transformers import (
+    AutoConfig,
+    AutoModelForTokenClassification,
+    CLIPVisionConfig,
+    DeiTConfig,
+    Dinov2Config,
+    SiglipVisionConfig,
+    TrainerCallback,
+)
+
+from smcl import MultiImageNERPipeline
+from smcl.baselines import SYSTEMS, needed_encoders, reads_images
+from smcl.dataset_scripts.icons import convert
+from smcl.dataset_scripts.schema import FEATURES
+from smcl.run_ner_multiimage import main
+from smcl.training_smcl import ImageFeatures, SMCLDataCollator, SMCLTrainer, SMCLTrainingArguments
+
+NAMES = ["umt", "umt-mi", "hvpnet", "tpm-mi"]
+FIRST_IMAGE_ONLY = ["umt", "hvpnet"]
+PROMPTED = ["hvpnet", "tpm-mi"]
+
+
+def make_system(name: str, seed: int = 0, **kwargs):
+    """A tiny random model whose weights are large enough to matter, in evaluation mode."""
+    base = make_config()
+    settings = {"text_config": base.text_config, "vision_config": base.vision_config, "id2label": base.id2label}
+    torch.manual_seed(seed)
+    model = SYSTEMS[name](SYSTEMS[name].config_class(**(settings | kwargs))).eval()
+    with torch.no_grad():
+        for parameter_name, parameter in model.named_parameters():
+            if parameter_name.endswith("weight") and parameter.dim() == 2:
+                parameter.mul_(8)
+    return model
+
+
+def logits_of(model, inputs: dict, **changes) -> torch.Tensor:
+    return model(**(inputs | changes)).logits
+
+
+def difference(a: torch.Tensor, b: torch.Tensor) -> float:
+    return (a - b).abs().max().item()
+
+
+by_name = pytest.mark.parametrize("name", NAMES)
+by_prompted = pytest.mark.parametrize("name", PROMPTED)
+
+
+# What all share
+
+
+@by_name
+def test_system_is_found_by_name_and_reads_images(name):
+    assert needed_encoders(SYSTEMS[name]) == ("text", "vision") and reads_images(SYSTEMS[name])
+
+
+@by_name
+def test_every_parameter_is_trained(name):
+    model = make_system(name).train()
+    loss = model(**make_inputs(labels=True)).loss
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert [n for n, p in model.named_parameters() if p.grad is None or not torch.isfinite(p.grad).all()] == []
+
+
+@by_name
+def test_saved_folder_loads_by_the_auto_class_bit_for_bit_and_holds_no_code(name, tmp_path):
+    model, inputs = make_system(name), make_inputs(labels=True)
+    model.save_pretrained(tmp_path)
+    loaded, info = AutoModelForTokenClassification.from_pretrained(tmp_path, output_loading_info=True)
+    assert not info["missing_keys"] and not info["unexpected_keys"]
+    assert type(loaded) is SYSTEMS[name] and type(AutoConfig.from_pretrained(tmp_path)) is SYSTEMS[name].config_class
+    outputs, again = model(**inputs), loaded(**inputs)
+    assert torch.equal(outputs.logits, again.logits) and torch.equal(outputs.loss, again.loss)
+    assert not list(tmp_path.glob("*.py")) and "auto_map" not in (tmp_path / "config.json").read_text()
+
+
+@by_name
+def test_weights_that_a_checkpoint_lacks_are_initialised(name, tmp_path):
+    from safetensors.torch import save_file
+
+    model = make_system(name)
+    model.config.save_pretrained(tmp_path)
+    save_file({"classifier.bias": model.classifier.bias.detach()}, tmp_path / "model.safetensors", {"format": "pt"})
+    torch.manual_seed(0)
+    loaded = SYSTEMS[name].from_pretrained(tmp_path)
+    for parameter_name, tensor in loaded.state_dict().items():
+        assert torch.isfinite(tensor).all() and tensor.abs().max() < 10, parameter_name
+    positions = {"umt-mi": "image_positions.embeddings", "tpm-mi": "image_relations.position_embeddings"}
+    if name in positions:
+        assert 0.7 < loaded.smcl.get_parameter(positions[name]).std() < 1.3
+
+
+@by_name
+def test_a_post_alone_has_the_logits_it_has_in_a_batch(name):
+    model, inputs = make_system(name), make_inputs()
+    logits = logits_of(model, inputs)
+    for row, (length, count) in enumerate(((9, 3), (6, 1), (8, 0))):
+        alone = {key: tensor[row : row + 1, :length] for key, tensor in inputs.items()}
+        alone |= {key: inputs[key][row : row + 1, :count] for key in ("pixel_values", "image_mask")}
+        assert difference(logits_of(model, alone)[0], logits[row, :length]) < 1e-4
+
+
+@by_name
+def test_shuffling_a_batch_changes_no_logits(name):
+    model, inputs = make_system(name), make_inputs()
+    order = torch.tensor([2, 0, 1])
+    shuffled = {key: tensor[order] for key, tensor in inputs.items()}
+    assert difference(logits_of(model, shuffled), logits_of(model, inputs)[order]) < 1e-4
+
+
+@by_name
+@pytest.mark.parametrize("value", [1e4, float("nan")])
+def test_padding_slots_may_hold_anything(name, value):
+    model, inputs = make_system(name), make_inputs()
+    pixels = inputs["pixel_values"].masked_fill(~inputs["image_mask"][..., None, None, None], value)
+    assert torch.equal(logits_of(model, inputs, pixel_values=pixels), logits_of(model, inputs))
+
+
+@by_name
+def test_posts_without_images_are_the_same_with_and_without_slots_and_train(name):
+    model = make_system(name)
+    slots = make_inputs(image_counts=(1, 1, 1), labels=True)
+    slots["image_mask"] = torch.zeros_like(slots["image_mask"])
+    without = {key: x for key, x in slots.items() if key not in ("pixel_values", "image_mask")}
+    assert difference(logits_of(model, slots), logits_of(model, without)) < 1e-4
+    model.train()(**without).loss.backward()
+    assert all(p.grad is None or torch.isfinite(p.grad).all() for p in model.parameters())
+
+
+@by_name
+def test_images_matter_and_only_those_that_are_read(name):
+    model, inputs = make_system(name), make_inputs(image_counts=(3, 3, 3))
+    logits, pixels = logits_of(model, inputs), inputs["pixel_values"]
+    for slot in range(3):
+        changed = pixels.clone()
+        changed[:, slot] = -changed[:, slot]
+        effect = difference(logits_of(model, inputs, pixel_values=changed), logits)
+        is_read = slot == 0 or name not in FIRST_IMAGE_ONLY
+        assert effect > 1e-3 if is_read else effect == 0, slot
+
+
+@pytest.mark.parametrize("name", ["umt-mi", "tpm-mi"])
+def test_the_order_of_images_matters(name):
+    model, inputs = make_system(name), make_inputs(image_counts=(3, 3, 3))
+    swapped = logits_of(model, inputs, pixel_values=inputs["pixel_values"][:, [1, 0, 2]])
+    assert difference(swapped, logits_of(model, inputs)) > 1e-3
+    with torch.no_grad():
+        positions = model.smcl.image_positions.embeddings if name == "umt-mi" else None
+        positions = model.smcl.image_relations.position_embeddings if positions is None else positions
+        positions.copy_(positions[:1].expand_as(positions))
+    swapped = logits_of(model, inputs, pixel_values=inputs["pixel_values"][:, [1, 0, 2]])
+    assert difference(swapped, logits_of(model, inputs)) < 1e-4
+
+
+@pytest.mark.parametrize("name", FIRST_IMAGE_ONLY)
+def test_the_first_image_alone_is_encoded(name):
+    model, inputs = make_system(name), make_inputs(image_counts=(3, 1, 0))
+    seen = []
+    model.smcl.vision_model.register_forward_pre_hook(
+        lambda module, args, kwargs: seen.append(len(kwargs["pixel_values"])), with_kwargs=True
+    )
+    model(**inputs)
+    assert seen == [2]
+
+
+@by_name
+def test_more_images_than_the_configuration_has_are_an_error(name):
+    with pytest.raises(ValueError, match="at most `config.max_images` = 2"):
+        make_system(name, max_images=2)(**make_inputs(image_counts=(3, 1, 0)))
+
+
+@by_name
+def test_image_features_stand_in_for_pixel_values(name):
+    model, inputs = make_system(name), make_inputs()
+    logits = logits_of(model, inputs)
+    features = model.smcl.encode_images(inputs["pixel_values"].flatten(0, 1)).unflatten(0, (3, 3))
+    embeds = features.masked_fill(~inputs["image_mask"].reshape(3, 3, *[1] * (features.dim() - 2)), float("nan"))
+    assert difference(logits_of(model, inputs, pixel_values=None, image_embeds=embeds), logits) < 1e-4
+
+
+@pytest.mark.parametrize(
+    "vision_class", [CLIPVisionConfig, DeiTConfig, Dinov2Config, SiglipVisionConfig], ids=lambda c: c.model_type
+)
+@pytest.mark.parametrize("name", ["umt-mi", "hvpnet"])
+def test_every_kind_of_image_encoder_gives_patches(name, vision_class):
+    model, inputs = make_system(name, vision_config=vision_class(**PIXELS, **VISION_SIZE)), make_inputs()
+    changed = inputs["pixel_values"].clone()
+    changed[0, 0, :, 8:, 8:] = 0
+    assert difference(logits_of(model, inputs, pixel_values=changed)[0], logits_of(model, inputs)[0]) > 1e-5
+
+
+# HVPNeT and TPM-MI: prompts
+
+
+@by_prompted
+def test_prompts_enter_every_text_layer(name):
+    model, inputs = make_system(name), make_inputs(image_counts=(2, 2, 2))
+    guidance = []
+    original = model.smcl.prompts
+    model.smcl.prompts = lambda *args: guidance.append(original(*args)) or guidance[-1]
+    logits = logits_of(model, inputs)
+    num_layers = TEXT_SIZE["num_hidden_layers"]
+    assert len(guidance[0].keys) == len(guidance[0].values) == num_layers
+    for part in ("keys", "values"):
+        assert difference(*getattr(guidance[0], part)) > 1e-3
+        for layer in range(num_layers):
+            tensors = list(getattr(guidance[0], part))
+            tensors[layer] = tensors[layer] + 1 + torch.arange(tensors[layer].shape[2])[:, None]
+            changed = guidance[0]._replace(**{part: tuple(tensors)})
+            model.smcl.prompts = lambda *args, changed=changed: changed
+            assert difference(logits_of(model, inputs), logits) > 1e-3, (part, layer)
+
+
+@by_prompted
+def test_attentions_have_one_column_for_each_image(name):
+    model, inputs = make_system(name), make_inputs()
+    for layer in model(**inputs, output_attentions=True).attentions:
+        assert layer.shape == (3, 4, 9, 3 + 9)
+        torch.testing.assert_close(layer.sum(dim=-1), torch.ones(3, 4, 9))
+        read = inputs["image_mask"] & (torch.arange(3) < (1 if name == "hvpnet" else 3))
+        images = layer[..., :3].amax(dim=(1, 2))
+        assert (images[read] > 0).all() and (images[~read] == 0).all()
+
+
+@by_prompted
+def test_gradient_checkpointing_gives_the_same_gradients(name):
+    gradients = []
+    for checkpointing in (False, True):
+        model = make_system(name, dropout=0.0).train()
+        for module in model.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.0
+        if checkpointing:
+            model.gradient_checkpointing_enable()
+        model(**make_inputs(labels=True)).loss.backward()
+        gradients.append(model.smcl.projection[0].weight.grad)
+    assert gradients[0].abs().max() > 0
+    torch.testing.assert_close(*gradients)
+
+
+# HVPNeT
+
+
+def test_hvpnet_gates_differ_by_layer_and_weigh_every_level():
+    model, inputs = make_system("hvpnet"), make_inputs()
+    seen = []
+    original = model.smcl.gate_weights
+    model.smcl.gate_weights = lambda prefixes: seen.append(original(prefixes)) or seen[-1]
+    model(**inputs)
+    weights = seen[0][0]
+    assert weights.shape == (TEXT_SIZE["num_hidden_layers"], VISION_SIZE["num_hidden_layers"])
+    torch.testing.assert_close(weights.sum(dim=-1), torch.ones(2))
+    assert difference(weights[0], weights[1]) > 1e-3
+
+
+def test_hvpnet_mixes_the_levels_by_its_gates():
+    model, inputs = make_system("hvpnet"), make_inputs()
+    states = model.smcl.encode_images(inputs["pixel_values"][:, 0])[:, None]
+    masks = inputs["image_mask"][:, :1], inputs["attention_mask"].bool()
+    prefixes = model.smcl.projection(states[:, 0].transpose(1, 2).flatten(2)).unflatten(-1, (2, 64))
+    for level in range(2):
+        one = torch.zeros(3, 2, 2)
+        one[:, 0, level], one[:, 1, 1 - level] = 1, 1
+        model.smcl.gate_weights = lambda prefixes, one=one: one
+        guidance = model.smcl.prompts(states, *masks)
+        keys = [key.transpose(1, 2).flatten(2) for key in guidance.keys]
+        assert torch.equal(keys[0], prefixes[:, :, level, :32]) and torch.equal(keys[1], prefixes[:, :, 1 - level, :32])
+
+
+def test_hvpnet_levels_are_quarters_of_hidden_states_of_several_depths():
+    model = make_system("hvpnet", max_levels=2)
+    assert model.smcl.levels == [1, 2]
+    assert make_system("hvpnet", max_levels=1).smcl.levels == [2]
+    pixels = torch.randn(2, 3, 16, 16)
+    outputs = model.smcl.vision_model(pixels, output_hidden_states=True)
+    # Of 2 x 2 patches, each is a quarter.
+    first = torch.nn.functional.layer_norm(outputs.hidden_states[1][:, 1:], (24,))
+    last = torch.nn.functional.layer_norm(outputs.last_hidden_state[:, 1:], (24,))
+    torch.testing.assert_close(model.smcl.encode_images(pixels), torch.stack([first, last], dim=1))
+
+
+# TPM-MI
+
+
+def test_tpm_mi_published_attention_makes_predictions_depend_on_the_batch_and_the_default_does_not():
+    inputs = make_inputs(image_counts=(3, 3, 3))
+    pixels = inputs["pixel_values"].clone()
+    pixels[1:] = -pixels[1:]
+    for published in (True, False):
+        model = make_system("tpm-mi", published_attention=published)
+        effect = difference(logits_of(model, inputs, pixel_values=pixels)[0], logits_of(model, inputs)[0])
+        assert effect > 1e-3 if published else effect < 1e-4
+
+
+def test_tpm_mi_images_attend_to_their_own_post_and_as_published_to_the_batch_alone():
+    states, mask = torch.randn(2, 3, 24), torch.ones(2, 3, dtype=torch.bool)
+    for published in (True, False):
+        relations = make_system("tpm-mi", published_attention=published).smcl.image_relations
+        changed = states.clone()
+        changed[1, 2] += 1
+        effect = (relations(changed, mask) - relations(states, mask)).abs().amax(dim=-1) > 1e-4
+        expected = [[False, False, True], [False, False, True]] if published else [[False] * 3, [True] * 3]
+        assert effect.tolist() == expected
+
+
+def test_tpm_mi_attention_is_chosen_without_other_weights(tmp_path):
+    make_system("tpm-mi").save_pretrained(tmp_path)
+    published, info = SYSTEMS["tpm-mi"].from_pretrained(tmp_path, published_attention=True, output_loading_info=True)
+    assert not info["missing_keys"] and not info["unexpected_keys"]
+    assert published.config.published_attention
+
+
+# UMT
+
+
+@pytest.mark.parametrize("name", ["umt", "umt-mi"])
+def test_umt_gate_can_close_on_the_word_aware_visual_representations(name):
+    model, inputs = make_system(name), make_inputs()
+    open_states = model.smcl(**{k: v for k, v in inputs.items() if k != "word_mask"}).last_hidden_state
+    assert open_states[..., 32:].abs().max() > 0.1
+    with torch.no_grad():
+        model.smcl.gate.bias.fill_(-1e4)
+    states = model.smcl(**{k: v for k, v in inputs.items() if k != "word_mask"}).last_hidden_state
+    assert (states[..., 32:] == 0).all() and torch.equal(states[..., :32], open_states[..., :32])
+    logits = logits_of(model, inputs)
+    with torch.no_grad():
+        model.smcl.patch_projection.weight.normal_()
+    assert torch.equal(logits_of(model, inputs), logits)
+    # What is left of the images are the image-aware words: with those closed as well, nothing is.
+    with torch.no_grad():
+        for layer in (model.smcl.text_to_image_to_text.output, model.smcl.text_to_image_to_text.attention.value):
+            layer.weight.zero_()
+    changed = inputs["pixel_values"].flip(0)
+    assert torch.equal(logits_of(model, inputs, pixel_values=changed)[:2], logits_of(model, inputs)[:2])
+
+
+def test_umt_patches_attend_to_words_before_words_attend_to_them():
+    model, inputs = make_system("umt"), make_inputs(image_counts=(1, 1, 1))
+    with torch.no_grad():
+        model.smcl.gate.bias.fill_(-1e4)
+    logits = logits_of(model, inputs)
+    with torch.no_grad():
+        model.smcl.image_to_text.attention.value.weight.normal_()
+    assert difference(logits_of(model, inputs), logits) > 1e-3
+
+
+def test_umt_conversion_shares_each_span_tag_out_evenly():
+    conversion = make_system("umt").conversion(torch.zeros(1))
+    expected = torch.zeros(3, 9)
+    expected[0, 0], expected[1, 1::2], expected[2, 2::2] = 1, 0.25, 0.25
+    assert torch.equal(conversion, expected)
+
+
+def test_umt_span_scores_reach_the_emissions_by_the_conversion():
+    model, inputs = make_system("umt"), make_inputs()
+    logits = logits_of(model, inputs)
+    with torch.no_grad():
+        model.smcl.span_classifier.bias.add_(torch.tensor([0.0, 8.0, 4.0]))
+    shift = torch.tensor([0.0] + [1.0, 0.5] * 4)
+    torch.testing.assert_close(logits_of(model, inputs) - logits, shift.expand_as(logits), atol=1e-4, rtol=0)
+
+
+def test_umt_span_loss_is_that_of_spans_whatever_their_type_and_counts_by_its_weight():
+    inputs = make_inputs(labels=True)
+    for weight in (0.5, 2):
+        model = make_system("umt", span_weight=weight)
+        outputs = model(**inputs)
+        assert outputs.loss.item() == pytest.approx(outputs.task_loss.item() + weight * outputs.span_loss.item())
+    labels = inputs["labels"].clone()
+    # Another type for each entity, the same spans.
+    labels[labels > 0] = (labels[labels > 0] + 1) % 8 + 1
+    retyped = model(**(inputs | {"labels": labels}))
+    assert torch.equal(retyped.span_loss, outputs.span_loss) and not torch.equal(retyped.task_loss, outputs.task_loss)
+    spans = torch.where(labels == -100, -100, torch.where(labels == 0, 0, 1 + (labels - 1) % 2))
+    crf, logits = model.span_crf, model.smcl(**{k: inputs[k] for k in ("input_ids", "attention_mask")}).span_logits
+    expected = []
+    for row in range(3):
+        words = spans[row] != -100
+        alone = torch.ones(1, words.sum(), dtype=torch.bool)
+        expected.append(-crf.log_likelihood(logits[row, words][None], spans[row, words][None], alone))
+    torch.testing.assert_close(retyped.span_loss, torch.cat(expected).mean())
+
+
+def test_umt_span_loss_trains_the_text_and_leaves_the_images_alone():
+    model = make_system("umt")
+    model(**make_inputs(labels=True)).span_loss.backward()
+    has_gradient = {n for n, p in model.named_parameters() if p.grad is not None and p.grad.abs().max() > 0}
+    parts = {name.split(".")[1] for name in has_gradient if name.startswith("smcl.")}
+    assert parts == {"text_model", "span_layer", "span_classifier"}
+
+
+# Under the trainer, the pipeline and the command line
+
+
+@pytest.fixture(scope="module")
+def posts() -> Dataset:
+    """Posts whose names' types show in their first image only."""
+    images = []
+    for colour in ("red", "blue"):
+        stream = io.BytesIO()
+        Image.new("RGB", (16, 16), colour).save(stream, "PNG")
+        images.append({"bytes": stream.getvalue(), "path": f"{colour}.png"})
+    rows = []
+    for index in range(12):
+        words = ["the", "joey", "and", "niko"][index % 2 :]
+        is_blue = index % 3 == 1
+        tags = [("B-PER" if is_blue else "B-LOC") if word in ("joey", "niko") else "O" for word in words]
+        post = [images[is_blue], *images[: index % 2]]
+        rows.append({"id": str(index), "tokens": words, "ner_tags": tags, "images": post, "source": "test"})
+    return Dataset.from_list([FEATURES.encode_example(row) for row in rows], features=FEATURES)
+
+
+class StopAfter(TrainerCallback):
+    def __init__(self, steps):
+        self.steps = steps
+
+    def on_step_end(self, args, state, control, **kwargs):
+        control.should_training_stop = state.global_step >= self.steps
+
+
+def train(model, posts, processor, folder, resume=False, callbacks=None, features=None, **arguments):
+    defaults = {"per_device_train_batch_size": 6, "num_train_epochs": 2, "learning_rate": 1e-3, "logging_steps": 1}
+    defaults |= {"use_cpu": True, "disable_tqdm": True, "eval_strategy": "no", "load_best_model_at_end": False}
+    trainer = SMCLTrainer(
+        model=model,
+        args=SMCLTrainingArguments(output_dir=str(folder), **(defaults | arguments)),
+        data_collator=SMCLDataCollator(processor, features),
+        train_dataset=posts,
+        processing_class=processor,
+        callbacks=callbacks,
+    )
+    trainer.train(resume_from_checkpoint=resume)
+    return trainer
+
+
+@by_name
+def test_training_resumes_to_the_weights_of_an_uninterrupted_run(name, posts, processor, tmp_path):
+    whole, halved = make_system(name), make_system(name)
+    train(whole, posts, processor, tmp_path / "whole")
+    train(halved, posts, processor, tmp_path / "halved", callbacks=[StopAfter(2)])
+    resumed = make_system(name, seed=1)
+    train(resumed, posts, processor, tmp_path / "halved", resume=True)
+    for (parameter_name, a), b in zip(whole.state_dict().items(), resumed.state_dict().values(), strict=True):
+        assert torch.equal(a, b), parameter_name
+
+
+@by_name
+def test_training_on_cached_features_learns_what_only_images_tell(name, posts, processor, tmp_path):
+    model = make_system(name, dropout=0.0)
+    model.smcl.vision_model.requires_grad_(False)
+    features = ImageFeatures(model, processor)
+    cached = features.replace_images(posts)
+    shape = {"umt": (5, 24), "umt-mi": (5, 24), "hvpnet": (2, 4, 24), "tpm-mi": (24,)}[name]
+    assert features.vectors.shape == (2, *shape)
+    assert cached["image_rows"][1] == ([1] if name in FIRST_IMAGE_ONLY else [1, 0])
+    settings = {"num_train_epochs": 30, "learning_rate": 3e-3, "save_strategy": "no"}
+    trainer = train(model, cached, processor, tmp_path, features=features, **settings)
+    losses = [entry["task_loss"] for entry in trainer.state.log_history if "task_loss" in entry]
+    assert losses[-1] < 0.2 * losses[0], losses
+    assert ("span_loss" in trainer.state.log_history[0]) == name.startswith("umt")
+    predicted, gold = (trainer.predict(posts)[i] for i in (0, 1))
+    assert (predicted == gold).all()
+
+
+@by_name
+def test_pipeline_predicts_and_explains_as_for_smcl(name, processor, photo):
+    model = make_system(name)
+    with torch.no_grad():
+        model.classifier.weight.mul_(8)
+    pipe = MultiImageNERPipeline(model, processor)
+    posts = [{"text": "joey and niko rest", "images": [photo] * count} for count in (2, 0, 1)]
+    together = pipe(posts, batch_size=3, return_tags=True)
+    for post, result in zip(posts, together, strict=True):
+        inputs = processor(text=[post["text"]], images=[post["images"]])
+        tags = model.decode(model(**inputs).logits, inputs["word_mask"])[inputs["word_mask"]].tolist()
+        assert result["tags"] == [LABELS[tag] for tag in tags]
+    explanation = pipe.explain(posts[0])
+    assert explanation.words == ["joey", "and", "niko", "rest"]
+    assert (explanation.guidance_attention is None) == name.startswith("umt")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("icons")
+    convert(folder, train=16, validation=6, test=8)
+    return str(folder)
+
+
+@by_name
+def test_command_line_trains_and_predicts_again_to_the_letter(name, data, encoder_folders, tmp_path):
+    text, vision = encoder_folders
+    arguments = ["--dataset", data, "--do_predict", "--use_cpu", "--disable_tqdm", "true"]
+    new = ["--system", name, "--text_model", text, "--vision_model", vision, "--freeze_vision", "--do_train"]
+    settings = ["--num_train_epochs", "1", "--per_device_train_batch_size", "8"]
+    main([*arguments, *new, *settings, "--output_dir", str(tmp_path / "model")])
+    assert json.loads((tmp_path / "model" / "config.json").read_text())["model_type"] == f"smcl-{name}"
+    main([*arguments, "--model", str(tmp_path / "model"), "--output_dir", str(tmp_path / "again")])
+    written = [(tmp_path / folder / "predictions.jsonl").read_bytes() for folder in ("model", "again")]
+    assert written[0] == written[1]
