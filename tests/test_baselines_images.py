@@ -505,3 +505,13 @@ def test_command_line_trains_and_predicts_again_to_the_letter(name, data, encode
     main([*arguments, "--model", str(tmp_path / "model"), "--output_dir", str(tmp_path / "again")])
     written = [(tmp_path / folder / "predictions.jsonl").read_bytes() for folder in ("model", "again")]
     assert written[0] == written[1]
+
+
+def test_command_line_keeps_the_published_attention_of_tpm_mi(data, encoder_folders, tmp_path):
+    text, vision = encoder_folders
+    arguments = ["--dataset", data, "--do_train", "--num_train_epochs", "1", "--use_cpu", "--disable_tqdm", "true"]
+    arguments += ["--text_model", text, "--vision_model", vision, "--output_dir", str(tmp_path)]
+    with pytest.raises(ValueError, match="'umt' has no `--published_attention`"):
+        main([*arguments, "--system", "umt", "--published_attention", "true"])
+    main([*arguments, "--system", "tpm-mi", "--published_attention", "true"])
+    assert json.loads((tmp_path / "config.json").read_text())["published_attention"]
