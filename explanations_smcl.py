@@ -95,8 +95,12 @@ def explain_post(pipe, post: dict, patch_grid: int = 0, **settings) -> Explanati
         [`Explanation`].
 
     Raises:
-        ValueError: if the post, `patch_grid` or a setting can't be used.
+        ValueError: if the post, `patch_grid` or a setting can't be used, or the model reads no images.
     """
+    if getattr(pipe.model.config, "vision_config", None) is None:
+        raise ValueError(
+            f"`explain` tells what images do, but a {type(pipe.model).__name__} reads none. Expected a model that does."
+        )
     about, windows = pipe.read_post(post, **_read_settings(pipe, settings))
     pixels = windows[0]["inputs"].get("pixel_values")
     pixels = torch.empty(0) if pixels is None else pixels[0]

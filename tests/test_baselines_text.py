@@ -250,6 +250,8 @@ def test_pipeline_predicts_from_a_saved_folder_whatever_the_batch(name, tokenize
     assert alone[0]["words"] == ["Joey", "'", "s", "niko", ",", "in", "Verona", "!"]
     assert [len(result["tags"]) for result in alone] == [8, 180, 0, 2]
     assert all(text[e["start"] : e["end"]] == e["word"] for e in alone[0]["entities"])
+    with pytest.raises(ValueError, match="`explain` tells what images do, but a .* reads none"):
+        tagger.explain({"text": text})
 
 
 def test_bert_is_a_softmax_over_the_tags_of_each_word():
