@@ -1,0 +1,194 @@
+"""What every experiment's command line has in common: data, preset, overrides, seeds."""
+
+import argparse
+import difflib
+import hashlib
+import json
+import signal
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from smcl.run_ner_multiimage import DataArguments, ModelArguments, SwitchArguments, parse_arguments
+from smcl.training_smcl import SMCLTrainingArguments
+
+from . import paper
+
+# Arguments of run_ner_multiimage.py. The paper names no batch size: it searched 8 to 32.
+PRESETS = {
+    "paper": {
+        "text_model": paper.SETUP["text_model"],
+        "vision_model": paper.SETUP["vision_model"],
+        "learning_rate": "3e-5",
+        "num_train_epochs": "50",
+        "early_stopping_patience": "5",
+        "per_device_train_batch_size": "16",
+    },
+    "small": {
+        "freeze_vision": "true",
+        "learning_rate": "1e-4",
+        "head_learning_rate": "1e-3",
+        "num_train_epochs": "4",
+        "early_stopping_patience": "5",
+        "per_device_train_batch_size": "16",
+    },
+}
+SEEDS = {"paper": 5, "small": 3}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What an experiment runs on, and how.
+
+    Args:
+        experiment (`str`): Its name, that of the module.
+        dataset (`str`): Folder or Hub name of the data.
+        data_name (`str`): What to call the data in results.
+        arguments (`dict[str, str]`): Arguments of `run_ner_multiimage.py` that all cells share.
+        seeds (`tuple[int, ...]`): One run for each.
+        results (`Path`): Where results go.
+        threads (`int`): Threads of each run.
+        mentions (`Path`, *optional*): An `image_dependent.json`, to score these mentions apart.
+        run (`bool`): Whether to run what has not been measured yet.
+        preset (`str`): Name of the preset, for the record.
+    """
+
+    experiment: str
+    dataset: str
+    data_name: str
+    arguments: dict[str, str]
+    seeds: tuple[int, ...]
+    results: Path
+    threads: int = 1
+    mentions: Path | None = None
+    run: bool = True
+    preset: str = "small"
+
+    @property
+    def folder(self) -> Path:
+        """Where this experiment's cells and tables on this data go."""
+        return self.results / self.experiment / self.data_name
+
+
+def make_parser(description: str) -> argparse.ArgumentParser:
+    """Build the parser that all experiments share; arguments that it does not know are those of the run script."""
+    epilog = "All other arguments go to run_ner_multiimage.py, such as --num_train_epochs 8."
+    parser = argparse.ArgumentParser(
+        description=description,
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        # `--seed` is the run script's, and no short form of `--seeds`.
+        allow_abbrev=False,
+    )
+    parser.add_argument("--dataset", required=True, help="a folder written by a converter, or a Hub name")
+    parser.add_argument("--dataset_name", help="what to call it in results (default: the folder's name)")
+    parser.add_argument("--preset", choices=PRESETS, default="small", help="sizes and rates (%(default)s)")
+    parser.add_argument("--seeds", type=int, nargs="+", help="seeds (default: 0-2, with --preset paper 0-4)")
+    parser.add_argument("--results", type=Path, default=Path("results"), help="folder of results (%(default)s)")
+    parser.add_argument("--threads", type=int, default=1, help="threads of each run (%(default)s)")
+    parser.add_argument("--mentions", type=Path, help="image_dependent.json of photo posts, to score these apart")
+    parser.add_argument("--no_run", action="store_true", help="only write the table of what was measured before")
+    return parser
+
+
+def read_overrides(rest: Sequence[str]) -> dict[str, str]:
+    """Read `--name value` pairs and `--flag`s, as strings.
+
+    Raises:
+        ValueError: if a value has no name.
+    """
+    overrides, name = {}, None
+    for part in rest:
+        if part.startswith("--"):
+            name, equals, value = part[2:].partition("=")
+            overrides[name] = value if equals else "true"
+        elif name is None or overrides[name] != "true":
+            raise ValueError(f"Got {part!r} where an argument `--name` was expected: write `--name value`.")
+        else:
+            overrides[name] = part
+    return overrides
+
+
+def make_plan(experiment: str, options: argparse.Namespace, rest: Sequence[str]) -> Plan:
+    """Put preset and overrides together, and check them before anything runs.
+
+    Args:
+        experiment (`str`): Name of the module.
+        options (`argparse.Namespace`): What `make_parser`'s parser read.
+        rest (`Sequence[str]`): What it did not know.
+
+    Returns:
+        [`Plan`].
+
+    Raises:
+        ValueError: if the run script does not take an argument, or encoders are missing.
+    """
+    arguments = PRESETS[options.preset] | read_overrides(rest)
+    reserved = sorted({"dataset", "output_dir", "seed", "resume_from_checkpoint", "do_train", "model"} & set(arguments))
+    if reserved:
+        raise ValueError(f"Each run sets {', '.join('--' + name for name in reserved)} itself: leave that out.")
+    classes = (ModelArguments, SwitchArguments, DataArguments, SMCLTrainingArguments)
+    known = [field.name for one in classes for field in fields(one)]
+    if unknown := [name for name in arguments if name not in known]:
+        near = difflib.get_close_matches(unknown[0], known, 1)
+        hint = f" Did you mean --{near[0]}?" if near else ""
+        raise ValueError(f"Neither this experiment nor run_ner_multiimage.py has the argument --{unknown[0]}.{hint}")
+    missing = [f"--{name}" for name in ("text_model", "vision_model") if name not in arguments]
+    if missing:
+        raise ValueError(f"Expected {' and '.join(missing)}: the preset {options.preset!r} brings no encoders.")
+    parse_arguments(to_argv(arguments))
+    seeds = tuple(range(SEEDS[options.preset])) if options.seeds is None else tuple(options.seeds)
+    data_name = options.dataset_name or Path(options.dataset).resolve().name
+    return Plan(
+        experiment,
+        options.dataset,
+        data_name,
+        arguments,
+        seeds,
+        options.results,
+        options.threads,
+        options.mentions,
+        not options.no_run,
+        options.preset,
+    )
+
+
+def to_argv(arguments: dict[str, str]) -> list[str]:
+    """Write arguments as a command line."""
+    return [part for name, value in arguments.items() for part in (f"--{name}", value)]
+
+
+def parse_plan(
+    experiment: str, parser: argparse.ArgumentParser, argv: Sequence[str] | None
+) -> tuple[Plan, argparse.Namespace]:
+    """Parse an experiment's command line; ends with a message if it can't be run."""
+    # A run that is ended by a signal must not leave its child at work.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    options, rest = parser.parse_known_args(argv)
+    try:
+        return make_plan(experiment, options, rest), options
+    except ValueError as error:
+        parser.error(str(error))
+
+
+def fingerprint(name: str) -> str:
+    """Identify an encoder: a folder by the SHA-256 of its files, a Hub name by itself."""
+    folder = Path(name)
+    if not folder.is_dir():
+        return name
+    digest = hashlib.sha256()
+    for path in sorted(folder.iterdir()):
+        if path.suffix in (".json", ".txt", ".safetensors", ".bin", ".model"):
+            digest.update(path.name.encode())
+            digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def data_digests(dataset: str) -> dict[str, str]:
+    """Return the SHA-256 of each split, from the converter's report; a data set without one is known by its name."""
+    report = Path(dataset) / "report.json"
+    if not report.is_file():
+        return {"name": dataset}
+    splits = json.loads(report.read_text(encoding="utf-8"))["splits"]
+    return {name: split["sha256"] for name, split in splits.items()}

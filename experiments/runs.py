@@ -1,0 +1,267 @@
+"""One cell of a table: one system, one seed, one data set, run by the command line in a process of its own.
+
+A finished cell is kept, with its predictions, as `results/<experiment>/<data>/<cell>-<settings>/seed-N/cell.json`,
+where `<settings>` are 8 hex digits of the SHA-256 of all arguments, of the data and of the encoders: with anything
+changed, it is another cell. Cells of equal settings are shared between experiments. A killed cell goes on where it
+stopped.
+"""
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import smcl
+from smcl.baselines import SYSTEMS, reads_images
+
+from . import image_dependent
+from .plan import Plan, data_digests, fingerprint, to_argv
+
+RUN_SCRIPT = Path(smcl.__file__).parent / "run_ner_multiimage.py"
+# What predicting again, without images, must share with the run.
+PREDICTING = ("max_length", "on_extra_images", "per_device_eval_batch_size", "use_cpu", "bf16", "fp16", "disable_tqdm")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What one row of a table runs.
+
+    Args:
+        title (`str`): How tables name it.
+        arguments (`dict[str, str]`): Arguments of the run script, on top of the plan's; `system` among them.
+    """
+
+    title: str
+    arguments: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def system(self) -> str:
+        """Name of the system."""
+        return self.arguments.get("system", "smcl")
+
+
+@dataclass
+class Measured:
+    """A finished cell.
+
+    Attributes:
+        folder (`Path`): Where it lies.
+        record (`dict`): Its `cell.json`.
+    """
+
+    folder: Path
+    record: dict[str, Any]
+
+    def predictions(self, without_images: bool = False) -> list[dict]:
+        """Read its predictions of the test split; an empty list if there are none."""
+        path = self.folder / ("without_images" if without_images else "run") / "predictions.jsonl"
+        return read_posts(path) if path.is_file() else []
+
+
+def read_posts(path: Path) -> list[dict]:
+    """Read a `predictions.jsonl`."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+
+
+@lru_cache
+def _identify(dataset: str, *encoders: str) -> tuple[dict[str, str], list[str]]:
+    return data_digests(dataset), [fingerprint(name) for name in encoders]
+
+
+def settings_of(plan: Plan, cell: Cell) -> dict[str, Any]:
+    """Return all that decides a cell's result but the seed.
+
+    Args:
+        plan ([`Plan`]): The plan.
+        cell ([`Cell`]): The cell.
+
+    Returns:
+        `dict`: `arguments` of the run script without places, `data` and `encoders` by their SHA-256.
+    """
+    arguments = plan.arguments | {"system": cell.system} | cell.arguments
+    places = ("text_model", "vision_model")
+    data, encoders = _identify(plan.dataset, *(arguments[name] for name in places))
+    kept = {name: value for name, value in arguments.items() if name not in places}
+    return {"arguments": kept, "data": data, "encoders": dict(zip(places, encoders, strict=True))}
+
+
+def digest(settings: dict[str, Any]) -> str:
+    """Return 8 hex digits that tell settings apart."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def cell_folder(plan: Plan, cell: Cell, seed: int) -> Path:
+    """Return where a cell goes."""
+    name = "".join(x if x.isalnum() else "-" for x in cell.title.lower()).strip("-")
+    return plan.folder / f"{name}-{digest(settings_of(plan, cell))}" / f"seed-{seed}"
+
+
+def find(plan: Plan, cell: Cell, seed: int) -> Measured | None:
+    """Find a finished cell of these very settings, in whichever experiment it was run.
+
+    Args:
+        plan ([`Plan`]): The plan.
+        cell ([`Cell`]): The cell.
+        seed (`int`): The seed.
+
+    Returns:
+        [`Measured`], or `None` if it has not been measured.
+    """
+    settings = settings_of(plan, cell)
+    pattern = f"*/{plan.data_name}/*-{digest(settings)}/seed-{seed}/cell.json"
+    for path in sorted(plan.results.glob(pattern)):
+        record = json.loads(path.read_text(encoding="utf-8"))
+        if record["settings"] == settings:
+            measured = Measured(path.parent, record)
+            _score_mentions(plan, measured)
+            return measured
+    return None
+
+
+def _score_mentions(plan: Plan, measured: Measured) -> None:
+    """Add the scores of image-dependent mentions and of all others, if they can be told and are not there yet."""
+    if plan.mentions is None or "image-dependent" in measured.record["scores"]:
+        return
+    mentions = json.loads(plan.mentions.read_text(encoding="utf-8"))
+    scores = image_dependent.score(measured.folder / "run" / "predictions.jsonl", mentions)
+    measured.record["scores"] |= {name: scores[name] for name in ("image-dependent", "others")}
+    write(measured.record, measured.folder / "cell.json")
+
+
+def write(value: Any, path: Path) -> None:
+    """Write JSON so that a killed run leaves no half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(path.name + ".unfinished")
+    unfinished.write_text(json.dumps(value, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    unfinished.replace(path)
+
+
+def measure(plan: Plan, cell: Cell) -> list[Measured]:
+    """Run a cell for each seed, as far as that has not been done.
+
+    Args:
+        plan ([`Plan`]): The plan; with `run=False`, nothing is run.
+        cell ([`Cell`]): The cell.
+
+    Returns:
+        `list[Measured]`: those seeds that were measured; a run that failed is told and missing here.
+    """
+    found = []
+    for seed in plan.seeds:
+        measured = find(plan, cell, seed)
+        if measured is None and plan.run:
+            measured = _run(plan, cell, seed)
+        if measured is not None:
+            found.append(measured)
+    return found
+
+
+def _run(plan: Plan, cell: Cell, seed: int) -> Measured | None:
+    """Run one cell; `None` if it failed."""
+    if cell.system not in SYSTEMS:
+        sys.stderr.write(f"{cell.title}: there is no system {cell.system!r} here.\n")
+        return None
+    folder = cell_folder(plan, cell, seed)
+    output = folder / "run"
+    resumed = any(output.glob("checkpoint-*"))
+    folder.mkdir(parents=True, exist_ok=True)
+    sys.stderr.write(f"{time.strftime('%H:%M:%S')} {cell.title}, seed {seed}: {folder}\n")
+    start = time.monotonic()
+    arguments = plan.arguments | {"system": cell.system} | cell.arguments
+    arguments |= {"dataset": plan.dataset, "output_dir": str(output), "seed": str(seed)}
+    arguments |= {"do_train": "true", "do_eval": "true", "do_predict": "true", "resume_from_checkpoint": "true"}
+    arguments |= {"disable_tqdm": "true"}
+    if not _call(arguments, folder, plan.threads):
+        return None
+    results = json.loads((output / "all_results.json").read_text(encoding="utf-8"))
+    seconds = round(time.monotonic() - start, 1)
+    scores = {"test": _scores(results, "test_"), "validation": _scores(results, "eval_")}
+    if _reads_images(cell) and arguments.get("ignore_images") != "true":
+        again = {name: arguments[name] for name in PREDICTING if name in arguments}
+        again |= {"dataset": plan.dataset, "model": str(output), "output_dir": str(folder / "without_images")}
+        if not _call(again | {"do_predict": "true", "ignore_images": "true"}, folder, plan.threads):
+            return None
+        results_without = json.loads((folder / "without_images" / "all_results.json").read_text(encoding="utf-8"))
+        scores["without_images"] = _scores(results_without, "test_")
+    record = {
+        "title": cell.title,
+        "experiment": plan.experiment,
+        "data_name": plan.data_name,
+        "seed": seed,
+        "settings": settings_of(plan, cell),
+        "scores": scores,
+        "epochs": results.get("epoch"),
+        "seconds": seconds,
+        "resumed": resumed,
+        **circumstances(plan, arguments.get("use_cpu") == "true"),
+    }
+    measured = Measured(folder, record)
+    write(record, folder / "cell.json")
+    _score_mentions(plan, measured)
+    for checkpoint in output.glob("checkpoint-*"):
+        shutil.rmtree(checkpoint)
+    if seed != plan.seeds[0]:
+        # One model of each cell is enough for figures.
+        (output / "model.safetensors").unlink(missing_ok=True)
+    return measured
+
+
+def _reads_images(cell: Cell) -> bool:
+    return reads_images(SYSTEMS[cell.system])
+
+
+def _call(arguments: dict[str, str], folder: Path, threads: int) -> bool:
+    """Call the run script and tell whether it succeeded; what it prints goes to `log.txt`."""
+    environment = os.environ | {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+    command = [sys.executable, str(RUN_SCRIPT), *to_argv(arguments)]
+    with (folder / "log.txt").open("a", encoding="utf-8") as log:
+        status = subprocess.run(command, env=environment, stdout=log, stderr=subprocess.STDOUT).returncode
+    if status:
+        lines = (folder / "log.txt").read_text(encoding="utf-8", errors="replace").strip().split("\n")
+        sys.stderr.write(f"  failed with status {status}: {lines[-1][:300]} (all of it in {folder / 'log.txt'})\n")
+    return status == 0
+
+
+def _scores(results: dict[str, Any], prefix: str) -> dict[str, float]:
+    """Pick one split's scores, overall and by type."""
+    endings = ("precision", "recall", "f1", "support")
+    return {
+        name.removeprefix(prefix): value
+        for name, value in results.items()
+        if name.startswith(prefix) and name.rpartition("_")[2] in endings
+    }
+
+
+def circumstances(plan: Plan, use_cpu: bool) -> dict[str, Any]:
+    """Return what else a result may depend on: versions, code, device, threads."""
+    packages = ("torch", "transformers", "datasets", "smcl")
+    has_gpu = torch.cuda.is_available() and not use_cpu
+    return {
+        "versions": {name: importlib.metadata.version(name) for name in packages},
+        "code": code_digest(),
+        "device": torch.cuda.get_device_name() if has_gpu else f"CPU {platform.machine()}",
+        "threads": plan.threads,
+    }
+
+
+@lru_cache
+def code_digest() -> str:
+    """Return 8 hex digits of the SHA-256 of the package's models and training."""
+    total = hashlib.sha256()
+    root = RUN_SCRIPT.parent
+    names = "crf encoders fusion guidance images losses modeling processing training configuration".split()
+    paths = [root / f"{name}_smcl.py" for name in names] + sorted((root / "baselines").glob("*.py"))
+    for path in (*paths, RUN_SCRIPT):
+        total.update(path.read_bytes())
+    return total.hexdigest()[:8]

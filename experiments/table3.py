@@ -1,0 +1,43 @@
+"""Table 3: SMCL without each of its parts, beside the paper's numbers.
+
+python -m smcl.experiments.table3 --dataset DATA [--preset paper]
+python -m smcl.experiments.table3 --dataset DATA --text_model TEXT --vision_model VISION
+"""
+
+from collections.abc import Sequence
+
+from . import paper
+from .comparison import Row, compare
+from .plan import make_parser, parse_plan
+from .runs import Cell
+
+SWITCHES = {
+    "SMCL": {},
+    "w/o SFM": {"use_fusion": "false"},
+    "w/o RE": {"use_refinement": "false"},
+    "w/o AE": {"use_alignment": "false"},
+    "w/o AE+RE": {"use_alignment": "false", "use_refinement": "false"},
+    "w/o IGM": {"use_image_guidance": "false"},
+}
+REMARK = (
+    "SFM: symmetric fusion, else concatenation and one transformer layer; AE, RE: alignment and refinement encoders; "
+    "AE+RE: one projection in place of both; IGM: image guidance of the text encoder."
+)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command line.
+
+    Args:
+        argv (`Sequence[str]`, *optional*): The arguments; those of the process by default.
+    """
+    plan, _ = parse_plan("table3", make_parser(__doc__), argv)
+    rows = [
+        Row(title, Cell(title, switches), tuple(scores[2] for scores in paper.TABLE_3[title]))
+        for title, switches in SWITCHES.items()
+    ]
+    compare(plan, f"Table 3: ablations, {plan.data_name}", rows, "SMCL", [REMARK])
+
+
+if __name__ == "__main__":
+    main()

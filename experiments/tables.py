@@ -1,0 +1,118 @@
+"""Tables: mean and spread, Markdown beside JSON, notes on how it was measured."""
+
+import json
+import statistics
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from .plan import Plan
+from .runs import Measured, write
+from .significance import Difference
+
+NOT_MEASURED = "not measured"
+
+
+def spread(values: Sequence[float], scale: float = 100, digits: int = 2) -> str:
+    """Write mean and standard deviation.
+
+    Args:
+        values (`Sequence[float]`): One for each seed.
+        scale (`float`, *optional*, defaults to 100): What to multiply by, 100 for percent.
+        digits (`int`, *optional*, defaults to 2): Decimals.
+
+    Returns:
+        `str`: such as `"79.76 ± 0.32"` with the sample standard deviation; without it for one value; `"not measured"`
+        for none.
+    """
+    if not values:
+        return NOT_MEASURED
+    mean = f"{scale * statistics.fmean(values):.{digits}f}"
+    return mean if len(values) == 1 else f"{mean} ± {scale * statistics.stdev(values):.{digits}f}"
+
+
+def scores(measured: Iterable[Measured], split: str = "test", name: str = "f1") -> list[float]:
+    """Pick one score of each seed, as far as it was taken."""
+    return [m.record["scores"][split][name] for m in measured if name in m.record["scores"].get(split, {})]
+
+
+def interval(difference: Difference | None) -> str:
+    """Write a difference of F1 in points with its 95 % confidence interval."""
+    if difference is None:
+        return NOT_MEASURED
+    value, low, high = (100 * x for x in (difference.value, difference.low, difference.high))
+    return f"{value:+.2f} [{low:+.2f}, {high:+.2f}]"
+
+
+def number(value: float | None, digits: int = 2) -> str:
+    """Write a number of the paper's, or nothing where it has none."""
+    return "" if value is None else f"{value:.{digits}f}"
+
+
+def markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Lay out a table in Markdown; the first column is text, the others are numbers."""
+    align = ["---", *["---:"] * (len(heads) - 1)]
+    lines = [heads, align, *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines) + "\n"
+
+
+def notes(plan: Plan, measured: Sequence[Measured]) -> list[str]:
+    """Say how a table was measured.
+
+    Args:
+        plan ([`Plan`]): The plan.
+        measured (`Sequence[Measured]`): Its cells.
+
+    Returns:
+        `list[str]`: sentences.
+    """
+    arguments = ", ".join(f"{name} {value}" for name, value in plan.arguments.items() if "_model" not in name)
+    encoders = [Path(plan.arguments[name]).name for name in ("text_model", "vision_model")]
+    found = [
+        f"Data: {plan.data_name}. Text encoder: {encoders[0]}, image encoder: {encoders[1]}. Preset {plan.preset}: "
+        f"{arguments}. Seeds {', '.join(map(str, plan.seeds))}; mean ± sample standard deviation of the measured ones."
+    ]
+    if not measured:
+        return [*found, "Nothing of this table has been measured."]
+    records = [m.record for m in measured]
+    devices = sorted({f"{r['device']}, {r['threads']} threads" for r in records})
+    versions = sorted({", ".join(f"{k} {v}" for k, v in r["versions"].items()) for r in records})
+    found.append(f"Measured on {'; '.join(devices)}, with {'; '.join(versions)}.")
+    codes = sorted({r["code"] for r in records})
+    if len(codes) > 1:
+        found.append(f"Not all cells are of the same state of the code ({', '.join(codes)}): delete the older ones.")
+    return found
+
+
+def write_table(plan: Plan, title: str, table: str, data: dict[str, Any], remarks: Sequence[str]) -> Path:
+    """Write a table as `table.json` and `table.md`, and print it.
+
+    Args:
+        plan ([`Plan`]): The plan.
+        title (`str`): Its heading.
+        table (`str`): Markdown.
+        data (`dict`): The same for machines.
+        remarks (`Sequence[str]`): What to know about it.
+
+    Returns:
+        `Path`: the Markdown.
+    """
+    text = f"### {title}\n\n{table}\n" + "\n\n".join(remarks) + "\n"
+    about = {"title": title, "experiment": plan.experiment, "data_name": plan.data_name, "preset": plan.preset}
+    write(about | {"arguments": plan.arguments, "seeds": plan.seeds, **data}, plan.folder / "table.json")
+    path = plan.folder / "table.md"
+    path.write_text(text, encoding="utf-8")
+    sys.stdout.write(text)
+    return path
+
+
+def describe(measured: Sequence[Measured]) -> list[dict[str, Any]]:
+    """Return what the JSON of a table keeps of cells."""
+    keys = ("seed", "scores", "settings", "seconds", "epochs", "resumed", "versions", "device", "threads", "code")
+    return [{key: m.record[key] for key in keys} for m in measured]
+
+
+def read_table(path: Path) -> dict[str, Any]:
+    """Read a `table.json`."""
+    return json.loads(path.read_text(encoding="utf-8"))

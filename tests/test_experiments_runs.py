@@ -1,0 +1,169 @@
+import argparse
+import json
+import signal
+import subprocess
+import time
+from dataclasses import replace
+
+import pytest
+
+from smcl.dataset_scripts.icons import convert
+from smcl.experiments import runs
+from smcl.experiments.plan import make_parser, make_plan, read_overrides, to_argv
+from smcl.experiments.runs import Cell, find, measure
+from smcl.run_ner_multiimage import main as run_ner
+from smcl.training_smcl import last_complete_checkpoint
+
+SMALL = ["--num_train_epochs", "3", "--use_cpu", "--learning_rate", "1e-3", "--per_device_train_batch_size", "8"]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data") / "icons"
+    convert(folder, train=16, validation=6, test=8)
+    return folder
+
+
+@pytest.fixture
+def plan(data, encoder_folders, tmp_path):
+    encoders = ["--text_model", encoder_folders[0], "--vision_model", encoder_folders[1]]
+    parser = make_parser("")
+    options = ["--dataset", str(data), "--results", str(tmp_path / "results"), "--seeds", "0"]
+    return make_plan("table2", *parser.parse_known_args([*options, *encoders, *SMALL]))
+
+
+def call_here(arguments) -> bool:
+    run_ner(to_argv(arguments))
+    return True
+
+
+@pytest.fixture
+def in_process(monkeypatch):
+    """Runs are called in this process, and counted."""
+    called = []
+
+    def call(arguments, folder, threads):
+        called.append(arguments)
+        return call_here(arguments)
+
+    monkeypatch.setattr(runs, "_call", call)
+    return called
+
+
+def test_a_cell_is_run_once_and_kept_with_all_that_it_depends_on(plan, data, in_process, encoder_folders):
+    (first,) = measure(plan, Cell("SMCL"))
+    assert len(in_process) == 2  # Training, then predicting without images.
+    (second,) = measure(plan, Cell("SMCL"))
+    assert len(in_process) == 2
+    record = second.record
+    assert record == json.loads(json.dumps(first.record))
+    report = json.loads((data / "report.json").read_text())
+    assert record["settings"]["data"] == {name: split["sha256"] for name, split in report["splits"].items()}
+    assert record["settings"]["arguments"]["num_train_epochs"] == "3"
+    assert {"precision", "recall", "f1", "PER_f1"} <= set(record["scores"]["test"])
+    assert "f1" in record["scores"]["validation"] and "f1" in record["scores"]["without_images"]
+    assert {"torch", "transformers", "smcl"} <= set(record["versions"])
+    assert record["threads"] == 1 and record["device"].startswith("CPU") and record["seconds"] > 0
+    assert first.folder.parts[-4:-2] == ("table2", "icons") and first.folder.name == "seed-0"
+    assert len(first.predictions()) == len(first.predictions(without_images=True)) == 8
+    assert not list(first.folder.glob("run/checkpoint-*"))
+
+
+def test_a_changed_setting_is_another_cell(plan, data, in_process, encoder_folders, tmp_path):
+    measure(plan, Cell("SMCL"))
+    other_data = tmp_path / "icons"
+    convert(other_data, train=16, validation=6, test=8, seed=1)
+    other_encoder = tmp_path / "text"
+    other_encoder.mkdir()
+    (other_encoder / "config.json").write_text("{}")
+    changed = [
+        (plan, Cell("SMCL", {"use_fusion": "false"})),
+        (replace(plan, arguments=plan.arguments | {"learning_rate": "2e-3"}), Cell("SMCL")),
+        (replace(plan, arguments=plan.arguments | {"text_model": str(other_encoder)}), Cell("SMCL")),
+        (replace(plan, dataset=str(other_data)), Cell("SMCL")),
+        (replace(plan, seeds=(1,)), Cell("SMCL")),
+    ]
+    assert all(find(other, cell, other.seeds[0]) is None for other, cell in changed)
+    assert (
+        len({str(runs.cell_folder(other, cell, other.seeds[0])) for other, cell in [*changed, (plan, Cell("SMCL"))]})
+        == 6
+    )
+    # Where the data lies and which experiment asks is no setting.
+    elsewhere = tmp_path / "moved" / "icons"
+    elsewhere.parent.mkdir()
+    elsewhere.symlink_to(data)
+    assert find(replace(plan, experiment="table3", dataset=str(elsewhere)), Cell("any title"), 0) is not None
+
+
+def test_a_killed_cell_is_told_and_goes_on_where_it_stopped(plan, monkeypatch, capsys):
+    plan = replace(plan, arguments=plan.arguments | {"num_train_epochs": "200", "early_stopping_patience": "400"})
+
+    def run_and_kill(command, stdout, **kwargs):
+        output = command[command.index("--output_dir") + 1]
+        process = subprocess.Popen(command, stdout=stdout, **kwargs)
+        deadline = time.monotonic() + 120
+        while not last_complete_checkpoint(output) and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+        return argparse.Namespace(returncode=process.wait())
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runs.subprocess, "run", run_and_kill)
+        assert measure(plan, Cell("SMCL")) == []
+    assert "failed with status -9" in capsys.readouterr().err
+    (folder,) = (plan.results / "table2" / "icons").glob("smcl-*/seed-0")
+    assert not (folder / "cell.json").exists()
+    reached = int(last_complete_checkpoint(folder / "run").rpartition("-")[2])
+    assert 0 < reached < 400
+    shorten = {"num_train_epochs": str(reached // 2 + 2)}
+    monkeypatch.setattr(runs, "_call", lambda a, *rest: call_here(a | (shorten if "do_train" in a else {})))
+    (measured,) = measure(plan, Cell("SMCL"))
+    assert measured.record["resumed"] is True
+    state = json.loads((measured.folder / "run" / "trainer_state.json").read_text())
+    assert state["global_step"] == reached + 4
+    # Evaluations from before the kill are still known.
+    assert len([log for log in state["log_history"] if "eval_f1" in log]) == reached // 2 + 2
+
+
+def test_a_run_that_fails_does_not_stop_the_others(plan, monkeypatch, capsys):
+    plan = replace(plan, seeds=(0, 1), threads=1)
+    monkeypatch.setattr(runs, "RUN_SCRIPT", "/no/such/script.py")
+    assert measure(plan, Cell("SMCL")) == []
+    said = capsys.readouterr().err
+    assert "SMCL, seed 0" in said and "SMCL, seed 1" in said and said.count("failed with status 2") == 2
+    assert measure(plan, Cell("X", {"system": "nobody"})) == []
+
+
+def test_nothing_is_run_when_only_the_table_is_asked_for(plan, in_process):
+    assert measure(replace(plan, run=False), Cell("SMCL")) == []
+    assert in_process == []
+
+
+def test_image_dependent_mentions_are_scored_when_they_are_known(plan, in_process, tmp_path):
+    (measured,) = measure(plan, Cell("BERT-CRF", {"system": "bert-crf"}))
+    assert len(in_process) == 1 and "without_images" not in measured.record["scores"]
+    mentions = tmp_path / "image_dependent.json"
+    mentions.write_text(json.dumps({post["id"]: [[0, 1]] for post in measured.predictions()}))
+    (again,) = measure(replace(plan, mentions=mentions), Cell("BERT-CRF", {"system": "bert-crf"}))
+    assert {"image-dependent", "others"} <= set(again.record["scores"])
+    assert len(in_process) == 1
+
+
+def test_overrides_are_read_and_checked(data, encoder_folders):
+    assert read_overrides(["--a", "1", "--b", "--c=2"]) == {"a": "1", "b": "true", "c": "2"}
+    with pytest.raises(ValueError, match="Got 'x' where an argument"):
+        read_overrides(["x"])
+    encoders = ["--text_model", encoder_folders[0], "--vision_model", encoder_folders[1]]
+
+    def plan_of(*arguments):
+        return make_plan("table2", *make_parser("").parse_known_args(["--dataset", str(data), *arguments]))
+
+    assert plan_of(*encoders).seeds == (0, 1, 2)
+    paper = plan_of("--preset", "paper")
+    assert (paper.seeds, paper.arguments["learning_rate"]) == ((0, 1, 2, 3, 4), "3e-5")
+    with pytest.raises(ValueError, match="has the argument --learning_rat. Did you mean --learning_rate?"):
+        plan_of(*encoders, "--learning_rat", "1")
+    with pytest.raises(ValueError, match="Each run sets --seed itself"):
+        plan_of(*encoders, "--seed", "1")
+    with pytest.raises(ValueError, match="Expected --text_model and --vision_model: the preset 'small'"):
+        plan_of()
