@@ -75,6 +75,8 @@ def bootstrap_difference(
     Raises:
         ValueError: if a run is missing or the runs are not of the same posts.
     """
+    if not first or not second:
+        raise ValueError("Expected at least one run of each system, got none of one.")
     check_same_posts([*first, *second])
     # shape: (num_runs, num_posts, 3)
     counts = [np.stack([count_posts(run) for run in runs]) for runs in (first, second)]
@@ -110,8 +112,8 @@ def _summarize(value: float, drawn: np.ndarray) -> Difference:
 
 def check_same_posts(runs: Sequence[Sequence[dict]]) -> None:
     """Refuse runs that were not on the same posts; names how they differ."""
-    if not runs or not all(runs):
-        raise ValueError("Expected at least one run with predicted posts of each system.")
+    if not all(runs):
+        raise ValueError("Expected predicted posts in each run, got a run without any.")
     ids = [[post["id"] for post in run] for run in runs]
     if any(other != ids[0] for other in ids[1:]):
         raise ValueError("The runs are not of the same test posts in the same order: they can't be compared in pairs.")

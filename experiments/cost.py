@@ -1,0 +1,119 @@
+"""What one system costs, measured in a process of its own; `smcl.experiments.table5` calls it for each in turn.
+
+python -m smcl.experiments.cost FILE POSTS [arguments of run_ner_multiimage.py]
+"""
+
+import resource
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import EarlyStoppingCallback, set_seed
+
+from smcl.baselines import reads_images
+from smcl.run_ner_multiimage import build_trainer, label_names, load_model, load_posts, parse_arguments
+from smcl.training_smcl import SMCLTrainer
+
+from .runs import write
+
+
+def count_parameters(model: nn.Module) -> dict[str, int]:
+    """Count parameters by part.
+
+    Args:
+        model (`nn.Module`): A system.
+
+    Returns:
+        `dict[str, int]`: for the parts of the model below its head, then of the head, each parameter once.
+    """
+    seen: set[int] = set()
+    base = model.base_model
+    parts = [*base.named_children(), *((name, part) for name, part in model.named_children() if part is not base)]
+    counts = {name: _count(part.parameters(), seen) for name, part in parts}
+    counts["other"] = _count(model.parameters(), seen)
+    return {name: count for name, count in counts.items() if count}
+
+
+def _count(parameters, seen: set[int]) -> int:
+    new = {id(p): p.numel() for p in parameters if id(p) not in seen}
+    seen.update(new)
+    return sum(new.values())
+
+
+def _clock() -> float:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def peak_memory() -> float:
+    """Return the most memory that was in use, in MB: of the GPU, else of this process."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 1e6
+    # Linux counts in kB, macOS in bytes.
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)
+
+
+def measure_cost(argv: Sequence[str], num_posts: int) -> dict[str, Any]:
+    """Build a system, train it for an epoch over some posts, and predict some.
+
+    Args:
+        argv (`Sequence[str]`): Arguments of the run script.
+        num_posts (`int`): Most posts to train on and to predict.
+
+    Returns:
+        `dict`: `parameters` by part; `encoding_seconds` for all images of the training and validation splits, with a
+        frozen image encoder; `epoch_seconds`, scaled to the whole training split; `posts_per_second` at inference;
+        `peak_memory` in MB.
+    """
+    model_arguments, switches, data_arguments, arguments = parse_arguments(list(argv))
+    arguments.eval_strategy = arguments.save_strategy = "no"
+    arguments.load_best_model_at_end, arguments.num_train_epochs = False, 1
+    dataset = load_posts(data_arguments.dataset, ["train", "validation", "test"])
+    whole = len(dataset["train"])
+    for split in dataset:
+        dataset[split] = dataset[split].select(range(min(num_posts, len(dataset[split]))))
+    labels = label_names(dataset)
+    set_seed(arguments.seed)
+    model, processor = load_model(model_arguments, switches.given(), labels, dataset["train"])
+    if "images" in dataset["train"].column_names and not reads_images(type(model)):
+        dataset = dataset.remove_columns("images")
+    start = _clock()
+    trainer: SMCLTrainer = build_trainer(
+        model, processor, dataset, labels, model_arguments.freeze_vision, data_arguments, arguments
+    )
+    encoding = _clock() - start
+    trainer.remove_callback(EarlyStoppingCallback)
+    posts = dataset["test"]
+    trainer.predict(posts.select(range(min(len(posts), arguments.per_device_eval_batch_size))))
+    start = _clock()
+    trainer.train()
+    training = _clock() - start
+    start = _clock()
+    trainer.predict(posts)
+    predicting = _clock() - start
+    return {
+        "parameters": count_parameters(model),
+        "encoding_seconds": encoding if model_arguments.freeze_vision else None,
+        "epoch_seconds": training / len(dataset["train"]) * whole,
+        "posts_per_second": len(posts) / predicting,
+        "peak_memory": peak_memory(),
+    }
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command line.
+
+    Args:
+        argv (`Sequence[str]`, *optional*): The arguments; those of the process by default.
+    """
+    path, num_posts, *rest = sys.argv[1:] if argv is None else argv
+    write(measure_cost(rest, int(num_posts)), Path(path))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,144 @@
+"""Write docs/results.md from the tables in results/: what was measured here, and the paper's numbers beside it.
+
+    python -m smcl.experiments.report [--results results] [--output docs/results.md]
+
+Reads the `table.json` and `table.md` that the other experiments wrote, and runs nothing. What they did not measure is
+"not measured".
+"""
+
+import argparse
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from . import paper
+from .tables import NOT_MEASURED, read_table
+
+EXPERIMENTS = {
+    "table2": "Table 2, systems",
+    "table3": "Table 3, ablations",
+    "figure6": "Figure 6, sensitivity",
+    "table5": "Table 5, cost",
+    "table6": "Table 6, errors",
+    "figures": "Figures 5 and 7",
+    "search": "Search",
+}
+HEAD = f"""# Results
+
+Written by `python -m smcl.experiments.report` from the tables in `results/`, which `python -m smcl.experiments.NAME`
+measured; do not edit. Beside them stand the numbers of the paper ({paper.CITATION}).
+
+## What may be concluded
+
+- The paper's numbers are of MNER-MI and MNER-MI-Plus, with BERT-base and ViT-base. A number here can be held against
+  them only if it is of the same data, with `--preset paper`. With other data or smaller encoders, what can be compared
+  is the order of systems, and whether a part helps on the data at hand.
+- *Icon posts* are drawn by a program. They show whether a system uses images and binds them to names, under known
+  difficulty; they say nothing about tweets. *Photo posts* are tweets with names replaced by ambiguous ones whose types
+  only photographs show: on the image-dependent mentions text alone can't do well by construction.
+- A confidence interval is about other test posts, with the runs as they are; the spread over seeds is the standard
+  deviation of few runs. An interval without 0 is no proof where many rows are looked at: of 20 that do not differ, one
+  shows such an interval by chance.
+- Learning rates and other settings were not searched for each system; a system may be better at its own.
+"""
+
+
+def find_tables(results: Path) -> dict[str, dict[str, Path]]:
+    """Find the tables that were written.
+
+    Args:
+        results (`Path`): The folder of results.
+
+    Returns:
+        `dict`: for each data set, in order of their names, the folder of each experiment.
+    """
+    found: dict[str, dict[str, Path]] = {}
+    for path in sorted(results.glob("*/*/table.json")):
+        found.setdefault(path.parent.name, {})[path.parent.parent.name] = path.parent
+    return dict(sorted(found.items()))
+
+
+def conclude(table: dict[str, Any]) -> list[str]:
+    """Say of each row of a comparison whether its difference is told from 0.
+
+    Args:
+        table (`dict`): A `table.json` of Table 2 or 3.
+
+    Returns:
+        `list[str]`: sentences; none if nothing was compared.
+    """
+    verdicts: dict[str, list[str]] = {"below SMCL": [], "above SMCL": [], "not told apart from SMCL": []}
+    for title, row in table["rows"].items():
+        gap = row["difference"]
+        if gap is None or title == "SMCL":
+            continue
+        kind = "below SMCL" if gap["high"] < 0 else "above SMCL" if gap["low"] > 0 else "not told apart from SMCL"
+        verdicts[kind].append(title)
+    named = [f"{kind}: {', '.join(titles)}" for kind, titles in verdicts.items() if titles]
+    missing = [title for title, row in table["rows"].items() if not row["seeds"]]
+    if missing:
+        named.append(f"{NOT_MEASURED}: {', '.join(missing)}")
+    return [f"In F1 over all mentions, by the 95 % intervals: {'; '.join(named)}."] if named else []
+
+
+def _sections(name: str, folders: dict[str, Path], pictures: Path) -> list[str]:
+    """Return the parts of one data set, and copy its figures."""
+    parts = [f"## {name}"]
+    for experiment, title in EXPERIMENTS.items():
+        folder = folders.get(experiment)
+        if folder is None:
+            parts.append(f"### {title}\n\n{NOT_MEASURED}")
+            continue
+        parts.append((folder / "table.md").read_text(encoding="utf-8").strip())
+        table = read_table(folder / "table.json")
+        if "rows" in table:
+            parts += conclude(table)
+        for figure in sorted(folder.glob("*.png")):
+            pictures.mkdir(parents=True, exist_ok=True)
+            target = pictures / f"{name}-{figure.name}"
+            shutil.copyfile(figure, target)
+            parts.append(f"![{title}]({pictures.name}/{target.name})")
+    return parts
+
+
+def write_report(results: Path, output: Path) -> None:
+    """Write the report.
+
+    Args:
+        results (`Path`): The folder of results.
+        output (`Path`): The Markdown file; figures go to a folder of its name.
+
+    Raises:
+        ValueError: if there is no table at all.
+    """
+    found = find_tables(results)
+    if not found:
+        raise ValueError(f"There is no table in {results}: run `python -m smcl.experiments.table2` or another first.")
+    parts = [HEAD.strip()]
+    for name, folders in found.items():
+        parts += _sections(name, folders, output.with_suffix(""))
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    sys.stdout.write(f"{output}: {', '.join(found)}\n")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command line.
+
+    Args:
+        argv (`Sequence[str]`, *optional*): The arguments; those of the process by default.
+    """
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--results", type=Path, default=Path("results"), help="folder of results (%(default)s)")
+    parser.add_argument("--output", type=Path, default=Path("docs/results.md"), help="file to write (%(default)s)")
+    options = parser.parse_args(argv)
+    try:
+        write_report(options.results, options.output)
+    except ValueError as error:
+        parser.error(str(error))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,236 @@
+"""Search for learning rates, batch size and loss weights: the paper's grid, or a wider space.
+
+    python -m smcl.experiments.search --dataset DATA --preset paper [--space grid] [--trials 12]
+    python -m smcl.experiments.search --dataset DATA --text_model TEXT --vision_model VISION --space wide --trials 30
+
+Needs Optuna (`pip install "smcl[search]"`). Trials are runs of one seed, judged by their best validation F1; those
+worse than the median of the others so far are stopped early. All stand in `study.db` (SQLite): a search that was killed
+goes on, its unfinished trial first. The best is then for `table2` to test.
+"""
+
+import importlib.util
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from transformers import EarlyStoppingCallback
+from transformers.trainer_utils import BestRun
+
+from smcl.baselines import reads_images
+from smcl.run_ner_multiimage import build_trainer, label_names, load_model, load_posts, parse_arguments
+from smcl.training_smcl import SMCLTrainer
+
+from .plan import Plan, make_parser, parse_plan, to_argv
+from .runs import Cell, circumstances, digest, settings_of
+from .tables import markdown, write_table
+
+# The paper gives the ranges, not the steps.
+GRID = {"learning_rate": [1e-5, 3e-5, 5e-5, 7e-5], "per_device_train_batch_size": [8, 16, 32]}
+# Lowest, highest, and whether to step by factors.
+WIDE = {"learning_rate": (1e-5, 1e-3, True), "head_learning_rate": (1e-4, 3e-3, True)}
+WIDE_SWITCHES = {
+    "similarity_weight": (0.0, 0.5, False),
+    "difference_weight": (0.0, 0.4, False),
+    "dropout": (0.0, 0.4, False),
+}
+
+
+def suggest_arguments(trial: Any, space: str) -> dict[str, Any]:
+    """Suggest the training arguments of a trial.
+
+    Args:
+        trial (`optuna.Trial`): The trial.
+        space (`str`): `"grid"` or `"wide"`.
+
+    Returns:
+        `dict`: by name.
+    """
+    if space == "grid":
+        return {name: trial.suggest_categorical(name, values) for name, values in GRID.items()}
+    found = {name: trial.suggest_float(name, low, high, log=log) for name, (low, high, log) in WIDE.items()}
+    sizes = GRID["per_device_train_batch_size"]
+    return found | {"per_device_train_batch_size": trial.suggest_categorical("per_device_train_batch_size", sizes)}
+
+
+def suggest_switches(trial: Any, space: str) -> dict[str, Any]:
+    """Suggest the fields of `SMCLConfig` of a trial, likewise."""
+    if space == "grid":
+        return {}
+    found = {name: trial.suggest_float(name, low, high, log=log) for name, (low, high, log) in WIDE_SWITCHES.items()}
+    return found | {"cmd_order": trial.suggest_int("cmd_order", 2, 5)}
+
+
+class Objective:
+    """The best validation F1 of a trial so far."""
+
+    def __init__(self):
+        self.best = 0.0
+
+    def reset(self) -> None:
+        """Forget the last trial."""
+        self.best = 0.0
+
+    def __call__(self, metrics: dict[str, float]) -> float:
+        """Take an evaluation in and return the best."""
+        self.best = max(self.best, metrics["eval_f1"])
+        return self.best
+
+
+def build_searcher(plan: Plan, space: str, folder: Path, objective: Objective) -> SMCLTrainer:
+    """Build a trainer that starts each trial from the pretrained encoders.
+
+    Args:
+        plan ([`Plan`]): The plan; its first seed is used.
+        space (`str`): `"grid"` or `"wide"`.
+        folder (`Path`): For checkpoints; those of earlier trials are removed.
+        objective ([`Objective`]): Told when a trial begins.
+
+    Returns:
+        [`SMCLTrainer`].
+    """
+    arguments = plan.arguments | {"dataset": plan.dataset, "output_dir": str(folder), "seed": str(plan.seeds[0])}
+    model_arguments, switches, data_arguments, training = parse_arguments(
+        to_argv(arguments | {"do_train": "true", "disable_tqdm": "true"})
+    )
+    dataset = load_posts(plan.dataset, ["train", "validation"])
+    labels = label_names(dataset)
+
+    def load(trial: Any = None):
+        suggested = {} if trial is None else suggest_switches(trial, space)
+        return load_model(model_arguments, switches.given() | suggested, labels, dataset["train"])
+
+    model, processor = load()
+    posts = dataset
+    if data_arguments.ignore_images or not reads_images(type(model)):
+        posts = dataset.remove_columns("images") if "images" in dataset["train"].column_names else dataset
+    trainer = build_trainer(model, processor, posts, labels, model_arguments.freeze_vision, data_arguments, training)
+
+    def model_init(trial: Any):
+        for earlier in folder.glob("run-*"):
+            shutil.rmtree(earlier)
+        objective.reset()
+        for callback in trainer.callback_handler.callbacks:
+            if isinstance(callback, EarlyStoppingCallback):
+                callback.early_stopping_patience_counter = 0
+        fresh, _ = load(trial)
+        if model_arguments.freeze_vision and reads_images(type(fresh)):
+            fresh.base_model.vision_model.requires_grad_(False)
+        return fresh
+
+    trainer.model_init = model_init
+    return trainer
+
+
+def open_study(storage: str, revive: bool) -> Any:
+    """Open the study of a search, new or begun.
+
+    Args:
+        storage (`str`): URL of its database.
+        revive (`bool`): Whether to put trials first that were running when the search was killed.
+
+    Returns:
+        `optuna.Study`.
+    """
+    import optuna
+
+    study = optuna.create_study(storage=storage, study_name="smcl", direction="maximize", load_if_exists=True)
+    for trial in study.get_trials(states=(optuna.trial.TrialState.RUNNING,)) if revive else ():
+        study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
+        study.enqueue_trial(trial.params)
+    return study
+
+
+def search(plan: Plan, space: str, num_trials: int, folder: Path) -> tuple[BestRun | None, list[dict[str, Any]]]:
+    """Search, or go on with a search.
+
+    Args:
+        plan ([`Plan`]): The plan.
+        space (`str`): `"grid"` or `"wide"`.
+        num_trials (`int`): How many trials there shall be in the end, those of earlier calls among them.
+        folder (`Path`): With `study.db`.
+
+    Returns:
+        The best trial of this call, if any was run, and all trials: `number`, `state`, `f1`, `params`.
+    """
+    import optuna
+
+    folder.mkdir(parents=True, exist_ok=True)
+    storage = f"sqlite:///{folder / 'study.db'}"
+    pruner = optuna.pruners.MedianPruner(n_startup_trials=3)
+    finished_states = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED)
+    begun = open_study(storage, plan.run)
+    finished = len(begun.get_trials(states=finished_states))
+    seed = plan.seeds[0]
+    # Another seed for each call: a sampler begun anew would suggest the first trials again.
+    wide = optuna.samplers.TPESampler(seed=seed + len(begun.trials))
+    sampler = optuna.samplers.GridSampler(GRID, seed=seed) if space == "grid" else wide
+    best = None
+    if plan.run and finished < num_trials:
+        objective = Objective()
+        trainer = build_searcher(plan, space, folder, objective)
+        best = trainer.hyperparameter_search(
+            hp_space=_space(space),
+            compute_objective=objective,
+            n_trials=num_trials - finished,
+            direction="maximize",
+            backend="optuna",
+            storage=storage,
+            study_name="smcl",
+            load_if_exists=True,
+            sampler=sampler,
+            pruner=pruner,
+        )
+        for left in folder.glob("run-*"):
+            shutil.rmtree(left)
+    trials = optuna.load_study(study_name="smcl", storage=storage).trials
+    return best, [
+        {"number": t.number, "state": t.state.name.lower(), "f1": _value(t), "params": t.params} for t in trials
+    ]
+
+
+def _space(space: str) -> Callable[[Any], dict[str, Any]]:
+    return lambda trial: suggest_arguments(trial, space)
+
+
+def _value(trial: Any) -> float | None:
+    """Return a trial's F1, also if it was stopped early."""
+    return trial.value if trial.value is not None else max(trial.intermediate_values.values(), default=None)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command line.
+
+    Args:
+        argv (`Sequence[str]`, *optional*): The arguments; those of the process by default.
+    """
+    parser = make_parser(__doc__)
+    parser.add_argument("--space", choices=("grid", "wide"), default="grid", help="the paper's, or more (%(default)s)")
+    parser.add_argument("--trials", type=int, default=12, help="trials in the end, the grid has 12 (%(default)s)")
+    plan, options = parse_plan("search", parser, argv)
+    if importlib.util.find_spec("optuna") is None:
+        parser.error('a search needs Optuna: pip install "smcl[search]"')
+    folder = plan.folder / f"{options.space}-{digest(settings_of(plan, Cell('search')))}"
+    _, trials = search(plan, options.space, options.trials, folder)
+    ranked = sorted(trials, key=lambda trial: (trial["state"] != "complete", -(trial["f1"] or 0)))
+    rows = [
+        [str(t["number"]), t["state"], "" if t["f1"] is None else f"{100 * t['f1']:.2f}", _write_params(t["params"])]
+        for t in ranked
+    ]
+    remarks = [f"Best validation F1 of trials of seed {plan.seeds[0]}; the study is {folder / 'study.db'}."]
+    if rows and rows[0][1] == "complete":
+        remarks.append(f"To test the best: `{_write_params(ranked[0]['params'])}`.")
+    data = {"trials": trials, "space": options.space, **circumstances(plan, plan.arguments.get("use_cpu") == "true")}
+    table = markdown(["trial", "state", "validation F1", "arguments"], rows)
+    write_table(plan, f"Search, {options.space}, {plan.data_name}", table, data, remarks)
+
+
+def _write_params(params: dict[str, Any]) -> str:
+    parts = [
+        f"--{name} {value:.4g}" if isinstance(value, float) else f"--{name} {value}" for name, value in params.items()
+    ]
+    return " ".join(parts)
+
+
+if __name__ == "__main__":
+    main()

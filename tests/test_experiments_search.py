@@ -1,0 +1,79 @@
+import json
+
+import pytest
+from test_experiments_runs import SMALL
+from transformers import EarlyStoppingCallback
+
+from smcl.dataset_scripts.icons import convert
+from smcl.experiments import paper, search
+from smcl.experiments.plan import make_parser, make_plan
+
+optuna = pytest.importorskip("optuna")
+
+
+@pytest.fixture(scope="module")
+def argv(encoder_folders, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data") / "icons"
+    convert(folder, train=16, validation=6, test=8)
+    encoders = ["--text_model", encoder_folders[0], "--vision_model", encoder_folders[1]]
+    return ["--dataset", str(folder), "--seeds", "0", *encoders, *SMALL]
+
+
+def table(folder):
+    return json.loads((folder / "table.json").read_text())
+
+
+def test_a_search_goes_on_where_it_was_killed(argv, tmp_path, monkeypatch, capsys):
+    argv = [*argv, "--results", str(tmp_path), "--space", "wide", "--num_train_epochs", "1"]
+    trained = []
+    original = search.SMCLTrainer.compute_loss
+
+    def die_in_the_second_trial(self, *args, **kwargs):
+        if len(trained) == 0 or trained[-1] != self._trial.number:
+            trained.append(self._trial.number)
+        if len(trained) == 2:
+            raise SystemExit(9)
+        return original(self, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(search.SMCLTrainer, "compute_loss", die_in_the_second_trial)
+        with pytest.raises(SystemExit):
+            search.main([*argv, "--trials", "3"])
+    search.main([*argv, "--trials", "3"])
+    trials = table(tmp_path / "search" / "icons")["trials"]
+    assert [t["state"] for t in trials].count("complete") + [t["state"] for t in trials].count("pruned") == 3
+    killed = [t for t in trials if t["state"] == "fail"]
+    assert len(killed) == 1 and [t["params"] for t in trials].count(killed[0]["params"]) == 2
+    assert {"learning_rate", "head_learning_rate", "cmd_order", "dropout"} <= set(trials[0]["params"])
+    assert "To test the best: `--" in capsys.readouterr().out
+    assert not list(tmp_path.glob("**/checkpoint-*"))
+    # All are there: nothing is run.
+    monkeypatch.setattr(search, "build_searcher", None)
+    search.main([*argv, "--trials", "3"])
+
+
+def test_trials_start_from_the_same_weights_with_what_was_suggested(argv, tmp_path):
+    plan = make_plan("search", *make_parser("").parse_known_args([*argv, "--results", str(tmp_path)]))
+    objective = search.Objective()
+    trainer = search.build_searcher(plan, "wide", tmp_path, objective)
+    objective({"eval_f1": 0.5})
+    (stopper,) = (c for c in trainer.callback_handler.callbacks if isinstance(c, EarlyStoppingCallback))
+    stopper.early_stopping_patience_counter = 4
+    suggested = {"similarity_weight": 0.1, "difference_weight": 0.3, "dropout": 0.2, "cmd_order": 5}
+    model = trainer.model_init(optuna.trial.FixedTrial(suggested))
+    assert {name: getattr(model.config, name) for name in suggested} == suggested
+    assert objective.best == 0
+    assert stopper.early_stopping_patience_counter == 0
+    assert not any(p.requires_grad for p in model.base_model.vision_model.parameters())
+
+
+def test_the_objective_is_the_best_evaluation():
+    objective = search.Objective()
+    assert [objective({"eval_f1": f1}) for f1 in (0.2, 0.5, 0.4)] == [0.2, 0.5, 0.5]
+
+
+def test_the_grid_is_within_the_papers_ranges():
+    assert {name: (min(x), max(x)) for name, x in search.GRID.items()} == paper.SETUP["search"]
+    study = optuna.create_study(sampler=optuna.samplers.GridSampler(search.GRID, seed=0))
+    study.optimize(lambda trial: sum(search.suggest_arguments(trial, "grid").values()), n_trials=20)
+    assert len({tuple(t.params.values()) for t in study.trials}) == len(study.trials) == 12

@@ -1,0 +1,271 @@
+import itertools
+import json
+import math
+
+import numpy as np
+import pytest
+
+from smcl.experiments import errors, figure6, figures, paper, report, significance, table2, table3, table6, tables
+from smcl.experiments.plan import make_parser, make_plan
+from smcl.experiments.runs import cell_folder, settings_of, write
+
+TAGS = {"P": "B-PER", "p": "I-PER", "L": "B-LOC", "l": "I-LOC", "O": "O", "G": "B-ORG"}
+
+
+def tags(text):
+    return [TAGS[letter] for letter in text]
+
+
+def post(gold, predicted, post_id="1"):
+    return {"id": post_id, "tokens": list("abcdefgh"[: len(gold)]), "gold": tags(gold), "predicted": tags(predicted)}
+
+
+def posts(*pairs):
+    return [post(gold, predicted, str(row)) for row, (gold, predicted) in enumerate(pairs)]
+
+
+def test_mcnemar_is_the_exact_binomial_test_of_the_disagreements():
+    first = [True] * 9 + [False] * 1 + [True] * 30 + [False] * 4
+    second = [False] * 9 + [True] * 1 + [True] * 30 + [False] * 4
+    test = significance.mcnemar(first, second)
+    assert (test.only_first, test.only_second) == (9, 1)
+    # Two tails of Binomial(10, 1/2): 0, 1, 9 and 10.
+    assert test.p == pytest.approx(2 * (1 + 10) / 2**10)
+    assert significance.mcnemar([True, False], [True, False]).p == 1
+    with pytest.raises(ValueError):
+        significance.mcnemar([True], [])
+
+
+def test_f1_over_posts_equals_the_scores_of_training():
+    from smcl.training_smcl import entity_metrics
+
+    run = posts(("PpOL", "PpOG"), ("OLlO", "OLlO"), ("OO", "PO"), ("PO", "OO"))
+    expected = entity_metrics([p["gold"] for p in run], [p["predicted"] for p in run])["f1"]
+    assert significance.f1_of(significance.count_posts(run).sum(axis=0)) == pytest.approx(expected)
+    assert significance.f1_of(np.zeros(3)) == 0
+
+
+def test_bootstrap_equals_all_samples_of_two_posts():
+    right, wrong = posts(("P", "P"), ("L", "L")), posts(("P", "P"), ("L", "G"))
+    gap = significance.bootstrap_difference([right], [wrong], samples=20000)
+    # Of two posts, four samples are equally probable: F1 of the second system is 1, 0.5, 0.5 or 0.
+    assert gap.value == pytest.approx(0.5)
+    assert (gap.low, gap.high) == (0, 1)
+    assert gap.p == pytest.approx(2 * 0.25, abs=0.03)
+    same = significance.bootstrap_difference([right], [right])
+    assert (same.value, same.low, same.high, same.p) == (0, 0, 0, 1)
+
+
+def test_bootstrap_takes_the_mean_over_runs_and_only_the_same_posts():
+    right, wrong = posts(("P", "P")), posts(("P", "G"))
+    assert significance.bootstrap_difference([right, wrong], [wrong, wrong]).value == pytest.approx(0.5)
+    with pytest.raises(ValueError, match="not of the same test posts"):
+        significance.bootstrap_difference([right], [posts(("P", "P"), ("L", "L"))])
+    with pytest.raises(ValueError, match="at least one run"):
+        significance.bootstrap_difference([right], [])
+
+
+def test_bootstrap_of_a_sum():
+    values = np.array([1.0] * 50 + [0.0] * 50)
+    gap = significance.bootstrap_sum(values, samples=5000)
+    deviation = math.sqrt(100 * 0.25)
+    assert gap.value == 50
+    assert gap.low == pytest.approx(50 - 1.96 * deviation, abs=1.5)
+    assert gap.high == pytest.approx(50 + 1.96 * deviation, abs=1.5)
+
+
+@pytest.mark.parametrize(
+    ("gold", "predicted", "blind", "kinds"),
+    [
+        ("PpO", "PpO", "PpO", set()),
+        ("PpO", "POO", "POO", {"boundary"}),
+        ("PpO", "LOO", "LOO", {"boundary"}),
+        ("PpO", "LlO", "LlO", {"type confusion"}),
+        ("PpO", "OOO", "OOO", {"missed"}),
+        ("OOO", "OOP", "OOO", {"spurious"}),
+        # The images misled it, whatever it says with them.
+        ("PpO", "LlO", "PpO", {"modality conflict"}),
+        ("PpO", "POO", "PpO", {"modality conflict"}),
+        ("PpO", "OOO", "PpO", {"modality conflict"}),
+        # The reverse is no error.
+        ("PpO", "PpO", "LlO", {"rescued"}),
+        # One gold entity, one error: the wrong prediction beside it is the same.
+        ("PpOL", "POOL", "POOL", {"boundary"}),
+        ("POL", "LOO", "LOL", {"type confusion", "modality conflict"}),
+    ],
+)
+def test_errors_are_told_apart(gold, predicted, blind, kinds):
+    counts = errors.classify(*(significance.entities_of(tags(text)) for text in (gold, predicted, blind)))
+    assert {name for name, count in counts.items() if count} == kinds
+    assert all(count <= 1 for count in counts.values())
+
+
+def test_errors_add_up_to_the_gold_entities_not_found():
+    letters = "PpLO"
+    for gold, predicted in itertools.product(itertools.product(letters, repeat=3), repeat=2):
+        run = [post("".join(gold), "".join(predicted))]
+        counts = dict(zip(errors.COUNTS, errors.count_errors(run)[0], strict=True))
+        right, _, golds = significance.count_posts(run)[0]
+        assert (
+            sum(counts[name] for name in ("boundary", "type confusion", "modality conflict", "missed")) == golds - right
+        )
+        assert counts["modality conflict"] == counts["rescued"] == 0
+    with pytest.raises(ValueError, match="not of the same posts"):
+        errors.count_errors([post("P", "P")], [post("P", "P", "other")])
+
+
+@pytest.fixture
+def make_cell(tmp_path):
+    """Writes finished cells of made-up predictions; returns the command line that finds them."""
+    (tmp_path / "data").mkdir()
+    splits = {name: {"sha256": name} for name in ("train", "validation", "test")}
+    (tmp_path / "data" / "report.json").write_text(json.dumps({"splits": splits}))
+    argv = ["--dataset", str(tmp_path / "data"), "--results", str(tmp_path / "results"), "--no_run"]
+    argv += ["--text_model", "text", "--vision_model", "vision", "--seeds", "0", "1"]
+    plan = make_plan("table2", *make_parser("").parse_known_args(argv))
+
+    def make(cell, seed, run, without_images=None, f1=0.5):
+        folder = cell_folder(plan, cell, seed)
+        for name, predicted in (("run", run), ("without_images", without_images)):
+            if predicted is not None:
+                (folder / name).mkdir(parents=True)
+                lines = "".join(json.dumps(p) + "\n" for p in predicted)
+                (folder / name / "predictions.jsonl").write_text(lines)
+        scores = {"test": {"precision": f1, "recall": f1, "f1": f1}}
+        record = {"seed": seed, "settings": settings_of(plan, cell), "scores": scores, "seconds": 1, "epochs": 1}
+        record |= {"versions": {"torch": "0"}, "device": "CPU", "threads": 1, "code": "c", "resumed": False}
+        write(record, folder / "cell.json")
+
+    return make, argv, plan
+
+
+def rows(text):
+    lines = [line.strip("| ").split(" | ") for line in text.split("\n") if line.startswith("|")]
+    return {line[0]: line[1:] for line in lines}
+
+
+def test_cells_that_were_not_measured_are_called_so(make_cell, capsys):
+    make, argv, plan = make_cell
+    good, bad = posts(("P", "P"), ("L", "L")), posts(("P", "P"), ("L", "O"))
+    for seed, f1 in ((0, 0.7), (1, 0.8)):
+        make(table2.system_cell("smcl"), seed, good, bad, f1)
+    make(table2.system_cell("bert-crf"), 0, bad, f1=0.6)
+    table2.main(argv)
+    found = rows(capsys.readouterr().out)
+    assert found["SMCL"] == ["all images", *["75.00 ± 7.07"] * 3, "", "2", "79.76", "85.14"]
+    assert found["BERT-CRF"][3:] == ["60.00", "-33.33 [-100.00, +0.00]", "1", "72.85", "79.33"]
+    for name in ("UMT-MI", "OCSGA"):
+        assert found[name][1:6] == [*["not measured"] * 4, "0"]
+    table = json.loads((plan.folder / "table.json").read_text())
+    assert table["rows"]["UMT-MI"]["seeds"] == [] and table["rows"]["UMT-MI"]["difference"] is None
+    assert [seed["scores"]["test"]["f1"] for seed in table["rows"]["SMCL"]["seeds"]] == [0.7, 0.8]
+    # Table 3 shares SMCL's cell.
+    table3.main(argv)
+    found = rows(capsys.readouterr().out)
+    assert found["SMCL"][2] == "75.00 ± 7.07" and found["w/o SFM"][2] == "not measured"
+
+
+def test_every_system_and_ablation_of_the_paper_has_a_row(make_cell, capsys):
+    _, argv, _ = make_cell
+    table2.main(argv)
+    assert set(paper.TABLE_2) <= set(rows(capsys.readouterr().out))
+    table3.main(argv)
+    assert set(paper.TABLE_3) <= set(rows(capsys.readouterr().out))
+
+
+def test_error_table_compares_two_systems_and_names_its_tests(make_cell, capsys):
+    make, argv, plan = make_cell
+    gold = ("PpO", "LOO", "OPO", "OLl")
+    run = {
+        name: posts(*zip(gold, predicted, strict=True))
+        for name, predicted in {
+            "tpm": ("POO", "POO", "OOO", "OLl"),
+            "smcl": ("PpO", "LOO", "OOO", "OPp"),
+            "blind": ("OOO", "LOO", "OOO", "OLl"),
+        }.items()
+    }
+    table6.main(argv)
+    assert rows(capsys.readouterr().out)["boundary"][:3] == ["not measured"] * 3
+    make(table2.system_cell("tpm-mi"), 0, run["tpm"], run["blind"])
+    make(table2.system_cell("smcl"), 0, run["smcl"], run["blind"])
+    table6.main(argv)
+    printed = capsys.readouterr().out
+    found = rows(printed)
+    assert found["boundary"][:2] == ["1.0", "0.0"] and found["boundary"][3:5] == ["50.0", "0.0"]
+    assert found["modality conflict"][:2] == ["1.0", "1.0"] and found["missed"][:2] == ["1.0", "1.0"]
+    assert found["rescued"][:2] == ["0.0", "1.0"]
+    assert found["type confusion"][5:] == ["35.7", "28.2", "33.9", "26.5"]
+    assert "seed 0: 2 only by SMCL, 1 only by TPM-MI, p = 1" in printed
+    assert json.loads((plan.results / "table6" / "data" / "table.json").read_text())["mcnemar"][0]["p"] == 1
+
+
+def test_sensitivity_changes_one_variable_and_scales_learning_rates(make_cell, capsys):
+    make, argv, plan = make_cell
+    cells = dict(figure6.points(plan, "cmd_order"))
+    assert [cell.arguments for cell in cells.values()] == [
+        {"cmd_order": "2"},
+        {},
+        {"cmd_order": "4"},
+        {"cmd_order": "5"},
+    ]
+    rates = dict(figure6.points(plan, "learning_rate"))[1e-5].arguments
+    assert rates == {"learning_rate": "3.33e-05", "head_learning_rate": "0.000333"}
+    make(table2.system_cell("smcl"), 0, posts(("P", "P")))
+    make(cells[4], 0, posts(("P", "P")), f1=0.4)
+    figure6.main([*argv, "--variables", "cmd_order"])
+    lines = [line for line in capsys.readouterr().out.split("\n") if line.startswith("| K")]
+    assert [line.split(" | ")[3] for line in lines] == ["not measured", "50.00", "40.00", "not measured"]
+    assert (plan.results / "figure6" / "data" / "figure6.png").stat().st_size > 5000
+
+
+def test_cases_are_posts_that_one_has_right_and_the_other_not(photo):
+    first = posts(("PpO", "PpO"), ("LOO", "LOO"), ("OPO", "OPO"), ("OLl", "OOO"), ("OOO", "OOO"))
+    second = posts(("PpO", "LlO"), ("LOO", "LOO"), ("OPO", "OOO"), ("OLl", "OLl"), ("OOO", "POO"))
+    assert figures.pick_cases(first, second, 5) == [0, 2]
+    assert figures.pick_cases(first, second, 1) == [0]
+    first[0]["tokens"][0] = "<script>"
+    page = figures.case_page(["A", "B & C"], [(first[0], second[0], [photo, photo])])
+    assert "<script" not in page and "&lt;script&gt; b" in page
+    assert (
+        page.count("data:image/png;base64,") == 2
+        and "B &amp; C" in page
+        and "http" not in page.replace("http-equiv", "")
+    )
+
+
+def test_report_holds_what_was_measured_and_names_what_was_not(make_cell, tmp_path, capsys):
+    make, argv, plan = make_cell
+    output = tmp_path / "docs" / "results.md"
+    with pytest.raises(SystemExit):
+        report.main(["--results", str(plan.results), "--output", str(output)])
+    assert not output.exists()
+    good, bad = posts(*[("P", "P")] * 30), posts(*[("P", "P"), ("P", "O"), ("P", "O")] * 10)
+    make(table2.system_cell("smcl"), 0, good)
+    make(table2.system_cell("bert-crf"), 0, bad)
+    table2.main(argv)
+    figure6.main([*argv, "--variables", "cmd_order"])
+    report.main(["--results", str(plan.results), "--output", str(output)])
+    text = output.read_text()
+    assert "## data" in text and "### Table 2: systems, data" in text and "### Table 5, cost\n\nnot measured" in text
+    assert "below SMCL: BERT-CRF; not measured: BiLSTM-CRF" in text
+    assert "![Figure 6, sensitivity](results/data-figure6.png)" in text
+    assert (output.parent / "results" / "data-figure6.png").exists()
+
+
+def test_numbers_are_written_with_their_spread():
+    assert tables.spread([0.5, 0.6, 0.7]) == "60.00 ± 10.00"
+    assert tables.spread([0.5]) == "50.00"
+    assert tables.spread([]) == "not measured"
+    assert tables.interval(significance.Difference(0.01, -0.02, 0.03, 0.4)) == "+1.00 [-2.00, +3.00]"
+
+
+def test_the_papers_numbers_agree_with_each_other():
+    for systems, place in ((paper.TABLE_2, slice(1, 3)), (paper.TABLE_3, slice(0, 2))):
+        for row in systems.values():
+            for precision, recall, f1 in row[place]:
+                assert f1 == pytest.approx(2 * precision * recall / (precision + recall), abs=0.3)
+    assert paper.TABLE_3["SMCL"] == paper.TABLE_2["SMCL"][1:]
+    assert sum(paper.TABLE_6["TPM-MI"][0]) == pytest.approx(100)
+    for variable, (low, high) in paper.TABLE_4.items():
+        assert (min(figure6.VALUES[variable]), max(figure6.VALUES[variable])) == (low, high)
+        assert paper.FIGURE_6[variable][paper.BASELINE[variable]] == (79.76, 85.14)
