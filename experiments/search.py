@@ -5,7 +5,8 @@
 
 Needs Optuna (`pip install "smcl[search]"`). Trials are runs of one seed, judged by their best validation F1; those
 worse than the median of the others so far are stopped early. All stand in `study.db` (SQLite): a search that was killed
-goes on, its unfinished trial first. The best is then for `table2` to test.
+goes on, its unfinished trial first. The best is then for `table2` to test. With `--backend ray`, Ray Tune (`pip install
+"smcl[ray]"`) runs trials in parallel, on a cluster if `RAY_ADDRESS` names one.
 """
 
 import importlib.util
@@ -15,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from transformers import EarlyStoppingCallback
-from transformers.trainer_utils import BestRun
 
 from smcl.baselines import reads_images
 from smcl.run_ner_multiimage import build_trainer, label_names, load_model, load_posts, parse_arguments
@@ -54,7 +54,9 @@ def suggest_arguments(trial: Any, space: str) -> dict[str, Any]:
 
 
 def suggest_switches(trial: Any, space: str) -> dict[str, Any]:
-    """Suggest the fields of `SMCLConfig` of a trial, likewise."""
+    """Return the fields of `SMCLConfig` of a trial: suggested by Optuna, or drawn before by Ray."""
+    if isinstance(trial, dict):
+        return {name: trial[name] for name in (*WIDE_SWITCHES, "cmd_order") if name in trial}
     if space == "grid":
         return {}
     found = {name: trial.suggest_float(name, low, high, log=log) for name, (low, high, log) in WIDE_SWITCHES.items()}
@@ -107,7 +109,8 @@ def build_searcher(plan: Plan, space: str, folder: Path, objective: Objective) -
     trainer = build_trainer(model, processor, posts, labels, model_arguments.freeze_vision, data_arguments, training)
 
     def model_init(trial: Any):
-        for earlier in folder.glob("run-*"):
+        # Trials of Ray may be at work beside each other.
+        for earlier in () if isinstance(trial, dict) else folder.glob("run-*"):
             shutil.rmtree(earlier)
         objective.reset()
         for callback in trainer.callback_handler.callbacks:
@@ -141,7 +144,7 @@ def open_study(storage: str, revive: bool) -> Any:
     return study
 
 
-def search(plan: Plan, space: str, num_trials: int, folder: Path) -> tuple[BestRun | None, list[dict[str, Any]]]:
+def search(plan: Plan, space: str, num_trials: int, folder: Path) -> list[dict[str, Any]]:
     """Search, or go on with a search.
 
     Args:
@@ -151,7 +154,7 @@ def search(plan: Plan, space: str, num_trials: int, folder: Path) -> tuple[BestR
         folder (`Path`): With `study.db`.
 
     Returns:
-        The best trial of this call, if any was run, and all trials: `number`, `state`, `f1`, `params`.
+        All trials: `number`, `state`, `f1`, `params`.
     """
     import optuna
 
@@ -165,11 +168,10 @@ def search(plan: Plan, space: str, num_trials: int, folder: Path) -> tuple[BestR
     # Another seed for each call: a sampler begun anew would suggest the first trials again.
     wide = optuna.samplers.TPESampler(seed=seed + len(begun.trials))
     sampler = optuna.samplers.GridSampler(GRID, seed=seed) if space == "grid" else wide
-    best = None
     if plan.run and finished < num_trials:
         objective = Objective()
         trainer = build_searcher(plan, space, folder, objective)
-        best = trainer.hyperparameter_search(
+        trainer.hyperparameter_search(
             hp_space=_space(space),
             compute_objective=objective,
             n_trials=num_trials - finished,
@@ -184,9 +186,7 @@ def search(plan: Plan, space: str, num_trials: int, folder: Path) -> tuple[BestR
         for left in folder.glob("run-*"):
             shutil.rmtree(left)
     trials = optuna.load_study(study_name="smcl", storage=storage).trials
-    return best, [
-        {"number": t.number, "state": t.state.name.lower(), "f1": _value(t), "params": t.params} for t in trials
-    ]
+    return [{"number": t.number, "state": t.state.name.lower(), "f1": _value(t), "params": t.params} for t in trials]
 
 
 def _space(space: str) -> Callable[[Any], dict[str, Any]]:
@@ -207,17 +207,25 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = make_parser(__doc__)
     parser.add_argument("--space", choices=("grid", "wide"), default="grid", help="the paper's, or more (%(default)s)")
     parser.add_argument("--trials", type=int, default=12, help="trials in the end, the grid has 12 (%(default)s)")
+    parser.add_argument("--backend", choices=("optuna", "ray"), default="optuna", help="who searches (%(default)s)")
     plan, options = parse_plan("search", parser, argv)
-    if importlib.util.find_spec("optuna") is None:
-        parser.error('a search needs Optuna: pip install "smcl[search]"')
-    folder = plan.folder / f"{options.space}-{digest(settings_of(plan, Cell('search')))}"
-    _, trials = search(plan, options.space, options.trials, folder)
+    extra = {"optuna": "search", "ray": "ray"}[options.backend]
+    if importlib.util.find_spec(options.backend) is None:
+        parser.error(f'this search needs {options.backend}: pip install "smcl[{extra}]"')
+    name = f"{options.space}-{options.backend}-{digest(settings_of(plan, Cell('search')))}"
+    folder = (plan.folder / name).resolve()
+    if options.backend == "ray":
+        from .search_ray import search_by_ray
+
+        trials = search_by_ray(plan, options.space, options.trials, folder)
+    else:
+        trials = search(plan, options.space, options.trials, folder)
     ranked = sorted(trials, key=lambda trial: (trial["state"] != "complete", -(trial["f1"] or 0)))
     rows = [
         [str(t["number"]), t["state"], "" if t["f1"] is None else f"{100 * t['f1']:.2f}", _write_params(t["params"])]
         for t in ranked
     ]
-    remarks = [f"Best validation F1 of trials of seed {plan.seeds[0]}; the study is {folder / 'study.db'}."]
+    remarks = [f"Best validation F1 of trials of seed {plan.seeds[0]}; all of the search is in {plan.folder / name}."]
     if rows and rows[0][1] == "complete":
         remarks.append(f"To test the best: `{_write_params(ranked[0]['params'])}`.")
     data = {"trials": trials, "space": options.space, **circumstances(plan, plan.arguments.get("use_cpu") == "true")}

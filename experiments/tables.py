@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from .plan import Plan
-from .runs import Measured, write
+from .runs import Measured, code_digest, write
 from .significance import Difference
 
 NOT_MEASURED = "not measured"
@@ -71,7 +71,7 @@ def notes(plan: Plan, measured: Sequence[Measured]) -> list[str]:
     encoders = [Path(plan.arguments[name]).name for name in ("text_model", "vision_model")]
     found = [
         f"Data: {plan.data_name}. Text encoder: {encoders[0]}, image encoder: {encoders[1]}. Preset {plan.preset}: "
-        f"{arguments}. Seeds {', '.join(map(str, plan.seeds))}; mean ± sample standard deviation of the measured ones."
+        f"{arguments}. Seeds {', '.join(map(str, plan.seeds))}; mean ± sample standard deviation of those measured."
     ]
     if not measured:
         return [*found, "Nothing of this table has been measured."]
@@ -79,9 +79,12 @@ def notes(plan: Plan, measured: Sequence[Measured]) -> list[str]:
     devices = sorted({f"{r['device']}, {r['threads']} threads" for r in records})
     versions = sorted({", ".join(f"{k} {v}" for k, v in r["versions"].items()) for r in records})
     found.append(f"Measured on {'; '.join(devices)}, with {'; '.join(versions)}.")
-    codes = sorted({r["code"] for r in records})
-    if len(codes) > 1:
-        found.append(f"Not all cells are of the same state of the code ({', '.join(codes)}): delete the older ones.")
+    old = sum(r["code"] != code_digest() for r in records)
+    if old:
+        found.append(
+            f"{old} of {len(records)} cells are of another state of the code than the present one ({code_digest()}): "
+            "delete their folders to run them again."
+        )
     return found
 
 

@@ -67,6 +67,19 @@ def test_trials_start_from_the_same_weights_with_what_was_suggested(argv, tmp_pa
     assert not any(p.requires_grad for p in model.base_model.vision_model.parameters())
 
 
+def test_ray_draws_from_the_same_space(argv, tmp_path):
+    from smcl.experiments.search_ray import ray_space
+
+    assert {name: x["grid_search"] for name, x in ray_space("grid").items()} == search.GRID
+    drawn = [{name: x.sample() for name, x in ray_space("wide").items()} for _ in range(50)]
+    for name, (low, high, _) in (search.WIDE | search.WIDE_SWITCHES).items():
+        assert all(low <= x[name] <= high for x in drawn)
+    assert {x["cmd_order"] for x in drawn} == {2, 3, 4, 5}
+    plan = make_plan("search", *make_parser("").parse_known_args([*argv, "--results", str(tmp_path)]))
+    model = search.build_searcher(plan, "wide", tmp_path, search.Objective()).model_init(drawn[0])
+    assert all(getattr(model.config, name) == drawn[0][name] for name in (*search.WIDE_SWITCHES, "cmd_order"))
+
+
 def test_the_objective_is_the_best_evaluation():
     objective = search.Objective()
     assert [objective({"eval_f1": f1}) for f1 in (0.2, 0.5, 0.4)] == [0.2, 0.5, 0.5]

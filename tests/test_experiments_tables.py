@@ -151,9 +151,11 @@ def test_cells_that_were_not_measured_are_called_so(make_cell, capsys):
         make(table2.system_cell("smcl"), seed, good, bad, f1)
     make(table2.system_cell("bert-crf"), 0, bad, f1=0.6)
     table2.main(argv)
-    found = rows(capsys.readouterr().out)
+    printed = capsys.readouterr().out
+    found = rows(printed)
     assert found["SMCL"] == ["all images", *["75.00 ± 7.07"] * 3, "", "2", "79.76", "85.14"]
     assert found["BERT-CRF"][3:] == ["60.00", "-33.33 [-100.00, +0.00]", "1", "72.85", "79.33"]
+    assert "3 of 3 cells are of another state of the code" in printed
     for name in ("UMT-MI", "OCSGA"):
         assert found[name][1:6] == [*["not measured"] * 4, "0"]
     table = json.loads((plan.folder / "table.json").read_text())
