@@ -1,8 +1,10 @@
 """Tables of systems or variants of one, one row each: what Tables 2 and 3 share."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 
+from .image_dependent import keep_overlapping
 from .plan import Plan
 from .runs import Cell, Measured, measure
 from .significance import Difference, bootstrap_difference
@@ -39,44 +41,79 @@ def compare(plan: Plan, title: str, rows: Sequence[Row], reference: str, remarks
         remarks (`Sequence[str]`): What to know about the table.
     """
     found = {row.title: measure(replace(plan, run=plan.run and row.run), row.cell) if row.cell else [] for row in rows}
-    differences = {row.title: paired_difference(found[row.title], found[reference]) for row in rows}
+    spans = None if plan.mentions is None else json.loads(plan.mentions.read_text(encoding="utf-8"))
+    parts = {"": None} if spans is None else {"": None, "image-dependent": True, "others": False}
+    differences = {
+        row.title: {
+            name: paired_difference(found[row.title], found[reference], spans, overlapping)
+            for name, overlapping in parts.items()
+        }
+        for row in rows
+    }
     table = markdown(_heads(plan, rows, reference), [_cells(plan, row, found, differences, reference) for row in rows])
     data = {
         row.title: {
             "paper_f1": row.paper,
             "seeds": describe(found[row.title]),
-            "difference": asdict(differences[row.title]) if differences[row.title] else None,
+            "differences": {name: gap and asdict(gap) for name, gap in differences[row.title].items()},
         }
         for row in rows
     }
     everything = [m for measured in found.values() for m in measured]
     about = (
-        f'Strict entity-level scores of the test split in percent. "− {reference}": difference in F1, with the 95 % '
-        "confidence interval of the paired bootstrap over test posts (2000 samples, mean over seeds)."
+        f'Strict entity-level scores of the test split in percent. "− {reference}": difference in the F1 before it, with '
+        "the 95 % confidence interval of the paired bootstrap over test posts (2000 samples, mean over seeds)."
     )
     write_table(plan, title, table, {"rows": data}, [about, *remarks, *notes(plan, everything)])
 
 
-def paired_difference(measured: Sequence[Measured], reference: Sequence[Measured]) -> Difference | None:
-    """Compare cells on the seeds that both have; `None` if there are none."""
+def paired_difference(
+    measured: Sequence[Measured],
+    reference: Sequence[Measured],
+    spans: dict[str, list] | None = None,
+    overlapping: bool | None = None,
+) -> Difference | None:
+    """Compare the F1 of cells on the seeds that both have.
+
+    Args:
+        measured (`Sequence[Measured]`): Seeds of a cell.
+        reference (`Sequence[Measured]`): Seeds of the cell to compare with.
+        spans (`dict`, *optional*): Image-dependent mentions by post, see `smcl.experiments.image_dependent`.
+        overlapping (`bool`, *optional*): Whether to look at these mentions or at all others; by default at all.
+
+    Returns:
+        [`Difference`], or `None` if no seed was measured of both.
+    """
     seeds = {m.record["seed"] for m in measured} & {m.record["seed"] for m in reference}
-    first, second = ([m.predictions() for m in cells if m.record["seed"] in seeds] for cells in (measured, reference))
-    return bootstrap_difference(first, second) if seeds else None
+    if not seeds:
+        return None
+    runs = [[m.predictions() for m in cells if m.record["seed"] in seeds] for cells in (measured, reference)]
+    if overlapping is not None:
+        runs = [[[_keep(post, spans, overlapping) for post in run] for run in each] for each in runs]
+    return bootstrap_difference(*runs)
+
+
+def _keep(post: dict, spans: dict[str, list], overlapping: bool) -> dict:
+    kept = {name: keep_overlapping(post[name], spans[post["id"]], overlapping) for name in ("gold", "predicted")}
+    return post | kept
 
 
 def _heads(plan: Plan, rows: Sequence[Row], reference: str) -> list[str]:
-    heads = ["", *(["reads"] if any(row.group for row in rows) else []), "P", "R", "F1"]
+    gap = f"− {reference}"
+    heads = ["", *(["reads"] if any(row.group for row in rows) else []), "P", "R", "F1", gap]
     if plan.mentions is not None:
-        heads += ["F1 image-dependent", "F1 others"]
-    return [*heads, f"− {reference}", "seeds", "paper: MNER-MI", "paper: MNER-MI-Plus"]
+        heads += ["F1 image-dependent", gap, "F1 others", gap]
+    return [*heads, "seeds", "paper: MNER-MI", "paper: MNER-MI-Plus"]
 
 
 def _cells(plan: Plan, row: Row, found: dict, differences: dict, reference: str) -> list[str]:
     measured = found[row.title]
     cells = [row.title, *([row.group] if row.group else [])]
     cells += [spread(scores(measured, name=name)) for name in ("precision", "recall", "f1")]
+    is_reference = row.title == reference and len(measured) > 0
+    gaps = {name: "" if is_reference else interval(gap) for name, gap in differences[row.title].items()}
+    cells.append(gaps[""])
     if plan.mentions is not None:
-        cells += [spread(scores(measured, split)) for split in ("image-dependent", "others")]
-    difference = "" if row.title == reference and measured else interval(differences[row.title])
-    count = str(len(measured)) if measured else "0"
-    return [*cells, difference, count, *map(number, row.paper)]
+        for split in ("image-dependent", "others"):
+            cells += [spread(scores(measured, split)), gaps[split]]
+    return [*cells, str(len(measured)), *map(number, row.paper)]

@@ -51,7 +51,7 @@ def points(plan: Plan, variable: str) -> list[tuple[float, Cell]]:
 
 
 def draw(measured: dict[str, dict[float, list[Measured]]], path: Path) -> None:
-    """Draw a panel for each variable: mean and standard deviation here, and the paper's points as far as printed.
+    """Draw a panel for each variable: F1 minus that of the baseline, here and in the paper as far as printed.
 
     Args:
         measured (`dict`): By variable and value the measured seeds.
@@ -66,14 +66,21 @@ def draw(measured: dict[str, dict[float, list[Measured]]], path: Path) -> None:
     panels = figure.subplots(1, len(measured), squeeze=False)[0]
     for axes, (variable, by_value) in zip(panels, measured.items(), strict=True):
         here = {value: [100 * x for x in scores(found)] for value, found in by_value.items() if found}
-        means = [statistics.fmean(x) for x in here.values()]
+        base = here.get(paper.BASELINE[variable])
+        # Without the baseline there is nothing to draw differences from.
+        here = here if base else {}
+        gaps = [statistics.fmean(x) - statistics.fmean(base) for x in here.values()]
         spans = [statistics.stdev(x) if len(x) > 1 else 0 for x in here.values()]
         axes.errorbar(
-            list(here), means, spans, marker="o", color="#0072B2", capsize=3, label="here, with standard deviation"
+            list(here), gaps, spans, marker="o", color="#0072B2", capsize=3, label="here, with standard deviation"
         )
-        printed = {value: f1[0] for value, f1 in paper.FIGURE_6[variable].items()}
+        top = paper.FIGURE_6[variable][paper.BASELINE[variable]][0]
+        printed = {value: f1[0] - top for value, f1 in paper.FIGURE_6[variable].items()}
         axes.plot(list(printed), list(printed.values()), "s--", color="#E69F00", label="paper, MNER-MI")
-        axes.set(xlabel=SYMBOLS[variable] + (" (paper's scale)" if variable == "learning_rate" else ""), ylabel="F1")
+        axes.set(
+            xlabel=SYMBOLS[variable] + (" (paper's scale)" if variable == "learning_rate" else ""),
+            ylabel="F1 minus the baseline's",
+        )
         axes.set_xticks(VALUES[variable])
     figure.axes[0].legend(fontsize="small")
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -60,27 +60,26 @@ def find_tables(results: Path) -> dict[str, dict[str, Path]]:
     return dict(sorted(found.items()))
 
 
-def conclude(table: dict[str, Any]) -> list[str]:
-    """Say of each row of a comparison whether its difference is told from 0.
+def conclude(table: dict[str, Any], part: str) -> list[str]:
+    """Say of each row of a comparison whether its difference from SMCL is told from 0.
 
     Args:
         table (`dict`): A `table.json` of Table 2 or 3.
+        part (`str`): Which mentions: `""` for all, `"image-dependent"` or `"others"`.
 
     Returns:
         `list[str]`: sentences; none if nothing was compared.
     """
     verdicts: dict[str, list[str]] = {"below SMCL": [], "above SMCL": [], "not told apart from SMCL": []}
     for title, row in table["rows"].items():
-        gap = row["difference"]
+        gap = row["differences"].get(part)
         if gap is None or title == "SMCL":
             continue
         kind = "below SMCL" if gap["high"] < 0 else "above SMCL" if gap["low"] > 0 else "not told apart from SMCL"
         verdicts[kind].append(title)
     named = [f"{kind}: {', '.join(titles)}" for kind, titles in verdicts.items() if titles]
-    missing = [title for title, row in table["rows"].items() if not row["seeds"]]
-    if missing:
-        named.append(f"{NOT_MEASURED}: {', '.join(missing)}")
-    return [f"In F1 over all mentions, by the 95 % intervals: {'; '.join(named)}."] if named else []
+    names = {"": "all", "image-dependent": "image-dependent", "others": "other"}
+    return [f"F1 of {names[part]} mentions, by the 95 % intervals: {'; '.join(named)}."] if named else []
 
 
 def _sections(name: str, folders: dict[str, Path], pictures: Path) -> list[str]:
@@ -94,7 +93,7 @@ def _sections(name: str, folders: dict[str, Path], pictures: Path) -> list[str]:
         parts.append((folder / "table.md").read_text(encoding="utf-8").strip())
         table = read_table(folder / "table.json")
         if "rows" in table:
-            parts += conclude(table)
+            parts += [line for part in ("", "image-dependent", "others") for line in conclude(table, part)]
         for figure in sorted(folder.glob("*.png")):
             pictures.mkdir(parents=True, exist_ok=True)
             target = pictures / f"{name}-{figure.name}"

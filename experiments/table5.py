@@ -111,7 +111,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         "Medians (ranges) of rounds that measure all systems in turn, each in a process of its own. An epoch is scaled "
         f"from {about.get('posts', 'no')} training posts to all, without validation; with a frozen image encoder its "
         "images are encoded before. Inference goes from encoded images in Parquet to tags, image encoder included. "
-        f"Memory: of the GPU, else of the whole process. {about.get('device', '')}, {about.get('threads', 0)} threads.",
+        f"Memory: of the GPU, else of the whole process. {about.get('device', '')}, "
+        f"threads: {about.get('threads', 'none')}.",
         "Parameters by part (M): " + "; ".join(parts) + "." if parts else "No parameters have been counted.",
         *paper.DISAGREEMENTS,
     ]

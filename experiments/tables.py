@@ -76,7 +76,7 @@ def notes(plan: Plan, measured: Sequence[Measured]) -> list[str]:
     if not measured:
         return [*found, "Nothing of this table has been measured."]
     records = [m.record for m in measured]
-    devices = sorted({f"{r['device']}, {r['threads']} threads" for r in records})
+    devices = sorted({f"{r['device']}, threads: {r['threads']}" for r in records})
     versions = sorted({", ".join(f"{k} {v}" for k, v in r["versions"].items()) for r in records})
     found.append(f"Measured on {'; '.join(devices)}, with {'; '.join(versions)}.")
     old = sum(r["code"] != code_digest() for r in records)
