@@ -195,7 +195,9 @@ class SMCLSymmetricFusion(nn.Module):
     """Enhance each modality by itself, let images query tokens and tokens query those images (Eq. 10-15).
 
     As printed, Eq. 13-15 end in one vector for each image, but the CRF needs one for each token: the second attention
-    is the mirror image of the first. The residuals keep tokens apart that see the same single image.
+    is the mirror image of the first. The residuals keep tokens apart that see the same single image. P_t leaves a
+    sigmoid with a small variance, so that the attended images, of variance 1, would drown what the words say: it is
+    normalised first.
     """
 
     def __init__(self, config: SMCLConfig):
@@ -206,6 +208,7 @@ class SMCLSymmetricFusion(nn.Module):
             for _ in range(config.num_fusion_layers)
         )
         self.unions = nn.ModuleDict({modality: SMCLUnion(config) for modality in ("text", "image")})
+        self.union_norm = nn.LayerNorm(hidden_size, elementwise_affine=False)
         self.image_to_text = SMCLAttention(hidden_size, 1, dropout)
         self.image_norm = nn.LayerNorm(hidden_size)
         self.text_to_image = SMCLAttention(hidden_size, 1, dropout)
@@ -244,7 +247,7 @@ class SMCLSymmetricFusion(nn.Module):
         Returns:
             Hyper `(batch_size, num_tokens, hidden_size)` and the `fusion_attentions` or `None`.
         """
-        x = self.enhance(text, text_mask, "text")
+        x = self.union_norm(self.enhance(text, text_mask, "text"))
         attentions = None
         attended = torch.zeros_like(x)
         if images is not None:

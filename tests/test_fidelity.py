@@ -125,6 +125,8 @@ def slow_fusion(module, text, images):
         return torch.stack([1 / (1 + torch.exp(-linear(module.unions[modality].dense, x))) for x in joined])
 
     x = enhance([text["shared"], text["specific"]], "text")
+    # P_t is normalised, without weights.
+    x = torch.stack([(v - v.mean()) / torch.sqrt(((v - v.mean()) ** 2).mean() + 1e-5) for v in x])
     attended = torch.zeros_like(x)
     if len(images["shared"]):
         y = enhance([images["shared"], images["specific"]], "image")
