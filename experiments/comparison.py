@@ -61,8 +61,8 @@ def compare(plan: Plan, title: str, rows: Sequence[Row], reference: str, remarks
     }
     everything = [m for measured in found.values() for m in measured]
     about = (
-        f'Strict entity-level scores of the test split in percent. "− {reference}": difference in the F1 before it, with '
-        "the 95 % confidence interval of the paired bootstrap over test posts (2000 samples, mean over seeds)."
+        f'Strict entity-level scores of the test split in percent. "− {reference}": difference in the F1 before it, '
+        "with the 95 % confidence interval of the paired bootstrap over test posts (2000 samples, mean over seeds)."
     )
     write_table(plan, title, table, {"rows": data}, [about, *remarks, *notes(plan, everything)])
 
