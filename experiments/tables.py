@@ -68,7 +68,7 @@ def notes(plan: Plan, measured: Sequence[Measured]) -> list[str]:
         `list[str]`: sentences.
     """
     arguments = ", ".join(f"{name} {value}" for name, value in plan.arguments.items() if "_model" not in name)
-    encoders = [Path(plan.arguments[name]).name for name in ("text_model", "vision_model")]
+    encoders = ["/".join(Path(plan.arguments[name]).parts[-2:]) for name in ("text_model", "vision_model")]
     found = [
         f"Data: {plan.data_name}. Text encoder: {encoders[0]}, image encoder: {encoders[1]}. Preset {plan.preset}: "
         f"{arguments}. Seeds {', '.join(map(str, plan.seeds))}; mean ± sample standard deviation of those measured."
