@@ -1,5 +1,6 @@
 import json
 
+import optuna
 import pytest
 from test_experiments_runs import SMALL
 from transformers import EarlyStoppingCallback
@@ -7,8 +8,6 @@ from transformers import EarlyStoppingCallback
 from smcl.dataset_scripts.icons import convert
 from smcl.experiments import paper, search
 from smcl.experiments.plan import make_parser, make_plan
-
-optuna = pytest.importorskip("optuna")
 
 
 @pytest.fixture(scope="module")
