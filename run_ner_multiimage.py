@@ -34,10 +34,10 @@ from transformers.utils import logging
 from smcl import MultiImageNERPipeline, SMCLProcessor
 from smcl.baselines import SYSTEMS, check_switches, needed_encoders, processor_class, reads_images, system_name
 from smcl.calibration_smcl import calibrate
+from smcl.features_smcl import ImageFeatures
 from smcl.modeling_smcl import SMCLTaggingModel
 from smcl.prediction_smcl import predict_file
 from smcl.training_smcl import (
-    ImageFeatures,
     SMCLDataCollator,
     SMCLTrainer,
     SMCLTrainingArguments,

@@ -17,11 +17,11 @@ from PIL import Image
 
 from smcl import MultiImageNERPipeline, SMCLForTokenClassification, SMCLProcessor
 from smcl.drawing_smcl import ink_on, tint, type_colours
+from smcl.features_smcl import keep_images_encoded
 from smcl.html_smcl import POLICY, STYLE
 from smcl.images_smcl import load_image
 from smcl.plotting_smcl import plot_explanation
 from smcl.run_ner_multiimage import load_split
-from smcl.training_smcl import keep_images_encoded
 
 from .plan import Plan, make_parser, parse_plan
 from .runs import Measured, measure

@@ -15,12 +15,11 @@ from transformers import CLIPImageProcessorPil
 
 from smcl import SMCLProcessor, images_smcl
 from smcl.dataset_scripts.images import read_image
+from smcl.features_smcl import ImageFeatures, keep_images_encoded
 from smcl.training_smcl import (
-    ImageFeatures,
     SMCLDataCollator,
     SMCLTrainer,
     SMCLTrainingArguments,
-    keep_images_encoded,
 )
 
 EXIF_ORIENTATION = 0x0112

@@ -6,8 +6,8 @@ from transformers import TrainerCallback
 
 from smcl import SMCLForTokenClassification
 from smcl.dataset_scripts.schema import FEATURES
+from smcl.features_smcl import ImageFeatures
 from smcl.training_smcl import (
-    ImageFeatures,
     SMCLDataCollator,
     SMCLTrainer,
     SMCLTrainingArguments,
