@@ -9,8 +9,9 @@
     python run_ner_multiimage.py arguments.yaml
 
 `--help` lists all arguments, those of `transformers.TrainingArguments` among them. Writes `all_results.json`,
-`predictions.jsonl` and, after training, the model with its processor and code into the output folder. With `--input`,
-posts without gold tags are tagged, and only `--output` is written.
+`predictions.jsonl` and, after training, the model with its processor and code into the output folder, and `run.json`,
+which tells how it was made. `--push_to_hub` uploads the model at the end, as `smcl.publish` does. With `--input`, posts
+without gold tags are tagged, and only `--output` is written.
 """
 
 import json
@@ -34,9 +35,11 @@ from transformers.utils import logging
 from smcl import MultiImageNERPipeline, SMCLProcessor
 from smcl.baselines import SYSTEMS, check_switches, needed_encoders, processor_class, reads_images, system_name
 from smcl.calibration_smcl import calibrate
-from smcl.features_smcl import ImageFeatures
+from smcl.features_smcl import CachedImages, ImageFeatures, ImagePixels
 from smcl.modeling_smcl import SMCLTaggingModel
 from smcl.prediction_smcl import predict_file
+from smcl.publish import claim_for_training, publish
+from smcl.record_smcl import RunRecord
 from smcl.training_smcl import (
     SMCLDataCollator,
     SMCLTrainer,
@@ -110,6 +113,13 @@ class DataArguments:
         default=None, metadata={"help": "A folder written by a converter of smcl.dataset_scripts, or a Hub name."}
     )
     ignore_images: bool = field(default=False, metadata={"help": "Take all images away."})
+    cache_images: bool = field(
+        default=False, metadata={"help": "Keep resized images on disk and read each only once; for many epochs."}
+    )
+    image_cache: str | None = field(
+        default=None,
+        metadata={"help": "Folder of what --freeze_vision and --cache_images keep; default: in Hugging Face's cache."},
+    )
     max_length: int | None = field(default=None, metadata={"help": "Most tokens of a post; default: the tokenizer's."})
     on_extra_images: str = field(
         default="error", metadata={"help": "With more than max_images images: 'error', or 'first' to keep the first."}
@@ -303,6 +313,14 @@ def load_saved_model(arguments: ModelArguments, switches: dict) -> SMCLTaggingMo
     return model
 
 
+def build_cache(
+    model: SMCLTaggingModel, processor: SMCLProcessor, freeze_vision: bool, arguments: DataArguments
+) -> CachedImages:
+    """Open the cache of image features, or of resized images where the image encoder is trained."""
+    settings = {"folder": arguments.image_cache, "on_extra_images": arguments.on_extra_images}
+    return ImageFeatures(model, processor, **settings) if freeze_vision else ImagePixels(processor, **settings)
+
+
 def build_trainer(
     model: SMCLTaggingModel,
     processor: SMCLProcessor,
@@ -312,13 +330,16 @@ def build_trainer(
     data_arguments: DataArguments,
     arguments: SMCLTrainingArguments,
 ) -> SMCLTrainer:
-    """Build the trainer; with a frozen image encoder, encode the images of the training and validation splits first."""
+    """Build the trainer; read or encode the images of the training and validation splits first, if they are kept."""
     features = None
-    if freeze_vision and arguments.do_train and reads_images(type(model)):
-        model.base_model.vision_model.requires_grad_(False)
-        if "images" in dataset["train"].column_names:
-            features = ImageFeatures(model.to(arguments.device), processor, data_arguments.on_extra_images)
-            dataset = {split: features.replace_images(dataset[split]) for split in ("train", "validation")}
+    if arguments.do_train and reads_images(type(model)):
+        if freeze_vision:
+            model.base_model.vision_model.requires_grad_(False)
+        if "images" in dataset["train"].column_names and (freeze_vision or data_arguments.cache_images):
+            # One process reads and computes; the others of this machine then find all on disk.
+            with arguments.main_process_first(desc="reading images"):
+                features = build_cache(model.to(arguments.device), processor, freeze_vision, data_arguments)
+                dataset = {split: features.replace_images(dataset[split]) for split in ("train", "validation")}
     callbacks = []
     if arguments.do_train:
         callbacks.append(EarlyStoppingCallback(arguments.early_stopping_patience))
@@ -345,6 +366,14 @@ def train(trainer: SMCLTrainer, checkpoint: str | None) -> None:
     metrics = result.metrics | {"train_samples": len(trainer.train_dataset)}
     trainer.log_metrics("train", metrics)
     trainer.save_metrics("train", metrics)
+
+
+def fit_temperature(trainer: SMCLTrainer, dataset: DatasetDict) -> None:
+    """Calibrate the model, save it again, and note how well its confidences fit."""
+    metrics = calibrate(trainer, {split: posts for split, posts in dataset.items() if split != "train"})
+    trainer.save_model()
+    trainer.log_metrics("calibration", metrics)
+    trainer.save_metrics("calibration", metrics)
 
 
 def predict(trainer: SMCLTrainer, posts: Dataset, labels: list[str], path: Path) -> dict[str, float]:
@@ -419,7 +448,8 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     Raises:
         ValueError: if the arguments, the data and the model do not fit together.
     """
-    arguments = parse_arguments(sys.argv[1:] if argv is None else argv)
+    argv = sys.argv[1:] if argv is None else argv
+    record, arguments = RunRecord(argv), parse_arguments(argv)
     model_arguments, switches, data_arguments, training_arguments = arguments
     if data_arguments.input is not None:
         return predict_input(*arguments)
@@ -442,15 +472,13 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     if data_arguments.ignore_images or not reads_images(type(model)):
         columns = {name for names in dataset.column_names.values() for name in names}
         dataset = dataset.remove_columns("images") if "images" in columns else dataset
+    upload = claim_for_training(training_arguments, model.config.model_type, do_train or calibrates)
     freeze_vision = model_arguments.freeze_vision
     trainer = build_trainer(model, processor, dataset, labels, freeze_vision, data_arguments, training_arguments)
     if do_train:
         train(trainer, checkpoint)
     if calibrates:
-        metrics = calibrate(trainer, {split: posts for split, posts in dataset.items() if split != "train"})
-        trainer.save_model()
-        trainer.log_metrics("calibration", metrics)
-        trainer.save_metrics("calibration", metrics)
+        fit_temperature(trainer, dataset)
     if do_eval:
         metrics = trainer.evaluate(dataset["validation"])
         trainer.log_metrics("eval", metrics)
@@ -462,6 +490,10 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
         metrics = {f"test_{name}": score for name, score in scores.items()}
         trainer.log_metrics("test", metrics)
         trainer.save_metrics("test", metrics)
+    if trainer.is_world_process_zero():
+        record.write(model_arguments, data_arguments, training_arguments, dataset, checkpoint)
+        if upload is not None:
+            logger.warning(f"Published: {publish(training_arguments.output_dir, **upload)}")
     return scores
 
 

@@ -13,14 +13,17 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate.data_loader import BatchSamplerShard, DataLoaderShard, get_sampler
 from safetensors import SafetensorError, safe_open
 from seqeval.metrics import classification_report
 from seqeval.scheme import IOB2
+from torch.utils.data import BatchSampler, DataLoader
 from transformers import EarlyStoppingCallback, EvalPrediction, Trainer, TrainingArguments
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy, TrainOutput
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, logging
 
-from .features_smcl import ImageFeatures, keep_images_encoded
+from .distributed_smcl import BatchShare, SharedBatchSampler
+from .features_smcl import CachedImages, keep_images_encoded
 from .processing_smcl import SMCLProcessor
 
 logger = logging.get_logger(__name__)
@@ -28,7 +31,7 @@ logger = logging.get_logger(__name__)
 
 @dataclass
 class SMCLTrainingArguments(TrainingArguments):
-    """`TrainingArguments` with the paper's settings as defaults, and a learning rate for the new layers."""
+    """`TrainingArguments` with the paper's settings as defaults, and what else [`SMCLTrainer`] reads."""
 
     learning_rate: float = field(default=3e-5, metadata={"help": "Learning rate of the two encoders."})
     head_learning_rate: float | None = field(
@@ -37,6 +40,10 @@ class SMCLTrainingArguments(TrainingArguments):
     per_device_train_batch_size: int = field(default=16, metadata={"help": "Posts per device and training step."})
     per_device_eval_batch_size: int = field(default=16, metadata={"help": "Posts per device and evaluation step."})
     num_train_epochs: float = field(default=50, metadata={"help": "Most epochs to train."})
+    gather_losses: bool = field(
+        default=True,
+        metadata={"help": "With several processes, whether losses that look at a batch see the posts of all of them."},
+    )
     early_stopping_patience: int = field(
         default=5, metadata={"help": "Evaluations without a better validation F1 before training stops."}
     )
@@ -126,11 +133,21 @@ class SMCLTrainer(Trainer):
             super()._run_epoch(*args, **kwargs)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        """Return the combined loss (Eq. 18), a mean over posts, and note its parts for the log."""
-        outputs = model(**inputs)
+        """Return the combined loss (Eq. 18) and note its parts for the log.
+
+        Over the processes that share a batch, the mean of what they return is the loss of the whole batch.
+        """
+        share, loss_kwargs = None, {}
+        if model.training and self.args.world_size > 1:
+            share = BatchShare(len(inputs["labels"]), self._train_batch_size, self.args.device)
+            loss_kwargs = {"batch_share": share} if self.args.gather_losses else {}
+        outputs = model(**inputs, **loss_kwargs)
+        if share is not None:
+            outputs.loss = outputs.loss * share.weight
         if model.training:
             self._part_names = [name for name in outputs if name.endswith("_loss")]
             parts = torch.stack([outputs[name].detach().float() for name in self._part_names])
+            parts = parts if share is None else parts * share.weight
             self._part_sums = self._part_sums + parts
             self._part_count += 1
             step = parts.new_full((1,), self.state.global_step + 1)
@@ -143,7 +160,8 @@ class SMCLTrainer(Trainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log, with the loss, the means of its parts since the last time."""
         if "loss" in logs and self._part_count:
-            logs.update(zip(self._part_names, (self._part_sums / self._part_count).tolist(), strict=True))
+            means = self.accelerator.reduce(self._part_sums / self._part_count, "mean")
+            logs.update(zip(self._part_names, means.tolist(), strict=True))
             self._part_sums, self._part_count = 0, 0
         super().log(logs, start_time)
 
@@ -151,6 +169,36 @@ class SMCLTrainer(Trainer):
         if isinstance(self.data_collator, SMCLDataCollator):
             dataset = keep_images_encoded(dataset)
         return super()._get_dataloader(dataset, *args, **kwargs)
+
+    def get_train_dataloader(self) -> DataLoader:
+        """Build the loader; of several processes, each takes an even part of the batches that one process would have.
+
+        Accelerate alone fills an epoch's last batch up with posts of its first, which then count twice.
+        """
+        loader = super().get_train_dataloader()
+        shard = loader.batch_sampler
+        if not isinstance(shard, BatchSamplerShard) or type(shard.batch_sampler) is not BatchSampler:
+            return loader
+        processes = self.accelerator.process_index, self.accelerator.num_processes
+        sampler = SharedBatchSampler(get_sampler(loader), loader.total_batch_size, shard.drop_last, *processes)
+        if sampler.num_left_out:
+            logger.warning(
+                f"Each epoch leaves out its last {sampler.num_left_out} of {len(sampler.sampler)} posts: they are fewer "
+                f"than the {processes[1]} processes."
+            )
+        settings = "num_workers collate_fn pin_memory timeout worker_init_fn multiprocessing_context generator".split()
+        settings += ["prefetch_factor", "persistent_workers", "in_order"]
+        settings = {name: getattr(loader, name) for name in settings}
+        # As accelerate makes it, with another sampler of batches.
+        return DataLoaderShard(
+            loader.dataset,
+            device=loader.device,
+            rng_types=loader.rng_types,
+            synchronized_generator=loader.synchronized_generator,
+            batch_sampler=sampler,
+            _non_blocking=loader._non_blocking,
+            **settings,
+        )
 
     def _maybe_log_save_evaluate(self, *args, **kwargs) -> None:
         if self.control.should_log or self.control.should_evaluate or self.control.should_save:
@@ -202,6 +250,11 @@ class SMCLTrainer(Trainer):
         self.accelerator.wait_for_everyone()
         with self._explained(folder):
             super()._save_checkpoint(model, trial)
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        super()._save_rng_state(output_dir)
+        # The file that tells of a checkpoint's progress comes last, after those of all processes.
+        self.accelerator.wait_for_everyone()
 
     @contextmanager
     def _explained(self, folder: str | Path) -> Iterator[None]:
@@ -337,7 +390,7 @@ class SMCLDataCollator:
 
     Args:
         processor ([`SMCLProcessor`]): The processor.
-        features ([`ImageFeatures`], *optional*): Cached vectors, for examples whose images they replaced.
+        features ([`CachedImages`], *optional*): For examples whose images it replaced.
         max_length (`int`, *optional*): Most tokens of a post.
         on_extra_images (`str`, *optional*, defaults to `"error"`): See [`SMCLProcessor`].
     """
@@ -345,7 +398,7 @@ class SMCLDataCollator:
     def __init__(
         self,
         processor: SMCLProcessor,
-        features: ImageFeatures | None = None,
+        features: CachedImages | None = None,
         max_length: int | None = None,
         on_extra_images: str = "error",
     ):

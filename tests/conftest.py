@@ -1,6 +1,10 @@
 import os
+import shutil
+import tempfile
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+# Nobody's own cache.
+os.environ["HF_ASSETS_CACHE"] = tempfile.mkdtemp()
 
 import pytest
 import torch
@@ -13,6 +17,10 @@ from smcl import SMCLProcessor
 
 # Threads cost more than they gain on models this small.
 torch.set_num_threads(1)
+
+
+def pytest_unconfigure():
+    shutil.rmtree(os.environ["HF_ASSETS_CACHE"], ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

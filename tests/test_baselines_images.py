@@ -460,7 +460,7 @@ def test_training_on_cached_features_learns_what_only_images_tell(name, posts, p
     features = ImageFeatures(model, processor)
     cached = features.replace_images(posts)
     shape = {"umt": (5, 24), "umt-mi": (5, 24), "hvpnet": (2, 4, 24), "tpm-mi": (24,)}[name]
-    assert features.vectors.shape == (2, *shape)
+    assert features.gather([[0, 1]])["image_embeds"].shape == (1, 2, *shape)
     assert cached["image_rows"][1] == ([1] if name in FIRST_IMAGE_ONLY else [1, 0])
     settings = {"num_train_epochs": 30, "learning_rate": 3e-3, "save_strategy": "no"}
     trainer = train(model, cached, processor, tmp_path, features=features, **settings)

@@ -177,14 +177,14 @@ def test_predictions_do_not_depend_on_the_evaluation_batch(trainer_for, posts):
     assert predictions[0] == predictions[1] == predictions[2]
 
 
-def test_cached_image_features_give_the_logits_of_the_images(posts, processor):
+def test_cached_image_features_give_the_logits_of_the_images(posts, processor, tmp_path):
     model = make_model()
-    features = ImageFeatures(model, processor, batch_size=2)
+    features = ImageFeatures(model, processor, tmp_path, batch_size=2)
     cached = features.replace_images(posts)
     different = {
         image["bytes"] for post in posts.cast_column("images", [Image(decode=False)])["images"] for image in post
     }
-    assert len(features.vectors) == len(different) < sum(map(len, posts["images"]))
+    assert len(features.digests) == len(different) < sum(map(len, posts["images"]))
     assert cached.column_names == ["id", "tokens", "ner_tags", "source", "image_rows"]
     collator = SMCLDataCollator(processor, features)
     for rows in (range(0, 6), [4, 8]):
