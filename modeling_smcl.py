@@ -8,6 +8,7 @@ from transformers.utils import ModelOutput, can_return_tuple
 
 from .configuration_smcl import SMCLConfig
 from .crf_smcl import LinearChainCRF, gather_words
+from .distributed_smcl import BatchShare
 from .encoders_smcl import SMCLEncoders, SMCLPreTrainedModel
 from .fusion_smcl import (
     SMCLConcatenation,
@@ -17,7 +18,7 @@ from .fusion_smcl import (
     SMCLSymmetricFusion,
 )
 from .guidance_smcl import SMCLImageGuidance, check_text_backbone
-from .losses_smcl import central_moment_discrepancy, info_nce, masked_mean, soft_orthogonality
+from .losses_smcl import as_it_is, central_moment_discrepancy, info_nce, masked_mean, soft_orthogonality
 
 
 @dataclass
@@ -26,7 +27,7 @@ class SMCLModelOutput(ModelOutput):
 
     Args:
         last_hidden_state (`torch.FloatTensor` of shape `(batch_size, num_tokens, hidden_size)`):
-            The paper's Hyper: token representations after fusion.
+            The tokens as the head reads them: in SMCL the text encoder's states plus the paper's Hyper.
         text_shared, text_specific (`torch.FloatTensor` of shape `(batch_size, num_tokens, hidden_size)`, *optional*):
             Aligned and refined text, U_t^a and U_t^r (Eq. 6-9); `None` where the encoder is switched off.
         image_shared, image_specific (`torch.FloatTensor` of shape `(batch_size, num_images, hidden_size)`,
@@ -84,6 +85,10 @@ class SMCLOutput(ModelOutput):
 
 class SMCLModel(SMCLEncoders):
     """Image-guided text encoder, alignment, refinement and symmetric fusion, without the CRF head.
+
+    Not in the paper: the head reads H_t + Hyper, where Eq. 15 has Hyper alone. From few posts, the new layers between
+    the text encoder and the CRF learn to name types worse than one linear layer on H_t does; with the sum they only
+    have to learn what images add.
 
     Args:
         config ([`SMCLConfig`]): The configuration.
@@ -163,7 +168,8 @@ class SMCLModel(SMCLEncoders):
         hyper, fusion_attentions = self.fusion(text, text_mask, images, image_mask, image_weights, output_attentions)
         images = images or {}
         return SMCLModelOutput(
-            last_hidden_state=hyper,
+            # What BERT knows of a word need not pass through new layers; see the class.
+            last_hidden_state=text_outputs.last_hidden_state + hyper,
             text_shared=text.get("shared"),
             text_specific=text.get("specific"),
             image_shared=images.get("shared"),
@@ -223,6 +229,7 @@ class SMCLTaggingModel(SMCLPreTrainedModel):
         labels: torch.LongTensor | None = None,
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
+        batch_share: BatchShare | None = None,
     ) -> SMCLOutput:
         """Score the tags of every token, and with labels compute the loss.
 
@@ -235,6 +242,8 @@ class SMCLTaggingModel(SMCLPreTrainedModel):
                 tokens, -100 elsewhere.
             output_attentions (`bool`, *optional*): Whether to return attention weights.
             output_hidden_states (`bool`, *optional*): Whether to return the text encoder's hidden states.
+            batch_share ([`BatchShare`], *optional*): Where several processes share a batch: has the losses that look at
+                all its posts look at those of all processes.
 
         Returns:
             [`SMCLOutput`].
@@ -263,7 +272,7 @@ class SMCLTaggingModel(SMCLPreTrainedModel):
             masks = text_mask.bool(), None if image_mask is None else image_mask.bool()
             with torch.autocast(logits.device.type, enabled=False):
                 losses["task_loss"] = losses["loss"] = self.task_loss(logits, labels)
-                for name, (weight, loss) in self.further_losses(outputs, labels, *masks).items():
+                for name, (weight, loss) in self.further_losses(outputs, labels, *masks, batch_share).items():
                     losses[name] = loss
                     losses["loss"] = losses["loss"] + weight * loss
         return self.output_class(
@@ -292,6 +301,7 @@ class SMCLTaggingModel(SMCLPreTrainedModel):
         labels: torch.Tensor,
         text_mask: torch.Tensor,
         image_mask: torch.Tensor | None,
+        batch_share: BatchShare | None = None,
     ) -> dict[str, tuple[float, torch.Tensor]]:
         """Compute the other parts of the loss, none by default, in float32.
 
@@ -300,6 +310,7 @@ class SMCLTaggingModel(SMCLPreTrainedModel):
             labels (`torch.LongTensor` of shape `(batch_size, num_tokens)`): Tag ids, -100 off word starts.
             text_mask (`torch.BoolTensor` of shape `(batch_size, num_tokens)`): `True` marks a real token.
             image_mask (`torch.BoolTensor` of shape `(batch_size, num_images)`, *optional*): `True` marks a real image.
+            batch_share ([`BatchShare`], *optional*): Shows the posts of other processes.
 
         Returns:
             `dict` from names to weights and losses of shape `()`.
@@ -392,34 +403,47 @@ class SMCLForTokenClassification(SMCLTaggingModel):
         labels: torch.Tensor,
         text_mask: torch.Tensor,
         image_mask: torch.Tensor | None,
+        batch_share: BatchShare | None = None,
     ) -> dict[str, tuple[float, torch.Tensor]]:
         """Compute the similarity (Eq. 20), difference (Eq. 22) and contrastive losses; 0 where a part is missing."""
         similarity = difference = contrastive = torch.zeros((), device=text_mask.device)
-        masks = {"text": text_mask} if image_mask is None else {"text": text_mask, "image": image_mask}
-        posts = {modality: mask.any(dim=1) for modality, mask in masks.items()}
-        shared, specific = (
-            {m: outputs[f"{m}_{kind}"].float() for m in masks if f"{m}_{kind}" in outputs}
-            for kind in ("shared", "specific")
-        )
+        total = gather = as_it_is
+        if batch_share is not None:
+            total, gather = batch_share.sum, batch_share.gather
+        if image_mask is None:
+            # Other processes may have images, and all must take part in the same sums.
+            image_mask = text_mask.new_zeros(len(text_mask), 1)
+        masks = {"text": text_mask, "image": image_mask}
+        shared, specific = (self._streams(outputs, kind, masks) for kind in ("shared", "specific"))
         pooled_shared, pooled_specific = (
-            {m: masked_mean(x, masks[m]) for m, x in states.items()} for states in (shared, specific)
+            {m: gather(masked_mean(x, masks[m])) for m, x in states.items()} for states in (shared, specific)
         )
-        if len(shared) == 2:
+        posts = {m: gather(mask.any(dim=1).float()).bool() for m, mask in masks.items()}
+        if shared:
             # Squashed to [0, 1), where CMD is defined and its interval factors are 1.
             samples = [shared[m].flatten(0, 1).tanh() for m in masks]
             sample_masks = [mask.flatten() for mask in masks.values()]
-            similarity = central_moment_discrepancy(*samples, *sample_masks, self.config.cmd_order)
+            similarity = central_moment_discrepancy(*samples, *sample_masks, self.config.cmd_order, total)
             if self.config.contrastive_weight > 0:
                 contrastive = info_nce(pooled_shared["text"], pooled_shared["image"], posts["image"])
         for m in pooled_shared.keys() & pooled_specific.keys():
             difference = difference + soft_orthogonality(pooled_shared[m], pooled_specific[m], posts[m])
-        if len(pooled_specific) == 2:
+        if specific:
             difference = difference + soft_orthogonality(*pooled_specific.values(), posts["image"])
         return {
             "similarity_loss": (self.config.similarity_weight, similarity),
             "difference_loss": (self.config.difference_weight, difference),
             "contrastive_loss": (self.config.contrastive_weight, contrastive),
         }
+
+    def _streams(self, outputs: SMCLModelOutput, kind: str, masks: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Return the vectors of a kind in float32, by modality; none if that encoder is switched off."""
+        if f"text_{kind}" not in outputs:
+            return {}
+        streams = {"text": outputs[f"text_{kind}"].float()}
+        no_images = streams["text"].new_zeros(*masks["image"].shape, streams["text"].shape[-1])
+        streams["image"] = outputs[f"image_{kind}"].float() if f"image_{kind}" in outputs else no_images
+        return streams
 
 
 __all__ = ["SMCLForTokenClassification", "SMCLModel", "SMCLModelOutput", "SMCLOutput", "SMCLTaggingModel"]
