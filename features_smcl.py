@@ -278,11 +278,16 @@ class CachedImages:
             batch = list(pending)[: self.batch_size]
             computed.append(self.compute(torch.stack([pending.pop(digest) for digest in batch])))
             digests += batch
-        size = sum(values.nbytes for values in computed)
-        if digests and (is_last or len(digests) >= MAX_FILE_IMAGES or size >= MAX_FILE_BYTES):
-            self.store.add(digests, torch.cat(computed))
-            digests.clear()
-            computed.clear()
+            size = sum(values.nbytes for values in computed)
+            if len(digests) >= MAX_FILE_IMAGES or size >= MAX_FILE_BYTES:
+                self._write(digests, computed)
+        if digests and is_last:
+            self._write(digests, computed)
+
+    def _write(self, digests: list[bytes], computed: list[torch.Tensor]) -> None:
+        self.store.add(digests, torch.cat(computed))
+        digests.clear()
+        computed.clear()
 
     def gather(self, image_rows: list[list[int]]) -> dict[str, torch.Tensor]:
         """Return a batch's images as inputs of the model.
