@@ -1,9 +1,17 @@
 """The regularisers of SMCL's objective as pure functions: CMD, soft orthogonality, and InfoNCE."""
 
+from collections.abc import Callable
+from itertools import pairwise
+
 import torch
 
 # Inside the roots: a norm has no gradient at 0.
 EPSILON = 1e-8
+
+
+def as_it_is(x: torch.Tensor) -> torch.Tensor:
+    """Return `x`: what a single process adds up or gathers."""
+    return x
 
 
 def _norm(x: torch.Tensor) -> torch.Tensor:
@@ -11,16 +19,29 @@ def _norm(x: torch.Tensor) -> torch.Tensor:
     return (x.square().sum() + EPSILON**2).sqrt() - EPSILON
 
 
-def _central_moments(x: torch.Tensor, mask: torch.Tensor, order: int) -> list[torch.Tensor]:
-    """Return the mean and the 2nd to `order`-th central moments over the rows where `mask` is `True`."""
-    weights = mask.to(x.dtype)[:, None] / mask.sum().clamp(min=1)
-    mean = (x * weights).sum(dim=0)
-    centred = x - mean
-    return [mean, *((centred**k * weights).sum(dim=0) for k in range(2, order + 1))]
+def _central_moments(
+    x: torch.Tensor, mask: torch.Tensor, count: torch.Tensor, order: int, total: Callable[[torch.Tensor], torch.Tensor]
+) -> list[torch.Tensor]:
+    """Return the mean and the 2nd to `order`-th central moments over the `count` rows where `mask` is `True`."""
+    weights = mask.to(x.dtype)[:, None] / count.clamp(min=1)
+    mean = total((x * weights).sum(dim=0))
+    # Of one process, a total carries no gradient to another's summands, so those must not depend on `mean`. Moments
+    # about a constant in its place have the same values, and change by -k * moment_(k-1) for each unit of the mean.
+    centre = mean.detach()
+    centred = x - centre
+    moments = [total((centred**k * weights).sum(dim=0)) for k in range(2, order + 1)]
+    shift = mean - centre
+    corrected = [m - k * below.detach() * shift for k, (below, m) in enumerate(pairwise(moments), start=3)]
+    return [mean, *moments[:1], *corrected]
 
 
 def central_moment_discrepancy(
-    x: torch.Tensor, y: torch.Tensor, x_mask: torch.Tensor, y_mask: torch.Tensor, order: int = 3
+    x: torch.Tensor,
+    y: torch.Tensor,
+    x_mask: torch.Tensor,
+    y_mask: torch.Tensor,
+    order: int = 3,
+    total: Callable[[torch.Tensor], torch.Tensor] = as_it_is,
 ) -> torch.Tensor:
     """Compute the central moment discrepancy CMD_K between two samples in [0, 1] (Eq. 19).
 
@@ -30,13 +51,17 @@ def central_moment_discrepancy(
         x_mask (`torch.BoolTensor` of shape `(num_x,)`): `True` marks the rows that count.
         y_mask (`torch.BoolTensor` of shape `(num_y,)`): `True` marks the rows that count.
         order (`int`, *optional*, defaults to 3): Highest moment K.
+        total (`Callable`, *optional*): Adds a tensor up over the processes that share the samples, such as
+            [`BatchShare.sum`]; by default there is one process.
 
     Returns:
         Scalar `torch.Tensor`, exactly 0 where either sample is empty. The factors 1 / |b - a|^k are 1 on [0, 1].
     """
-    moments = zip(_central_moments(x, x_mask, order), _central_moments(y, y_mask, order), strict=True)
-    distance = sum(_norm(moment_x - moment_y) for moment_x, moment_y in moments)
-    return torch.where(x_mask.any() & y_mask.any(), distance, torch.zeros_like(distance))
+    num_x, num_y = total(x_mask.sum()), total(y_mask.sum())
+    moments_x = _central_moments(x, x_mask, num_x, order, total)
+    moments_y = _central_moments(y, y_mask, num_y, order, total)
+    distance = sum(_norm(moment_x - moment_y) for moment_x, moment_y in zip(moments_x, moments_y, strict=True))
+    return torch.where((num_x > 0) & (num_y > 0), distance, torch.zeros_like(distance))
 
 
 def masked_mean(x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
@@ -105,4 +130,4 @@ def info_nce(x: torch.Tensor, y: torch.Tensor, mask: torch.Tensor, temperature: 
     return torch.where(mask.sum() > 1, loss, torch.zeros_like(loss))
 
 
-__all__ = ["central_moment_discrepancy", "info_nce", "masked_mean", "soft_orthogonality"]
+__all__ = ["as_it_is", "central_moment_discrepancy", "info_nce", "masked_mean", "soft_orthogonality"]

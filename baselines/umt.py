@@ -7,6 +7,7 @@ from huggingface_hub.dataclasses import strict
 from torch import nn
 
 from ..crf_smcl import LinearChainCRF, gather_words
+from ..distributed_smcl import BatchShare
 from ..fusion_smcl import SMCLTransformerLayer
 from ..modeling_smcl import SMCLModelOutput, SMCLOutput, SMCLTaggingModel
 from .image_system import ImageSystemConfig, ImageSystemModel
@@ -196,6 +197,7 @@ class UMTForTokenClassification(SMCLTaggingModel):
         labels: torch.Tensor,
         text_mask: torch.Tensor,
         image_mask: torch.Tensor | None,
+        batch_share: BatchShare | None = None,
     ) -> dict[str, tuple[float, torch.Tensor]]:
         """Compute the entity spans' loss; see [`SMCLTaggingModel.further_losses`]."""
         words, mask, positions = gather_words(outputs.span_logits, labels != -100)
