@@ -1,0 +1,297 @@
+"""Publish a saved model or a converted data set on the Hugging Face Hub, complete and with a card.
+
+    python -m smcl.publish FOLDER NAME [--private] [--license ID] [--revision BRANCH] [--token TOKEN]
+    python -m smcl.publish FOLDER NAME --output NEW_FOLDER
+
+Of a model, weights, configuration, code, tokenizer and image processor are uploaded; of a data set, its Parquet files
+and `report.json`; and `README.md`, the card. Nothing else that may lie in FOLDER is: no checkpoint, optimizer, log or
+prediction. `--output` writes what would be uploaded into a new folder, and reaches nothing.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pyarrow.parquet as pq
+from datasets import Features
+from huggingface_hub import HfApi, constants
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
+from transformers.trainer_utils import HubStrategy
+
+from .configuration_smcl import SMCLConfig
+from .dataset_card_smcl import dataset_card, parquet_files
+from .model_card_smcl import ModelCard
+from .modeling_smcl import SMCLForTokenClassification
+from .pipeline_smcl import MultiImageNERPipeline
+from .processing_smcl import SMCLProcessor
+from .record_smcl import REPORT_FILE, read_runs
+
+T = TypeVar("T")
+
+CARD_FILE = "README.md"
+# Files of an earlier upload that this one replaces, where it has none of that name.
+REPLACED = {"model": ["*.safetensors", "*.safetensors.index.json", "*_smcl.py"], "dataset": ["data/*.parquet"]}
+
+
+def publish(
+    folder: str | os.PathLike,
+    name: str,
+    *,
+    private: bool | None = None,
+    license: str | None = None,
+    revision: str | None = None,
+    token: str | None = None,
+) -> str:
+    """Upload a model or a data set, complete and with a card.
+
+    Args:
+        folder (`str` or `os.PathLike`): A saved SMCL model, or a data set that a converter wrote.
+        name (`str`): `"namespace/name"` on the Hub, or `"name"` in one's own namespace; made if it does not exist.
+        private (`bool`, *optional*): Whether a new repository is private; by default as the namespace has it.
+        license (`str`, *optional*): Identifier of the licence, such as `"apache-2.0"`; by default not recorded.
+        revision (`str`, *optional*): Branch to upload to, made if need be; `main` by default.
+        token (`str`, *optional*): A token that may write there; by default that of `hf auth login` or `HF_TOKEN`.
+
+    Returns:
+        `str`: the address of the commit.
+
+    Raises:
+        ValueError: if the folder holds neither, is incomplete, or the Hub refuses; says what to do.
+    """
+    kind = find_kind(folder)
+    name = claim_repository(name, kind, private=private, token=token)
+    with tempfile.TemporaryDirectory() as staging:
+        complete(folder, staging, name, license=license)
+        api = HfApi()
+        if revision not in (None, "main"):
+            _ask(name, lambda: api.create_branch(name, repo_type=kind, branch=revision, exist_ok=True, token=token))
+        commit = _ask(
+            name,
+            lambda: api.upload_folder(
+                repo_id=name,
+                repo_type=kind,
+                folder_path=staging,
+                revision=revision,
+                token=token,
+                delete_patterns=REPLACED[kind],
+                commit_message=f"Publish the {kind}",
+            ),
+        )
+    return commit.commit_url
+
+
+def claim_repository(name: str, kind: str, private: bool | None = None, token: str | None = None) -> str:
+    """Make sure that a repository exists and may be written to.
+
+    Args:
+        name (`str`): `"namespace/name"`, or `"name"` in one's own namespace.
+        kind (`str`): `"model"` or `"dataset"`.
+        private (`bool`, *optional*): Whether a new repository is private.
+        token (`str`, *optional*): As in [`publish`].
+
+    Returns:
+        `str`: its full name.
+
+    Raises:
+        ValueError: if the Hub refuses, or can't be reached.
+    """
+    make = HfApi().create_repo
+    return _ask(name, lambda: make(name, repo_type=kind, private=private, token=token, exist_ok=True)).repo_id
+
+
+def _ask(name: str, call: Callable[[], T]) -> T:
+    """Call the Hub; turn its refusals into errors that say what to do."""
+    try:
+        return call()
+    except OfflineModeIsEnabled as error:
+        raise ValueError(f"Publishing {name} needs the Hub: unset HF_HUB_OFFLINE.") from error
+    except HFValidationError as error:
+        raise ValueError(f"{name!r} can't be a name on the Hub, expected 'namespace/name': {error}") from error
+    except HfHubHTTPError as error:
+        status = error.response.status_code
+        if status not in (401, 403):
+            raise
+        said = error.server_message or str(error).splitlines()[0]
+        what = "does not know the token" if status == 401 else f"does not let this token write to {name}"
+        raise ValueError(
+            f"The Hub ({constants.ENDPOINT}) {what}: {said} Log in by `hf auth login` with a token that may write "
+            "there, or give it by HF_TOKEN or `--token` (`--hub_token` in training)."
+        ) from error
+
+
+def find_kind(folder: str | os.PathLike) -> str:
+    """Tell by its files whether a folder holds a model or a data set.
+
+    Args:
+        folder (`str` or `os.PathLike`): The folder.
+
+    Returns:
+        `str`: `"model"` or `"dataset"`.
+
+    Raises:
+        ValueError: if it holds neither.
+    """
+    folder = Path(folder)
+    if (folder / "config.json").is_file():
+        return "model"
+    if (folder / REPORT_FILE).is_file() and (folder / "data").is_dir():
+        return "dataset"
+    raise ValueError(
+        f"Expected {folder} to hold a saved model (config.json, model.safetensors) or a data set as the converters "
+        f"write it ({REPORT_FILE}, data/*.parquet), found neither."
+    )
+
+
+def complete(folder: str | os.PathLike, output: str | os.PathLike, name: str, *, license: str | None = None) -> None:
+    """Write all that a published model or data set consists of into a folder.
+
+    Args:
+        folder (`str` or `os.PathLike`): As in [`publish`].
+        output (`str` or `os.PathLike`): Where to; an empty or a new folder.
+        name (`str`): Its name on the Hub, for the card.
+        license (`str`, *optional*): As in [`publish`].
+
+    Raises:
+        ValueError: if the folder holds neither or is incomplete, or the output is not empty.
+    """
+    folder, output = Path(folder), Path(output)
+    kind = find_kind(folder)
+    output.mkdir(parents=True, exist_ok=True)
+    if any(output.iterdir()):
+        raise ValueError(f"Expected an empty or a new folder to write to, but {output} holds files.")
+    card = (_complete_model if kind == "model" else _complete_dataset)(folder, output, name, license)
+    (output / CARD_FILE).write_text(card, encoding="utf-8")
+
+
+def check_model_type(model_type: str) -> None:
+    """Refuse a model whose code does not travel with it.
+
+    Args:
+        model_type (`str`): The `model_type` of its configuration.
+
+    Raises:
+        ValueError: if strangers could not load it.
+    """
+    if model_type != SMCLConfig.model_type:
+        raise ValueError(
+            f"Only SMCL models are published: the code of a model of type {model_type!r} does not travel with it, so "
+            "nobody could load it."
+        )
+
+
+def _complete_model(folder: Path, output: Path, name: str, license: str | None) -> str:
+    """Save a model with its processor and code anew, and return its card."""
+    check_model_type(json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type"))
+    model = SMCLForTokenClassification.from_pretrained(folder)
+    for part in (model.config.text_config, model.config.vision_config):
+        # Where an encoder lay on this machine is nobody's business.
+        part._name_or_path = "" if Path(part._name_or_path).exists() else part._name_or_path
+    MultiImageNERPipeline(model, SMCLProcessor.from_pretrained(folder)).save_pretrained(output)
+    others = [path.name for path in sorted(output.glob("*.py")) if _differs(path, folder / path.name)]
+    if others:
+        raise ValueError(
+            f"The code beside the model in {folder} is of another version than this package ({', '.join(others)}), and "
+            "its scores were measured with that. Install that version; or remove those files and score the model anew: "
+            f"`run_ner_multiimage.py --model {folder} --output_dir {folder} --do_predict --dataset DATA`."
+        )
+    results = folder / "all_results.json"
+    results = json.loads(results.read_text(encoding="utf-8")) if results.is_file() else {}
+    return ModelCard(name, model.config, model.num_parameters(), read_runs(folder), results, license).text()
+
+
+def _differs(path: Path, other: Path) -> bool:
+    return other.is_file() and other.read_bytes() != path.read_bytes()
+
+
+def _complete_dataset(folder: Path, output: Path, name: str, license: str | None) -> str:
+    """Copy a data set, and return its card."""
+    report = json.loads((folder / REPORT_FILE).read_text(encoding="utf-8"))
+    files = parquet_files(folder, report)
+    (output / "data").mkdir()
+    for path in files:
+        shutil.copyfile(path, output / "data" / path.name)
+    shutil.copyfile(folder / REPORT_FILE, output / REPORT_FILE)
+    for split, told in report["splits"].items():
+        posts = sum(pq.read_metadata(path).num_rows for path in files if path.name.startswith(f"{split}-"))
+        if posts != told["posts"]:
+            raise ValueError(
+                f"The split {split!r} in {folder} has {posts} posts, but {REPORT_FILE} tells of {told['posts']}: "
+                "it is of other data. Run the converter again."
+            )
+    labels = Features.from_arrow_schema(pq.read_schema(files[0]))["ner_tags"].feature.names
+    return dataset_card(name, report, labels, sum(path.stat().st_size for path in files), license)
+
+
+def claim_for_training(arguments: Any, model_type: str, saves_model: bool) -> dict[str, Any] | None:
+    """Take over `--push_to_hub` from Trainer, which would upload the whole output folder, and before there are scores.
+
+    Args:
+        arguments (`SMCLTrainingArguments`): Those of the run; `push_to_hub` is switched off.
+        model_type (`str`): The `model_type` of the model's configuration.
+        saves_model (`bool`): Whether the run saves a model.
+
+    Returns:
+        `dict`, *optional*: arguments of [`publish`] for when the run is over; `None` if nothing is uploaded here.
+
+    Raises:
+        ValueError: if the model can't be published or the Hub refuses, before hours of work.
+    """
+    if not arguments.push_to_hub:
+        return None
+    arguments.push_to_hub = False
+    check_model_type(model_type)
+    if not saves_model:
+        raise ValueError(
+            "`--push_to_hub` uploads the model that a run saves, with `--do_train` or `--calibrate`. A saved folder is "
+            "published by `python -m smcl.publish FOLDER NAME`."
+        )
+    strategy = HubStrategy(arguments.hub_strategy)
+    if strategy not in (HubStrategy.EVERY_SAVE, HubStrategy.END):
+        raise ValueError(
+            f"`--hub_strategy {strategy.value}` would upload checkpoints for resuming; only the finished "
+            "model is published: leave it out."
+        )
+    if arguments.process_index > 0:
+        return None
+    name = arguments.hub_model_id or Path(arguments.output_dir).absolute().name
+    settings = {"private": arguments.hub_private_repo, "token": arguments.hub_token}
+    name = claim_repository(name, "model", **settings)
+    return {"name": name, "revision": arguments.hub_revision, **settings}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command line.
+
+    Args:
+        argv (`Sequence[str]`, *optional*): The arguments; those of the process by default.
+    """
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", help="a saved model, or a data set that a converter wrote")
+    parser.add_argument("name", help="where to: NAMESPACE/NAME, or NAME in your own namespace")
+    parser.add_argument("--private", action="store_true", default=None, help="make a new repository private")
+    parser.add_argument("--license", metavar="ID", help="licence of the weights or the data, such as apache-2.0")
+    parser.add_argument("--revision", metavar="BRANCH", help="branch to upload to, made if need be (main)")
+    parser.add_argument("--token", help="token that may write (that of `hf auth login` or HF_TOKEN)")
+    parser.add_argument("--output", metavar="NEW_FOLDER", help="write there what would be uploaded, and upload nothing")
+    arguments = vars(parser.parse_args(argv))
+    folder, name, output = (arguments.pop(key) for key in ("folder", "name", "output"))
+    try:
+        if output is None:
+            sys.stdout.write(f"Published: {publish(folder, name, **arguments)}\n")
+        else:
+            complete(folder, output, name, license=arguments["license"])
+            sys.stdout.write(
+                f"Written: {output}. Upload it by `hf upload {name} {output} --type {find_kind(folder)}`.\n"
+            )
+    except ValueError as error:
+        parser.exit(2, f"{parser.prog}: {error}\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,228 @@
+"""What a run of the command line leaves beside the model that it saved: `run.json`, from which a card is made."""
+
+import csv
+import importlib.metadata
+import json
+import os
+import platform
+import shlex
+import time
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset, DatasetDict
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+
+from .pipeline_smcl import find_entities
+
+RUN_FILE, REPORT_FILE = "run.json", "report.json"
+PACKAGES = ("smcl", "torch", "transformers", "datasets")
+# Training arguments that a card tells besides the command, which leaves out what has its default.
+SETTINGS = (
+    "seed",
+    "learning_rate",
+    "head_learning_rate",
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "world_size",
+    "num_train_epochs",
+    "early_stopping_patience",
+    "weight_decay",
+    "warmup_steps",
+    "bf16",
+    "fp16",
+)
+EXAMPLES = 3
+
+
+class RunRecord:
+    """Watches a run of `run_ner_multiimage.py` from its start and notes it at its end.
+
+    Args:
+        argv (`Sequence[str]`): Its arguments, or the one YAML or JSON file that holds them. Tokens are not kept.
+    """
+
+    def __init__(self, argv: Sequence[str]):
+        self.argv, self.started = list(argv), time.time()
+
+    def write(self, model_arguments, data_arguments, training_arguments, dataset: DatasetDict, resumed_from) -> None:
+        """Add this run to the `run.json` of its output folder, if the model that it scored lies there.
+
+        A model that was trained on from a saved one keeps the runs of that. A run that applies a model from elsewhere
+        says nothing about what may lie in its output folder, and is not noted.
+
+        Args:
+            model_arguments (`ModelArguments`): Those of the run.
+            data_arguments (`DataArguments`): Likewise.
+            training_arguments (`SMCLTrainingArguments`): Likewise.
+            dataset (`DatasetDict`): The splits that were used.
+            resumed_from (`str`, *optional*): The checkpoint that training went on from.
+        """
+        folder, start = Path(training_arguments.output_dir), model_arguments.model
+        is_same = start is not None and Path(start).is_dir() and folder.samefile(start)
+        if not (training_arguments.do_train or model_arguments.calibrate or is_same):
+            return
+        stages = {
+            "train": training_arguments.do_train,
+            "calibration": model_arguments.calibrate,
+            "eval": training_arguments.do_eval,
+            "test": training_arguments.do_predict,
+        }
+        run = {
+            "command": command_line(self.argv),
+            "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "seconds": round(time.time() - self.started, 1),
+            "resumed_from": resumed_from and Path(resumed_from).name,
+            "stages": [stage for stage, is_done in stages.items() if is_done],
+            "started_from": {
+                key: _origin(getattr(model_arguments, key))
+                for key in ("model", "text_model", "vision_model")
+                if getattr(model_arguments, key) is not None
+            },
+            "freeze_vision": model_arguments.freeze_vision,
+            "ignore_images": data_arguments.ignore_images,
+            "settings": {name: getattr(training_arguments, name) for name in SETTINGS},
+            "data": describe_data(data_arguments.dataset, dataset),
+            "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
+            "hardware": describe_hardware(training_arguments.device),
+            "energy_kwh": self._energy(folder) if training_arguments.do_train else None,
+            "results": {},
+        }
+        for stage in run["stages"]:
+            run["results"] |= json.loads((folder / f"{stage}_results.json").read_text(encoding="utf-8"))
+        runs = [] if start is None else read_runs(start)
+        (folder / RUN_FILE).write_text(json.dumps({"runs": [*runs, run]}, indent=2, default=str) + "\n", "utf-8")
+
+    def _energy(self, folder: Path) -> float | None:
+        """Read what codecarbon measured of this run (`--report_to codecarbon`), in kWh."""
+        path = folder / "emissions.csv"
+        if not path.is_file() or path.stat().st_mtime < self.started:
+            return None
+        with path.open(encoding="utf-8", newline="") as file:
+            return float(list(csv.DictReader(file))[-1]["energy_consumed"])
+
+
+def read_runs(folder: str | os.PathLike) -> list[dict[str, Any]]:
+    """Read the runs that made a saved model, in their order.
+
+    Args:
+        folder (`str` or `os.PathLike`): The model's folder.
+
+    Returns:
+        `list[dict]`: none if nothing was recorded there.
+    """
+    path = Path(folder, RUN_FILE)
+    return json.loads(path.read_text(encoding="utf-8"))["runs"] if path.is_file() else []
+
+
+def command_line(argv: Sequence[str]) -> str:
+    """Write arguments out as a command that a shell reads, without the token.
+
+    Args:
+        argv (`Sequence[str]`): Arguments, or one YAML or JSON file of them.
+
+    Returns:
+        `str`: the command.
+    """
+    argv = [str(argument) for argument in argv]
+    if len(argv) == 1 and argv[0].endswith((".yaml", ".yml", ".json")):
+        import yaml
+
+        # JSON is YAML.
+        given = yaml.safe_load(Path(argv[0]).read_text(encoding="utf-8"))
+        argv = [part for name, value in given.items() for part in (f"--{name}", str(value))]
+    kept, is_secret = [], False
+    for argument in argv:
+        name, separator, _ = argument.partition("=")
+        if is_secret:
+            kept.append("TOKEN")
+        else:
+            kept.append(f"{name}=TOKEN" if separator and name.endswith("_token") else argument)
+        is_secret = not separator and name.startswith("--") and name.endswith("_token")
+    return shlex.join(["python", "run_ner_multiimage.py", *kept])
+
+
+def describe_data(name: str, dataset: DatasetDict) -> dict[str, Any]:
+    """Tell which data were used: their name, the posts and SHA-256 of each split, and mentions of each type.
+
+    Args:
+        name (`str`): Folder or Hub name.
+        dataset (`DatasetDict`): The splits that were used.
+
+    Returns:
+        `dict`: what stands in the converter's `report.json` is `None` where there is no report, or one of other data.
+    """
+    report = read_report(name) or {"splits": {}}
+    splits = {}
+    for split, posts in dataset.items():
+        told = report["splits"].get(split, {})
+        told = told if told.get("posts") == len(posts) else {}
+        splits[split] = {"posts": len(posts), "sha256": told.get("sha256"), "images": told.get("images")}
+        lost = [told[f"{state}_images"]["count"] for state in ("missing", "broken") if told]
+        splits[split]["lost_images"] = sum(lost) if told else None
+    origin = _origin(name)
+    title = report.get("name") or Path(name).name if origin["is_local"] else name
+    mentions = count_mentions(dataset["train"]) if "train" in dataset else None
+    return {**origin, "title": title, "splits": splits, "mentions": mentions}
+
+
+def read_report(name: str) -> dict[str, Any] | None:
+    """Read a data set's `report.json` from its folder or from the Hub; `None` if there is none."""
+    path = Path(name, REPORT_FILE)
+    if not Path(name).exists():
+        try:
+            path = Path(hf_hub_download(name, REPORT_FILE, repo_type="dataset"))
+        except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled):
+            return None
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def count_mentions(posts: Dataset) -> dict[str, dict[str, Any]]:
+    """Count the entities of each type, and name those that are mentioned most often.
+
+    Args:
+        posts (`Dataset`): Posts with `tokens` and `ner_tags`.
+
+    Returns:
+        `dict`: for each type its `count` and at most `EXAMPLES` `examples`.
+    """
+    labels = posts.features["ner_tags"].feature.names
+    mentions: dict[str, Counter] = defaultdict(Counter)
+    for post in posts.select_columns(["tokens", "ner_tags"]):
+        for first, last, name in find_entities([labels[tag] for tag in post["ner_tags"]]):
+            mentions[name][" ".join(post["tokens"][first : last + 1])] += 1
+    return {
+        label[2:]: {
+            "count": mentions[label[2:]].total(),
+            "examples": [words for words, _ in mentions[label[2:]].most_common(EXAMPLES)],
+        }
+        for label in labels
+        if label.startswith("B-")
+    }
+
+
+def describe_hardware(device: torch.device) -> str:
+    """Name what a run computed on."""
+    if device.type == "cuda":
+        return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name(device)}"
+    return f"{device.type}, {platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
+
+
+def _origin(name: str) -> dict[str, Any]:
+    """Tell a folder of this machine from a name on the Hub, while both can be told apart."""
+    return {"name": name, "is_local": Path(name).exists()}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+__all__ = ["REPORT_FILE", "RUN_FILE", "RunRecord", "command_line", "read_report", "read_runs"]

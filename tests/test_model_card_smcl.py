@@ -1,0 +1,114 @@
+import copy
+import json
+
+import pytest
+from factories import make_config, make_model
+from huggingface_hub import ModelCard as HubCard
+
+from smcl.model_card_smcl import ModelCard
+from smcl.publish import complete
+from smcl.record_smcl import command_line, read_runs
+
+SCORES = {f"test_{name}": 0.5 for name in ("precision", "recall", "f1", "PER_f1", "LOC_f1", "ORG_f1")}
+
+
+def make_run(*stages, title="posts", is_local=True, **results) -> dict:
+    """A run as `run.json` has it."""
+    split = {"posts": 12_000, "sha256": "ab12", "images": 9, "lost_images": 1}
+    mentions = {"PER": {"count": 2, "examples": ["Jo|ey", "<b>N*"]}, "LOC": {"count": 0, "examples": []}}
+    return {
+        "command": "python run_ner_multiimage.py --model /home/someone/models/first --dataset data/posts",
+        "finished": "2026-01-02T03:04:05+00:00",
+        "seconds": 3600.0,
+        "resumed_from": None,
+        "stages": list(stages),
+        "started_from": {"text_model": {"name": "google-bert/bert-base-uncased", "is_local": False}},
+        "freeze_vision": False,
+        "ignore_images": False,
+        "settings": {"seed": 7},
+        "data": {"name": title, "title": title, "is_local": is_local, "splits": {"test": split}, "mentions": mentions},
+        "versions": {"python": "3.12", "smcl": None},
+        "hardware": "cpu",
+        "energy_kwh": None,
+        "results": results,
+    }
+
+
+def make_card(*runs, **kwargs) -> ModelCard:
+    return ModelCard("someone/model", make_config(), 1234, runs, **kwargs)
+
+
+def test_card_of_a_model_without_recorded_runs_says_so(processor, tmp_path):
+    make_model().save_pretrained(tmp_path / "model")
+    processor.save_pretrained(tmp_path / "model")
+    complete(tmp_path / "model", tmp_path / "out", "someone/model")
+    card = HubCard((tmp_path / "out" / "README.md").read_text(encoding="utf-8"))
+    assert card.data.license == "unknown" and card.data.eval_results is None and card.data.base_model is None
+    assert card.text.count("not recorded") >= 8
+    assert "Precision, recall and F1 on a test split: not measured." in card.text
+    assert "expected calibration error is not measured" in card.text
+
+
+def test_scores_without_a_recorded_run_are_told_but_not_indexed():
+    card = make_card(results=SCORES)
+    assert "| all | 0.5000 | 0.5000 | 0.5000 |" in card.text()
+    assert "test split of the data\nnot recorded" in card.text()
+    assert card.metadata().eval_results is None
+
+
+def test_scores_of_weights_before_the_last_training_are_not_told():
+    runs = [make_run("train", "test", train_runtime=1.0, epoch=1.0, **SCORES)]
+    assert make_card(*runs).metadata().eval_results[2].metric_value == 0.5
+    runs.append(make_run("train", train_runtime=2.0, epoch=1.0))
+    card = make_card(*runs)
+    assert card.metadata().eval_results is None and "not measured" in card.text()
+    runs.append(make_run("test", **SCORES | {"test_f1": 0.25}))
+    assert make_card(*runs).metadata().eval_results[2].metric_value == 0.25
+
+
+def test_data_and_encoders_of_the_hub_become_metadata_and_local_ones_do_not():
+    metadata = make_card(make_run("train", title="someone/posts", is_local=False, train_runtime=1.0, epoch=1.0))
+    assert metadata.metadata().datasets == ["someone/posts"]
+    assert metadata.metadata().base_model == ["google-bert/bert-base-uncased"]
+    run = make_run("train", train_runtime=1.0, epoch=1.0)
+    run["started_from"] = {"text_model": {"name": "/home/someone/bert", "is_local": True}}
+    card = make_card(run)
+    assert card.metadata().datasets is None and card.metadata().base_model is None
+    assert "bert (a local folder)" in card.text() and "/home" not in card.text()
+
+
+def test_words_of_the_data_stay_text_in_the_card():
+    text = make_card(make_run("train", train_runtime=1.0, epoch=1.0)).text()
+    assert "| PER | 2 | Jo\\|ey, &#60;b&#62;N\\* |" in text
+    assert "| LOC | 0 | none |" in text and "| ORG | not recorded | not recorded |" in text
+
+
+def test_energy_and_resumption_are_told_if_they_were_recorded():
+    run = make_run("train", train_runtime=1.0, epoch=4.0)
+    assert "| energy | not measured |" in make_card(run).text()
+    run = copy.deepcopy(run) | {"energy_kwh": 0.125, "resumed_from": "checkpoint-30"}
+    text = make_card(run).text()
+    assert "| energy | 0.1250 kWh (codecarbon) |" in text
+    assert "since checkpoint-30, where it was resumed; the time before is not recorded, 4 epochs" in text
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        (["--hub_token", "hf_secret", "--seed", "1"], "--hub_token TOKEN --seed 1"),
+        (["--hub_token=hf_secret", "--seed=1"], "--hub_token=TOKEN --seed=1"),
+        (["--dataset", "my data"], "--dataset 'my data'"),
+    ],
+)
+def test_command_is_kept_without_tokens(given, kept):
+    assert command_line(given) == f"python run_ner_multiimage.py {kept}"
+
+
+@pytest.mark.parametrize("name", ["run.json", "run.yaml"])
+def test_command_of_a_file_is_written_out(name, tmp_path):
+    (tmp_path / name).write_text(json.dumps({"seed": 1, "hub_token": "hf_secret", "do_train": True}))
+    assert command_line([str(tmp_path / name)]).endswith("--seed 1 --hub_token TOKEN --do_train True")
+
+
+def test_folder_without_a_record_has_no_runs(tmp_path):
+    assert read_runs(tmp_path) == []
