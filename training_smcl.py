@@ -183,8 +183,8 @@ class SMCLTrainer(Trainer):
         sampler = SharedBatchSampler(get_sampler(loader), loader.total_batch_size, shard.drop_last, *processes)
         if sampler.num_left_out:
             logger.warning(
-                f"Each epoch leaves out its last {sampler.num_left_out} of {len(sampler.sampler)} posts: fewer than the "
-                f"{processes[1]} processes."
+                f"Each epoch leaves out its last {sampler.num_left_out} of {len(sampler.sampler)} posts: fewer than "
+                f"the {processes[1]} processes."
             )
         settings = "num_workers collate_fn pin_memory timeout worker_init_fn multiprocessing_context generator".split()
         settings += ["prefetch_factor", "persistent_workers", "in_order"]
