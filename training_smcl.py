@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL.Image
 import torch
 from accelerate.data_loader import BatchSamplerShard, DataLoaderShard, get_sampler
 from safetensors import SafetensorError, safe_open
@@ -71,11 +72,25 @@ class SMCLTrainer(Trainer):
     """A `Trainer` that logs each part of the loss, evaluates decoded tags and restores every tensor.
 
     It resumes from complete checkpoints only, and stops with a `FloatingPointError` before weights that are not finite
-    are saved.
+    are saved. Several processes train as one would that has the whole batches.
+
+    Args:
+        *args: As those of `Trainer`.
+        **kwargs: Likewise.
+
+    Raises:
+        ValueError: if FSDP is to save parts of a model, which could not be loaded again.
     """
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
+        if self.is_fsdp_enabled and "FULL" not in str(self.accelerator.state.fsdp_plugin.state_dict_type):
+            raise ValueError(
+                "Expected `fsdp_state_dict_type: FULL_STATE_DICT` in accelerate's configuration: other kinds save no "
+                "whole model. configs/accelerate/fsdp2.yaml has it."
+            )
+        if isinstance(self.data_collator, SMCLDataCollator):
+            self.data_collator.keep_image_slot = self.args.world_size > 1
         self._forget_losses()
 
     def _forget_losses(self) -> None:
@@ -96,19 +111,25 @@ class SMCLTrainer(Trainer):
             `TrainOutput`.
 
         Raises:
-            ValueError: if the checkpoint is incomplete, or there is no complete one.
+            ValueError: if the checkpoint is incomplete, of another kind, or there is no complete one.
             FloatingPointError: if the loss or the weights are no longer finite.
             OSError: if a checkpoint can't be written.
         """
         self._forget_losses()
-        if resume_from_checkpoint and not self._is_sharded:
-            if resume_from_checkpoint is True:
-                resume_from_checkpoint = last_complete_checkpoint(self.args.output_dir)
-                if resume_from_checkpoint is None:
-                    raise ValueError(f"Expected a complete checkpoint in {self.args.output_dir}, found none.")
-            elif faults := checkpoint_faults(resume_from_checkpoint):
+        if resume_from_checkpoint is True:
+            resume_from_checkpoint = last_complete_checkpoint(self.args.output_dir)
+            if resume_from_checkpoint is None:
+                raise ValueError(f"Expected a complete checkpoint in {self.args.output_dir}, found none.")
+        if resume_from_checkpoint:
+            if faults := checkpoint_faults(resume_from_checkpoint):
                 raise ValueError(
                     f"Can't resume from {resume_from_checkpoint}: missing or cut off: {', '.join(faults)}."
+                )
+            saved, here = _sharding(resume_from_checkpoint), self._sharding
+            if saved != here:
+                raise ValueError(
+                    f"{resume_from_checkpoint} was written with {saved}, but this run has {here}. Go on as it was "
+                    "begun, in any number of processes, or start from the checkpoint as a saved model (`--model`)."
                 )
         return super().train(resume_from_checkpoint, *args, **kwargs)
 
@@ -120,9 +141,13 @@ class SMCLTrainer(Trainer):
             self.state.best_model_checkpoint = str(best)
 
     @property
+    def _sharding(self) -> str:
+        """What writes and reads the checkpoints; see `_sharding`."""
+        return "DeepSpeed" if self.is_deepspeed_enabled else "FSDP" if self.is_fsdp_enabled else "whole models"
+
+    @property
     def _is_sharded(self) -> bool:
-        """Whether DeepSpeed or FSDP writes and reads the checkpoints."""
-        return self.is_deepspeed_enabled or self.is_fsdp_enabled
+        return self._sharding != "whole models"
 
     def _run_epoch(self, *args, **kwargs) -> None:
         stoppers = [c for c in self.callback_handler.callbacks if isinstance(c, EarlyStoppingCallback)]
@@ -251,6 +276,19 @@ class SMCLTrainer(Trainer):
         with self._explained(folder):
             super()._save_checkpoint(model, trial)
 
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        kind = type(self.model)
+        if self.is_fsdp_enabled:
+            # Not every build of torch has it.
+            from torch.distributed.fsdp import FSDPModule
+
+            # FSDP2 puts a class of torch's in place of the model's, and its code would be saved in place of ours.
+            self.model.__class__ = next(c for c in kind.__mro__ if not issubclass(c, FSDPModule))
+        try:
+            super()._save(output_dir, state_dict)
+        finally:
+            self.model.__class__ = kind
+
     def _save_rng_state(self, output_dir: str) -> None:
         super()._save_rng_state(output_dir)
         # The file that tells of a checkpoint's progress comes last, after those of all processes.
@@ -328,7 +366,8 @@ def checkpoint_faults(folder: str | Path) -> list[str]:
     """Name what keeps a checkpoint from being resumed.
 
     Trainer writes a checkpoint in its final place, file by file, and removes old ones file by file: where a run was
-    killed, a folder may lack files, or hold one that is cut off.
+    killed, a folder may lack files, or hold one that is cut off. Of DeepSpeed's files, only those that are there are
+    checked.
 
     Args:
         folder (`str` or `Path`): The checkpoint.
@@ -340,8 +379,18 @@ def checkpoint_faults(folder: str | Path) -> list[str]:
     index = folder / SAFE_WEIGHTS_INDEX_NAME
     weights = json.loads(index.read_text())["weight_map"].values() if _is_whole(index) else [SAFE_WEIGHTS_NAME]
     random_states = [path.name for path in folder.glob("rng_state_*.pth")] or ["rng_state.pth"]
-    states = ["config.json", "trainer_state.json", "optimizer.pt", "scheduler.pt", *random_states]
+    optimizer = {"FSDP": ["optimizer.bin", "pytorch_model_fsdp.bin"], "whole models": ["optimizer.pt"]}
+    deepspeed = [str(path.relative_to(folder)) for path in sorted(folder.glob("global_step*/*.pt"))]
+    states = ["config.json", "trainer_state.json", "scheduler.pt", *random_states]
+    states += optimizer.get(_sharding(folder), deepspeed)
     return [name for name in (*sorted(set(weights)), *states) if not _is_whole(folder / name)]
+
+
+def _sharding(folder: str | Path) -> str:
+    """Tell what wrote a checkpoint: `"DeepSpeed"`, `"FSDP"`, or else `"whole models"`."""
+    if any(Path(folder).glob("global_step*")):
+        return "DeepSpeed"
+    return "FSDP" if any(Path(folder).glob("pytorch_model_fsdp*")) else "whole models"
 
 
 def _is_whole(path: Path) -> bool:
@@ -393,7 +442,12 @@ class SMCLDataCollator:
         features ([`CachedImages`], *optional*): For examples whose images it replaced.
         max_length (`int`, *optional*): Most tokens of a post.
         on_extra_images (`str`, *optional*, defaults to `"error"`): See [`SMCLProcessor`].
+
+    Where `keep_image_slot` is set, as [`SMCLTrainer`] does in several processes, a batch without an image has a slot of
+    padding all the same: processes that share a model's parameters must all use the same ones.
     """
+
+    keep_image_slot = False
 
     def __init__(
         self,
@@ -409,19 +463,27 @@ class SMCLDataCollator:
 
     def __call__(self, examples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         """Collate `examples`; those without `images` are posts without images."""
+        columns = {name: [example[name] for example in examples] for name in examples[0]}
+        images, image_rows = columns.get("images"), columns.get("image_rows")
+        is_blank = self.keep_image_slot and not any(images or image_rows or [])
+        if is_blank:
+            images = images and [[PIL.Image.new("RGB", (32, 32))], *images[1:]]
+            image_rows = image_rows and [[0] if self.features.digests else [], *image_rows[1:]]
         try:
             batch = self.processor(
-                words=[example["tokens"] for example in examples],
-                images=[example["images"] for example in examples] if "images" in examples[0] else None,
-                labels=[example["ner_tags"] for example in examples] if "ner_tags" in examples[0] else None,
+                words=columns["tokens"],
+                images=images,
+                labels=columns.get("ner_tags"),
                 max_length=self.max_length,
                 on_extra_images=self.on_extra_images,
             )
         except ValueError as error:
-            ids = [example.get("id") for example in examples]
+            ids = columns.get("id", [None] * len(examples))
             raise ValueError(f"{error} The batch holds the posts with the ids {ids}.") from error
-        if "image_rows" in examples[0]:
-            batch.update(self.features.gather([example["image_rows"] for example in examples]))
+        if image_rows is not None:
+            batch.update(self.features.gather(image_rows))
+        if is_blank and "image_mask" in batch:
+            batch["image_mask"] = torch.zeros_like(batch["image_mask"])
         return dict(batch)
 
 
