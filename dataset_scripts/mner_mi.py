@@ -11,6 +11,7 @@ import ast
 import json
 import os
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from tqdm import tqdm
 
 from .images import read_image
 from .schema import DataError, Post, make_post, read_lines, require_folder
-from .writer import run_command, write_dataset
+from .writer import available_cores, run_command, write_dataset
 
 FILE_SPLITS = {"train": "train", "validation": "val", "test": "test"}
 # Plus marks the posts and images it takes from Twitter-2017 by this prefix; the files themselves do not have it.
@@ -88,13 +89,21 @@ def image_path(source: Path, name: str) -> Path:
     return source / "images" / name
 
 
-def convert(source: str | os.PathLike, output: str | os.PathLike, plus: bool = False) -> dict[str, Any]:
+def read_published_image(source: Path, name: str) -> tuple[str, bytes | None]:
+    """Read an image of the published folder, as [`read_image`] does; arguments as those of [`image_path`]."""
+    return read_image(image_path(source, name))
+
+
+def convert(
+    source: str | os.PathLike, output: str | os.PathLike, plus: bool = False, processes: int = 1
+) -> dict[str, Any]:
     """Convert the published folder to Parquet.
 
     Args:
         source (`str` or `os.PathLike`): The published folder.
         output (`str` or `os.PathLike`): The folder to write to.
         plus (`bool`, *optional*, defaults to `False`): Convert MNER-MI-Plus instead of MNER-MI.
+        processes (`int`, *optional*, defaults to 1): How many processes read images.
 
     Returns:
         `dict`: the report, see [`write_dataset`].
@@ -113,7 +122,7 @@ def convert(source: str | os.PathLike, output: str | os.PathLike, plus: bool = F
         lines = tqdm(lines, desc=f"{split}: text", unit=" lines")
         splits[split] = [parse_record(line, where) for where, line in lines if line.strip()]
     name = "mner_mi_plus" if plus else "mner_mi"
-    return write_dataset(output, name, splits, lambda image: read_image(image_path(source, image)))
+    return write_dataset(output, name, splits, partial(read_published_image, source), processes)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -126,8 +135,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--source", type=Path, required=True, help="the published folder")
     parser.add_argument("--output", type=Path, required=True, help="the folder to write Parquet files to")
     parser.add_argument("--plus", action="store_true", help="convert MNER-MI-Plus (MNER-UNI_*.txt)")
+    cores = available_cores()
+    parser.add_argument("--processes", type=int, default=cores, help="processes that read images (default: all cores)")
     args = parser.parse_args(argv)
-    run_command(parser, convert, source=args.source, output=args.output, plus=args.plus)
+    run_command(parser, convert, **vars(args))
 
 
 if __name__ == "__main__":

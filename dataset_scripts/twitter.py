@@ -9,6 +9,7 @@ The image of a post is `<id>.jpg`.
 import argparse
 import os
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from tqdm import tqdm
 
 from .images import read_image
 from .schema import DataError, Post, make_post, read_lines, require_folder
-from .writer import run_command, write_dataset
+from .writer import available_cores, run_command, write_dataset
 
 FILE_SPLITS = {"train": "train", "validation": "valid", "test": "test"}
 ID_PREFIX = "IMGID:"
@@ -59,8 +60,16 @@ def read_posts(path: Path, source: str) -> Iterator[Post]:
         yield make_post(post_id, words, tags, [f"{post_id}.jpg"], source, begin)
 
 
+def read_image_of(folder: Path | None, name: str) -> tuple[str, bytes | None]:
+    """Read an image of a folder, as [`read_image`] does; without a folder, it is missing."""
+    return ("missing", None) if folder is None else read_image(folder / name)
+
+
 def convert(
-    source: str | os.PathLike, output: str | os.PathLike, images: str | os.PathLike | None = None
+    source: str | os.PathLike,
+    output: str | os.PathLike,
+    images: str | os.PathLike | None = None,
+    processes: int = 1,
 ) -> dict[str, Any]:
     """Convert a folder of CoNLL files to Parquet.
 
@@ -69,6 +78,7 @@ def convert(
         output (`str` or `os.PathLike`): The folder to write to.
         images (`str` or `os.PathLike`, *optional*): The folder of the images. Without it, all images are reported
             missing.
+        processes (`int`, *optional*, defaults to 1): How many processes read images.
 
     Returns:
         `dict`: the report, see [`write_dataset`].
@@ -85,11 +95,8 @@ def convert(
     for split, stem in FILE_SPLITS.items():
         posts = read_posts(source / f"{stem}.txt", name)
         splits[split] = list(tqdm(posts, desc=f"{split}: text", unit=" posts"))
-
-    def read(image: str) -> tuple[str, bytes | None]:
-        return ("missing", None) if images is None else read_image(Path(images) / image)
-
-    return write_dataset(output, name, splits, read)
+    read = partial(read_image_of, None if images is None else Path(images))
+    return write_dataset(output, name, splits, read, processes)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -102,8 +109,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--source", type=Path, required=True, help="the folder of {train,valid,test}.txt")
     parser.add_argument("--images", type=Path, help="the folder of <id>.jpg; without it all images are missing")
     parser.add_argument("--output", type=Path, required=True, help="the folder to write Parquet files to")
-    args = parser.parse_args(argv)
-    run_command(parser, convert, source=args.source, output=args.output, images=args.images)
+    cores = available_cores()
+    parser.add_argument("--processes", type=int, default=cores, help="processes that read images (default: all cores)")
+    run_command(parser, convert, **vars(parser.parse_args(argv)))
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ import pytest
 from datasets import load_dataset
 from PIL import Image
 
-from smcl.dataset_scripts import mner_mi
+from smcl.dataset_scripts import mner_mi, writer
 from smcl.dataset_scripts.mner_mi import convert, parse_record
 
 
@@ -98,6 +98,27 @@ def test_missing_truncated_and_empty_images_are_reported(source, tmp_path):
     assert report["images_per_post"] == {"2": 1}
     row = load_dataset(str(tmp_path / "out"), cache_dir=str(tmp_path / "cache"))["train"][0]
     assert [image.size for image in row["images"]] == [(40, 30), (40, 30)]
+
+
+def test_several_processes_write_what_one_does(source, tmp_path, monkeypatch):
+    # Few posts ahead, so that reading has to go on while posts are written.
+    monkeypatch.setattr(writer, "POSTS_AHEAD", 1)
+    kinds = ["1_0.jpg", "1_1.jpg", "1_2.jpg", "lost.jpg"]
+    posts = [json.dumps(record(number, images=kinds[number % 4 :] * (number % 2))) for number in range(40)]
+    write_text(source, "MNER-MI", train=posts, val=posts[1:2], test=posts[2:9])
+    written = []
+    for processes in (1, 3):
+        output = tmp_path / str(processes)
+        convert(source, output, processes=processes)
+        files = sorted(path for path in output.rglob("*") if path.is_file())
+        written.append({path.relative_to(output): path.read_bytes() for path in files})
+    assert written[0] == written[1]
+    assert len(written[0]) == 4
+
+
+def test_no_process_is_refused(source, tmp_path):
+    with pytest.raises(ValueError, match="Expected at least one process, got 0"):
+        convert(source, tmp_path / "out", processes=0)
 
 
 def test_plus_finds_the_images_of_twitter2017_without_their_prefix(source, tmp_path):

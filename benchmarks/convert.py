@@ -1,0 +1,182 @@
+"""Measure how long a data set as large as MNER-MI takes to convert, and the memory it takes.
+
+    python -m smcl.benchmarks.convert --photos FOLDER [--side 1200] [--output benchmarks/results]
+
+The posts are icon posts' words in MNER-MI's published layout; their images are the photographs of a folder, again and
+again, with a comment in each file that makes its bytes differ. Each number of processes converts the same folder, in
+turn, as a program of its own. Memory is that of all its processes together, pages that they share counted once.
+"""
+
+import argparse
+import io
+import json
+import os
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image
+
+from smcl.dataset_scripts.icons import draw_post
+from smcl.dataset_scripts.mner_mi import FILE_SPLITS
+
+POSTS = {"train": 6856, "validation": 860, "test": 860}
+PHOTOGRAPHS = 25_000
+MOST_IMAGES = 4
+START_OF_JPEG = b"\xff\xd8"
+
+
+def read_photographs(folder: Path, side: int | None) -> list[bytes]:
+    """Read JPEG files, scaled so that their longer side has so many pixels."""
+    files = []
+    for path in sorted(folder.glob("*.jpg")):
+        if side is None:
+            files.append(path.read_bytes())
+            continue
+        image, stream = Image.open(path).convert("RGB"), io.BytesIO()
+        factor = side / max(image.size)
+        size = tuple(round(length * factor) for length in image.size)
+        image.resize(size, Image.Resampling.LANCZOS).save(stream, "JPEG", quality=85)
+        files.append(stream.getvalue())
+    return files
+
+
+def write_source(folder: Path, photographs: list[bytes]) -> None:
+    """Write posts and photographs in MNER-MI's published layout."""
+    (folder / "text").mkdir()
+    (folder / "images").mkdir()
+    rng = random.Random(0)
+    counts = spread_images(sum(POSTS.values()), rng)
+    number = 0
+    for split, size in POSTS.items():
+        lines = []
+        for index in range(size):
+            post, _ = draw_post(f"{split}-{index}", rng)
+            names = [f"{index}_{slot}.jpg" for slot in range(number, number + counts.pop())]
+            for name in names:
+                write_photograph(folder / "images" / name, photographs[number % len(photographs)], number)
+                number += 1
+            lines.append(json.dumps({"id": post.id, "text": post.tokens, "images": names, "label": post.tags}) + "\n")
+        (folder / "text" / f"MNER-MI_{FILE_SPLITS[split]}.txt").write_text("".join(lines), encoding="utf-8")
+
+
+def spread_images(posts: int, rng: random.Random) -> list[int]:
+    """Draw the number of images of each post, at least one and `PHOTOGRAPHS` in all."""
+    counts = [1] * posts
+    while (missing := PHOTOGRAPHS - sum(counts)) > 0:
+        for post in rng.sample(range(posts), min(posts, missing)):
+            counts[post] = min(counts[post] + 1, MOST_IMAGES)
+    return counts
+
+
+def write_photograph(path: Path, data: bytes, number: int) -> None:
+    """Write a JPEG file with a number in a comment behind its start."""
+    comment = number.to_bytes(8, "big")
+    path.write_bytes(START_OF_JPEG + b"\xff\xfe" + (len(comment) + 2).to_bytes(2, "big") + comment + data[2:])
+
+
+def tree(pid: int) -> list[int]:
+    """Return a process and all that it started."""
+    found = [pid]
+    for process in found:
+        for task in Path("/proc", str(process), "task").glob("*/children"):
+            try:
+                found += map(int, task.read_text().split())
+            except OSError:
+                continue  # It has ended.
+    return found
+
+
+def proportional_bytes(pid: int) -> int:
+    """Return the memory of a process, with its share of what it shares with others."""
+    try:
+        lines = Path("/proc", str(pid), "smaps_rollup").read_text().splitlines()
+    except OSError:
+        return 0
+    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
+
+
+def convert(source: Path, output: Path, processes: int) -> dict:
+    """Convert once; return seconds, most bytes of memory, and the data's digests."""
+    command = [sys.executable, "-m", "smcl.dataset_scripts.mner_mi", "--source", source, "--output", output]
+    start, most = time.perf_counter(), 0
+    with subprocess.Popen([*map(str, command), "--processes", str(processes)], stdout=subprocess.DEVNULL) as process:
+        while process.poll() is None:
+            most = max(most, sum(map(proportional_bytes, tree(process.pid))))
+            time.sleep(0.5)
+    if process.returncode != 0:
+        raise RuntimeError(f"The converter ended with status {process.returncode}.")
+    report = json.loads((output / "report.json").read_text(encoding="utf-8"))
+    digests = {split: rows["sha256"] for split, rows in report["splits"].items()}
+    return {"seconds": time.perf_counter() - start, "bytes": most, "digests": digests}
+
+
+def compare(photographs: list[bytes], processes: list[int], repeats: int) -> dict:
+    """Convert by each number of processes in turn."""
+    runs: dict[int, list[dict]] = {count: [] for count in processes}
+    with tempfile.TemporaryDirectory() as root:
+        source = Path(root, "source")
+        source.mkdir()
+        write_source(source, photographs)
+        size = sum(path.stat().st_size for path in (source / "images").iterdir())
+        for _ in range(repeats):
+            for count in processes:
+                runs[count].append(convert(source, Path(root, "output"), count))
+    digests = [run["digests"] for rows in runs.values() for run in rows]
+    if any(other != digests[0] for other in digests):
+        raise RuntimeError("Runs differ in what they wrote.")
+    first = statistics.median(run["seconds"] for run in runs[processes[0]])
+    systems = {}
+    for count, rows in runs.items():
+        seconds = [run["seconds"] for run in rows]
+        systems[f"{count} processes"] = {
+            "seconds": statistics.median(seconds),
+            "seconds_range": [min(seconds), max(seconds)],
+            "speed_ratio": first / statistics.median(seconds),
+            "bytes": max(run["bytes"] for run in rows),
+        }
+    return {
+        "posts": sum(POSTS.values()),
+        "photographs": PHOTOGRAPHS,
+        "photograph_bytes": size,
+        "cores": os.cpu_count(),
+        "repeats": repeats,
+        "systems": systems,
+    }
+
+
+def table(results: dict) -> str:
+    """Return the results as a Markdown table."""
+    lines = ["| | minutes | speed | GB of memory |", "|---|---|---|---|"]
+    for name, row in results["systems"].items():
+        lines.append(f"| {name} | {row['seconds'] / 60:.2f} | {row['speed_ratio']:.2f} | {row['bytes'] / 1e9:.2f} |")
+    return "\n".join(lines) + "\n"
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measure, write `convert.json` and print a table.
+
+    Args:
+        argv (`Sequence[str]`, *optional*): The arguments; those of the process by default.
+    """
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--photos", type=Path, required=True, help="folder of JPEG photographs")
+    parser.add_argument("--side", type=int, help="scale them to so many pixels on the longer side")
+    parser.add_argument("--processes", type=int, nargs="+", default=[1, os.cpu_count()], help="processes to compare")
+    parser.add_argument("--repeats", type=int, default=3, help="how often each converts")
+    parser.add_argument("--output", type=Path, default=Path("benchmarks/results"), help="folder of the JSON file")
+    arguments = parser.parse_args(argv)
+    photographs = read_photographs(arguments.photos, arguments.side)
+    results = {"side": arguments.side, **compare(photographs, arguments.processes, arguments.repeats)}
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    (arguments.output / "convert.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    sys.stdout.write(table(results))
+
+
+if __name__ == "__main__":
+    main()
