@@ -89,8 +89,6 @@ class SMCLTrainer(Trainer):
                 "Expected `fsdp_state_dict_type: FULL_STATE_DICT` in accelerate's configuration: other kinds save no "
                 "whole model. configs/accelerate/fsdp2.yaml has it."
             )
-        if isinstance(self.data_collator, SMCLDataCollator):
-            self.data_collator.keep_image_slot = self.args.world_size > 1
         self._forget_losses()
 
     def _forget_losses(self) -> None:
@@ -442,12 +440,7 @@ class SMCLDataCollator:
         features ([`CachedImages`], *optional*): For examples whose images it replaced.
         max_length (`int`, *optional*): Most tokens of a post.
         on_extra_images (`str`, *optional*, defaults to `"error"`): See [`SMCLProcessor`].
-
-    Where `keep_image_slot` is set, as [`SMCLTrainer`] does in several processes, a batch without an image has a slot of
-    padding all the same: processes that share a model's parameters must all use the same ones.
     """
-
-    keep_image_slot = False
 
     def __init__(
         self,
@@ -462,10 +455,14 @@ class SMCLDataCollator:
         self.on_extra_images = on_extra_images
 
     def __call__(self, examples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        """Collate `examples`; those without `images` are posts without images."""
+        """Collate `examples`; those without `images` are posts without images.
+
+        Where examples have `images` but none has an image, there is a slot of padding all the same: processes that
+        share a model must all use the same layers, and a step's moments must not depend on how posts are shared.
+        """
         columns = {name: [example[name] for example in examples] for name in examples[0]}
         images, image_rows = columns.get("images"), columns.get("image_rows")
-        is_blank = self.keep_image_slot and not any(images or image_rows or [])
+        is_blank = not any(images or image_rows or [])
         if is_blank:
             images = images and [[PIL.Image.new("RGB", (32, 32))], *images[1:]]
             image_rows = image_rows and [[0] if self.features.digests else [], *image_rows[1:]]

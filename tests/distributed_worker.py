@@ -1,10 +1,13 @@
 """What `test_distributed.py` starts in several processes: each runs the same jobs, one after the other."""
 
 import json
+import os
 import sys
 
 import torch
 import torch.distributed as dist
+from accelerate.state import AcceleratorState, PartialState
+from accelerate.utils import DistributedType
 from factories import make_inputs, make_model
 
 from smcl.distributed_smcl import BatchShare
@@ -47,10 +50,32 @@ def check_gradients():
                 assert difference <= 1e-5 * scale + 1e-8, (image_counts, name, parameter, difference, scale)
 
 
+def shard_on_the_cpu():
+    """Have accelerate shard models by FSDP2 on the CPU, where it would silently copy them.
+
+    AcceleratorState compares the kind of processes with a list of accelerators that lacks CPUs; nothing else in
+    accelerate, transformers or torch minds. The variables are those that `accelerate launch` sets from fsdp2.yaml.
+    """
+    initialise = PartialState.__init__
+
+    def as_if_on_gpus(self, *args, **kwargs):
+        initialise(self, *args, **kwargs)
+        if self.distributed_type == DistributedType.MULTI_CPU:
+            self.distributed_type = DistributedType.MULTI_GPU
+
+    AcceleratorState._reset_state(reset_partial_state=True)
+    PartialState.__init__ = as_if_on_gpus
+    os.environ.update(json.loads(os.environ["FSDP_VARIABLES"]))
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    for job in json.loads(sys.argv[1]):
+    copied, sharded = json.loads(sys.argv[1])
+    for job in copied:
         main(job)
     assert dist.get_world_size() == 2
     check_gradients()
+    shard_on_the_cpu()
+    for job in sharded:
+        main(job)
     dist.destroy_process_group()
