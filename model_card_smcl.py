@@ -122,7 +122,9 @@ class ModelCard:
 
 Finds the named entities ({", ".join(self.types)}) in posts with up to {self.config.max_images} images: the words are
 tagged in BIO2, and the images decide where the words alone are ambiguous. The model is SMCL (Wu & Liu, *Symmetry* 2026,
-18(2), 353), with {self.num_parameters:,} weights. {". ".join(parts)}. Started from: {self._origins()}.
+18(2), 353), with {self.num_parameters:,} weights.
+
+{". ".join(parts)}. Started from: {self._origins()}.
 
 Licence: {self.license or UNKNOWN}. The code in this repository is under Apache-2.0."""
 
@@ -170,8 +172,9 @@ CRF that exactly these words are an entity of this type. {self._calibration()}""
         rows = []
         for title, prefix in [("all", "test"), *((name, f"test_{name}") for name in self.types)]:
             values = [self.results.get(f"{prefix}_{metric}") for metric in METRICS]
-            support = self.results.get(f"{prefix}_support")
-            rows.append((title, *map(_score, values), "" if title == "all" else _count(support)))
+            named = self.types if title == "all" else [title]
+            supports = [self.results.get(f"test_{name}_support") for name in named]
+            rows.append((title, *map(_score, values), _count(None if None in supports else sum(supports))))
         data = UNKNOWN if self.tested is None else self.tested["data"]["title"]
         return f"""## Scores
 
@@ -218,7 +221,10 @@ Strict and entity-level (type and both borders must be right), micro-averaged ov
                 ("versions", ", ".join(f"{key} {value or UNKNOWN}" for key, value in run["versions"].items())),
                 ("hardware", run["hardware"]),
                 ("time", f"{run['seconds']:,.0f} s, finished {run['finished']}"),
-                ("settings", ", ".join(f"{key} {value}" for key, value in run["settings"].items())),
+                (
+                    "settings",
+                    ", ".join(f"{key} {value}" for key, value in run["settings"].items() if value is not None),
+                ),
             ]
             if "train" in run["stages"]:
                 seconds = f"{run['results']['train_runtime']:,.0f} s of training"

@@ -287,7 +287,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         else:
             complete(folder, output, name, license=arguments["license"])
             sys.stdout.write(
-                f"Written: {output}. Upload it by `hf upload {name} {output} --type {find_kind(folder)}`.\n"
+                f"Written: {output}. Upload it by `hf upload {name} {output} . --type {find_kind(folder)}`.\n"
             )
     except ValueError as error:
         parser.exit(2, f"{parser.prog}: {error}\n")

@@ -90,7 +90,7 @@ class RunRecord:
             "data": describe_data(data_arguments.dataset, dataset),
             "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
             "hardware": describe_hardware(training_arguments.device),
-            "energy_kwh": self._energy(folder) if training_arguments.do_train else None,
+            "energy_kwh": self.read_energy(folder) if training_arguments.do_train else None,
             "results": {},
         }
         for stage in run["stages"]:
@@ -98,8 +98,8 @@ class RunRecord:
         runs = [] if start is None else read_runs(start)
         (folder / RUN_FILE).write_text(json.dumps({"runs": [*runs, run]}, indent=2, default=str) + "\n", "utf-8")
 
-    def _energy(self, folder: Path) -> float | None:
-        """Read what codecarbon measured of this run (`--report_to codecarbon`), in kWh."""
+    def read_energy(self, folder: Path) -> float | None:
+        """Read what codecarbon measured of this run (`--report_to codecarbon`), in kWh; `None` if it did not."""
         path = folder / "emissions.csv"
         if not path.is_file() or path.stat().st_mtime < self.started:
             return None

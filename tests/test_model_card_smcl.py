@@ -1,5 +1,6 @@
 import copy
 import json
+import os
 
 import pytest
 from factories import make_config, make_model
@@ -7,7 +8,7 @@ from huggingface_hub import ModelCard as HubCard
 
 from smcl.model_card_smcl import ModelCard
 from smcl.publish import complete
-from smcl.record_smcl import command_line, read_runs
+from smcl.record_smcl import RunRecord, command_line, read_runs
 
 SCORES = {f"test_{name}": 0.5 for name in ("precision", "recall", "f1", "PER_f1", "LOC_f1", "ORG_f1")}
 
@@ -51,7 +52,7 @@ def test_card_of_a_model_without_recorded_runs_says_so(processor, tmp_path):
 
 def test_scores_without_a_recorded_run_are_told_but_not_indexed():
     card = make_card(results=SCORES)
-    assert "| all | 0.5000 | 0.5000 | 0.5000 |" in card.text()
+    assert "| all | 0.5000 | 0.5000 | 0.5000 | not recorded |" in card.text()
     assert "test split of the data\nnot recorded" in card.text()
     assert card.metadata().eval_results is None
 
@@ -108,6 +109,16 @@ def test_command_is_kept_without_tokens(given, kept):
 def test_command_of_a_file_is_written_out(name, tmp_path):
     (tmp_path / name).write_text(json.dumps({"seed": 1, "hub_token": "hf_secret", "do_train": True}))
     assert command_line([str(tmp_path / name)]).endswith("--seed 1 --hub_token TOKEN --do_train True")
+
+
+def test_energy_is_read_from_what_codecarbon_wrote_during_this_run(tmp_path):
+    (tmp_path / "emissions.csv").write_text("run_id,energy_consumed\nold,9.0\nnew,0.5\n")
+    os.utime(tmp_path / "emissions.csv", (1, 1))
+    assert RunRecord([]).read_energy(tmp_path) is None
+    os.utime(tmp_path / "emissions.csv")
+    record = RunRecord([])
+    record.started -= 60
+    assert record.read_energy(tmp_path) == 0.5
 
 
 def test_folder_without_a_record_has_no_runs(tmp_path):

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +20,7 @@ from smcl import MultiImageNERPipeline
 from smcl.dataset_scripts.icons import convert
 from smcl.publish import complete, publish
 from smcl.publish import main as publish_main
+from smcl.record_smcl import read_report, read_runs
 from smcl.run_ner_multiimage import main as run_ner
 
 DEMO, CODE = "someone/smcl-demo", "modeling_smcl.py"
@@ -251,6 +253,8 @@ def test_data_set_comes_back_as_it_was_published(hub, data, tmp_path, capsys):
     assert all(split["sha256"] in card.text for split in report["splits"].values())
     assert "| posts | 24 | 6 | 10 | 40 |" in card.text
     assert back["labels"][1] in card.text
+    # A run on the published data finds their report, and with it their hashes.
+    assert read_report("someone/posts") == report
 
 
 def test_report_of_other_data_is_refused(data, tmp_path):
@@ -324,6 +328,18 @@ def test_label_table_shows_the_names_that_the_data_mention_most(trained, hub, da
     words = [" ".join(post["tokens"]) for post in posts]
     assert int(count) == sum(tags.count(1) for tags in posts["ner_tags"])
     assert all(any(example in text for text in words) for example in examples.split(", "))
+
+
+def test_runs_are_noted_beside_the_model_that_they_scored_and_nowhere_else(trained, data, tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(trained, folder)
+    arguments = ["--dataset", str(data), "--do_predict", "--use_cpu", "--disable_tqdm", "true", "--model", str(folder)]
+    run_ner([*arguments, "--output_dir", str(tmp_path / "elsewhere")])
+    assert read_runs(tmp_path / "elsewhere") == [] and len(read_runs(folder)) == 1
+    run_ner([*arguments, "--output_dir", str(folder)])
+    first, second = read_runs(folder)
+    assert (first["stages"], second["stages"]) == (["train", "calibration", "test"], ["test"])
+    assert first["results"]["test_f1"] == second["results"]["test_f1"]
 
 
 def test_push_is_refused_before_training_if_it_could_not_succeed(hub, trained, data, tmp_path):
