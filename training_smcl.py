@@ -18,7 +18,7 @@ from accelerate.data_loader import BatchSamplerShard, DataLoaderShard, get_sampl
 from safetensors import SafetensorError, safe_open
 from seqeval.metrics import classification_report
 from seqeval.scheme import IOB2
-from torch.utils.data import BatchSampler, DataLoader
+from torch.utils.data import BatchSampler, DataLoader, SequentialSampler
 from transformers import EarlyStoppingCallback, EvalPrediction, Trainer, TrainingArguments
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy, TrainOutput
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, logging
@@ -26,6 +26,7 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, loggi
 from .distributed_smcl import BatchShare, SharedBatchSampler
 from .features_smcl import CachedImages, keep_images_encoded
 from .processing_smcl import SMCLProcessor
+from .sampling_smcl import LengthSampler, token_counts
 
 logger = logging.get_logger(__name__)
 
@@ -192,6 +193,25 @@ class SMCLTrainer(Trainer):
         if isinstance(self.data_collator, SMCLDataCollator):
             dataset = keep_images_encoded(dataset)
         return super()._get_dataloader(dataset, *args, **kwargs)
+
+    def _get_train_sampler(self, train_dataset=None):
+        if not self._groups_posts:
+            return super()._get_train_sampler(train_dataset)
+        posts = self.train_dataset if train_dataset is None else train_dataset
+        counts = token_counts(posts, self.data_collator.processor.tokenizer)
+        batch_size = self.args.train_batch_size * self.args.gradient_accumulation_steps
+        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+        return LengthSampler(counts, batch_size, seed)
+
+    def _get_eval_sampler(self, eval_dataset):
+        # transformers would group these as well, and give predictions in that order.
+        return SequentialSampler(eval_dataset) if self._groups_posts else super()._get_eval_sampler(eval_dataset)
+
+    @property
+    def _groups_posts(self) -> bool:
+        """Whether posts of about the same length are to share a batch of training."""
+        grouped = self.args.train_sampling_strategy == "group_by_length"
+        return grouped and isinstance(self.data_collator, SMCLDataCollator)
 
     def get_train_dataloader(self) -> DataLoader:
         """Build the loader; of several processes, each takes an even part of the batches that one process would have.

@@ -1,12 +1,13 @@
 import pytest
 import torch
-from datasets import Dataset, Image
+from datasets import Dataset, Image, concatenate_datasets
 from factories import LABELS, make_model
 from transformers import TrainerCallback
 
 from smcl import SMCLForTokenClassification
 from smcl.dataset_scripts.schema import FEATURES
-from smcl.features_smcl import ImageFeatures
+from smcl.features_smcl import ImageFeatures, ImagePixels
+from smcl.sampling_smcl import token_counts
 from smcl.training_smcl import (
     SMCLDataCollator,
     SMCLTrainer,
@@ -80,13 +81,44 @@ class StopAfter(TrainerCallback):
         control.should_training_stop = state.global_step >= self.steps
 
 
-def test_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(trainer_for):
+@pytest.mark.parametrize(("order", "steps"), [("random", 3), ("group_by_length", 3), ("group_by_length", 4)])
+def test_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(trainer_for, order, steps):
+    settings = {"load_best_model_at_end": False, "train_sampling_strategy": order}
+    settings |= {"eval_strategy": "no", "save_strategy": "steps", "save_steps": steps}
     whole = make_model()
-    trainer_for(whole, "whole", load_best_model_at_end=False).train()
-    trainer_for(make_model(), "halved", load_best_model_at_end=False, callbacks=[StopAfter(3)]).train()
+    trainer_for(whole, "whole", **settings).train()
+    trainer_for(make_model(), "halved", callbacks=[StopAfter(steps)], **settings).train()
     resumed = make_model(seed=1)
-    trainer_for(resumed, "halved", load_best_model_at_end=False).train(resume_from_checkpoint=True)
+    trainer_for(resumed, "halved", **settings).train(resume_from_checkpoint=True)
     assert_same_weights(resumed, whole.state_dict())
+
+
+def test_batches_grouped_by_length_hold_each_post_once_in_an_order_that_changes(trainer_for, posts):
+    many = concatenate_datasets([posts] * 12)
+    trainer = trainer_for(make_model(), dataset=many, train_sampling_strategy="group_by_length")
+    sampler, lengths = trainer._get_train_sampler(), token_counts(many, trainer.data_collator.processor.tokenizer)
+    first, again = list(sampler), list(trainer._get_train_sampler())
+    sampler.set_epoch(1)
+    assert first == again != list(sampler)
+    assert sorted(first) == list(range(len(many)))
+    inputs = [batch["input_ids"] for batch in trainer.get_train_dataloader()]
+    grouped = sum(ids.numel() for ids in inputs)
+    in_order = sum(max(lengths[i : i + 4]) * 4 for i in range(0, len(many), 4))
+    assert sum(lengths) <= grouped < sum(lengths) + 0.5 * (in_order - sum(lengths))
+    evaluated = [row for batch in trainer.get_eval_dataloader() for row in batch["input_ids"]]
+    assert [int((row != 0).sum()) for row in evaluated] == lengths
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_worker_processes_give_the_same_weights(trainer_for, posts, processor, tmp_path, kept):
+    weights = []
+    for workers in (0, 2):
+        features = ImagePixels(processor, tmp_path / "kept") if kept else None
+        dataset = features.replace_images(posts) if kept else posts
+        model = make_model()
+        trainer_for(model, f"run-{workers}", features, dataset, dataloader_num_workers=workers).train()
+        weights.append(model.state_dict())
+    assert [name for name in weights[0] if not torch.equal(weights[0][name], weights[1][name])] == []
 
 
 def test_best_checkpoint_is_restored_with_every_tensor(trainer_for):
