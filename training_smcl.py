@@ -199,7 +199,8 @@ class SMCLTrainer(Trainer):
             return super()._get_train_sampler(train_dataset)
         posts = self.train_dataset if train_dataset is None else train_dataset
         counts = token_counts(posts, self.data_collator.processor.tokenizer)
-        batch_size = self.args.train_batch_size * self.args.gradient_accumulation_steps
+        processes = self.args.world_size
+        batch_size = self.args.train_batch_size * processes * self.args.gradient_accumulation_steps
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
         return LengthSampler(counts, batch_size, seed)
 
