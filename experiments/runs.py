@@ -260,7 +260,8 @@ def code_digest() -> str:
     """Return 8 hex digits of the SHA-256 of the package's models and training."""
     total = hashlib.sha256()
     root = RUN_SCRIPT.parent
-    names = "crf encoders fusion guidance images losses modeling processing training configuration".split()
+    names = "configuration crf distributed encoders features fusion guidance images losses modeling processing sampling"
+    names = f"{names} training".split()
     paths = [root / f"{name}_smcl.py" for name in names] + sorted((root / "baselines").glob("*.py"))
     for path in (*paths, RUN_SCRIPT):
         total.update(path.read_bytes())
