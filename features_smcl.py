@@ -9,6 +9,8 @@ import hashlib
 import json
 import os
 import uuid
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,7 @@ import transformers
 from datasets import Dataset, Image, List
 from huggingface_hub.constants import HF_ASSETS_CACHE
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from tqdm.auto import tqdm
 from transformers.utils import logging
 
@@ -104,7 +106,6 @@ class ImageStore:
         self.about = about
         self._values: list[torch.Tensor] = []
         self._places: dict[bytes, tuple[int, int]] = {}
-        folder.mkdir(parents=True, exist_ok=True)
         self._put("about.json", lambda path: path.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8"))
         for path in sorted(folder.glob("*.safetensors")):
             self._open(path)
@@ -133,25 +134,28 @@ class ImageStore:
         # Runs that do the same work write the same file.
         name = f"{hashlib.sha256(b''.join(digests)).hexdigest()[:32]}.safetensors"
         rows = torch.frombuffer(bytearray(b"".join(digests)), dtype=torch.uint8).view(len(digests), -1)
-        tensors = {"digests": rows, "values": values.contiguous()}
-        self._put(name, lambda path: save_file(tensors, path))
+        # `save_file` would let nobody else read the file.
+        data = save({"digests": rows, "values": values.contiguous()})
+        self._put(name, lambda path: path.write_bytes(data))
         self._open(self.folder / name)
 
-    def _put(self, name: str, write) -> None:
+    def _put(self, name: str, write: Callable[[Path], Any]) -> None:
         """Write a file in one step: whole, or not at all."""
         unfinished = self.folder / f".{name}.{uuid.uuid4().hex}.unfinished"
         try:
+            self.folder.mkdir(parents=True, exist_ok=True)
             write(unfinished)
             with open(unfinished, "rb+") as file:
                 os.fsync(file.fileno())
             unfinished.replace(self.folder / name)
-        except (OSError, SafetensorError) as error:
+        except OSError as error:
             raise OSError(
                 f"Keeping images in {self.folder} failed: {error}. Make room there, or choose another folder by "
                 "`--image_cache`."
             ) from error
         finally:
-            unfinished.unlink(missing_ok=True)
+            with suppress(OSError):
+                unfinished.unlink()
 
     def _open(self, path: Path) -> None:
         try:

@@ -51,7 +51,7 @@ def write_source(folder: Path, photographs: list[bytes]) -> None:
     (folder / "text").mkdir()
     (folder / "images").mkdir()
     rng = random.Random(0)
-    counts = spread_images(sum(POSTS.values()), rng)
+    counts = spread_images(sum(POSTS.values()), PHOTOGRAPHS, rng)
     number = 0
     for split, size in POSTS.items():
         lines = []
@@ -59,25 +59,26 @@ def write_source(folder: Path, photographs: list[bytes]) -> None:
             post, _ = draw_post(f"{split}-{index}", rng)
             names = [f"{index}_{slot}.jpg" for slot in range(number, number + counts.pop())]
             for name in names:
-                write_photograph(folder / "images" / name, photographs[number % len(photographs)], number)
+                photograph = number_photograph(photographs[number % len(photographs)], number)
+                (folder / "images" / name).write_bytes(photograph)
                 number += 1
             lines.append(json.dumps({"id": post.id, "text": post.tokens, "images": names, "label": post.tags}) + "\n")
         (folder / "text" / f"MNER-MI_{FILE_SPLITS[split]}.txt").write_text("".join(lines), encoding="utf-8")
 
 
-def spread_images(posts: int, rng: random.Random) -> list[int]:
-    """Draw the number of images of each post, at least one and `PHOTOGRAPHS` in all."""
+def spread_images(posts: int, images: int, rng: random.Random) -> list[int]:
+    """Draw the number of images of each post, at least one and at most four."""
     counts = [1] * posts
-    while (missing := PHOTOGRAPHS - sum(counts)) > 0:
+    while (missing := images - sum(counts)) > 0:
         for post in rng.sample(range(posts), min(posts, missing)):
             counts[post] = min(counts[post] + 1, MOST_IMAGES)
     return counts
 
 
-def write_photograph(path: Path, data: bytes, number: int) -> None:
-    """Write a JPEG file with a number in a comment behind its start."""
+def number_photograph(data: bytes, number: int) -> bytes:
+    """Put a number into a JPEG file, in a comment behind its start."""
     comment = number.to_bytes(8, "big")
-    path.write_bytes(START_OF_JPEG + b"\xff\xfe" + (len(comment) + 2).to_bytes(2, "big") + comment + data[2:])
+    return START_OF_JPEG + b"\xff\xfe" + (len(comment) + 2).to_bytes(2, "big") + comment + data[2:]
 
 
 def tree(pid: int) -> list[int]:

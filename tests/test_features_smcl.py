@@ -3,6 +3,7 @@ import multiprocessing
 import os
 import pickle
 import random
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -162,15 +163,21 @@ class caplog_of_transformers:
 
 
 def test_write_that_fails_leaves_nothing_and_says_what_to_do(processor, tmp_path, monkeypatch):
-    def no_room(tensors, path):
-        path.write_bytes(b"half")
+    def no_room(path, data):
+        path.write_text("half")
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(features_smcl, "save_file", no_room)
     features = ImageFeatures(make_model(), processor, tmp_path)
+    monkeypatch.setattr(Path, "write_bytes", no_room)
     with pytest.raises(OSError, match="no space left on device.*`--image_cache`"):
         features.replace_images(make_posts())
     assert {path.name for path in tmp_path.rglob("*") if path.is_file()} == {"about.json"}
+
+
+def test_folder_that_can_not_be_made_is_refused_at_once(processor, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(OSError, match=r"Keeping images in .*file.* failed: .*`--image_cache`"):
+        ImageFeatures(make_model(), processor, tmp_path / "file")
 
 
 def write_many(folder, start, count):
