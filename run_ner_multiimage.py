@@ -11,13 +11,14 @@
 `--help` lists all arguments, those of `transformers.TrainingArguments` among them. Writes `all_results.json`,
 `predictions.jsonl` and, after training, the model with its processor and code into the output folder, and `run.json`,
 which tells how it was made. `--push_to_hub` uploads the model at the end, as `smcl.publish` does. With `--input`, posts
-without gold tags are tagged, and only `--output` is written.
+without gold tags are tagged, and only `--output` is written. With `--dry_run`, data, model, memory and time are checked
+in a minute, and nothing is written.
 """
 
 import json
 import sys
 import tempfile
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 from datasets import Dataset, DatasetDict, load_dataset
@@ -35,11 +36,13 @@ from transformers.utils import logging
 from smcl import MultiImageNERPipeline, SMCLProcessor
 from smcl.baselines import SYSTEMS, check_switches, needed_encoders, processor_class, reads_images, system_name
 from smcl.calibration_smcl import calibrate
+from smcl.dry_run_smcl import dry_run
 from smcl.features_smcl import CachedImages, ImageFeatures, ImagePixels
 from smcl.modeling_smcl import SMCLTaggingModel
 from smcl.prediction_smcl import predict_file
 from smcl.publish import claim_for_training, publish
 from smcl.record_smcl import RunRecord
+from smcl.tracking_smcl import add_prediction_figures
 from smcl.training_smcl import (
     SMCLDataCollator,
     SMCLTrainer,
@@ -83,7 +86,7 @@ class SwitchArguments:
     max_images: int | None = field(default=None, metadata={"help": "Largest number of images of a post (4)."})
     num_image_layers: int | None = field(default=None, metadata={"help": "Layers relating images to each other (1)."})
     num_fusion_layers: int | None = field(default=None, metadata={"help": "Layers in front of the fusion (1)."})
-    guidance_filter: str | None = field(default=None, metadata={"help": "'score', 'probability' or 'none' (score)."})
+    guidance_filter: str | None = field(default=None, metadata={"help": "'none', 'score' or 'probability' (none)."})
     image_weighting: str | None = field(default=None, metadata={"help": "'uniform' or 'relevance' (uniform)."})
     cmd_order: int | None = field(default=None, metadata={"help": "Highest moment of the similarity loss, K (3)."})
     similarity_weight: float | None = field(default=None, metadata={"help": "Weight of the similarity loss (0.3)."})
@@ -132,6 +135,9 @@ class DataArguments:
     split: str | None = field(default=None, metadata={"help": "Split of --input; default: its only one, or 'test'."})
     on_bad_image: str = field(
         default="error", metadata={"help": "With an image of --input that can't be read: 'error', or 'skip' it."}
+    )
+    dry_run: bool = field(
+        default=False, metadata={"help": "Check data, model, memory and time of this run, and write nothing."}
     )
 
 
@@ -331,7 +337,7 @@ def build_trainer(
     arguments: SMCLTrainingArguments,
 ) -> SMCLTrainer:
     """Build the trainer; read or encode the images of the training and validation splits first, if they are kept."""
-    features = None
+    features, shown = None, dataset.get("validation")
     if arguments.do_train and reads_images(type(model)):
         if freeze_vision:
             model.base_model.vision_model.requires_grad_(False)
@@ -346,7 +352,7 @@ def build_trainer(
     else:
         # The defaults evaluate and save after each epoch, which transformers refuses without data for it.
         arguments.eval_strategy = arguments.save_strategy = "no"
-    return SMCLTrainer(
+    trainer = SMCLTrainer(
         model=model,
         args=arguments,
         data_collator=SMCLDataCollator(processor, features, data_arguments.max_length, data_arguments.on_extra_images),
@@ -356,6 +362,9 @@ def build_trainer(
         compute_metrics=build_compute_metrics(labels),
         callbacks=callbacks,
     )
+    if shown is not None:
+        add_prediction_figures(trainer, shown, data_arguments.on_extra_images)
+    return trainer
 
 
 def train(trainer: SMCLTrainer, checkpoint: str | None) -> None:
@@ -443,7 +452,8 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
         argv (`list[str]`, *optional*): Arguments, by default those of the process.
 
     Returns:
-        `dict`: the scores of the test split, empty without `--do_predict`; with `--input`, counts of posts.
+        `dict`: the scores of the test split, empty without `--do_predict`; with `--input`, counts of posts; with
+        `--dry_run`, what [`dry_run`] measured.
 
     Raises:
         ValueError: if the arguments, the data and the model do not fit together.
@@ -452,6 +462,8 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     record, arguments = RunRecord(argv), parse_arguments(argv)
     model_arguments, switches, data_arguments, training_arguments = arguments
     if data_arguments.input is not None:
+        if data_arguments.dry_run:
+            raise ValueError("`--dry_run` checks runs on a `--dataset`: leave it out with `--input`.")
         return predict_input(*arguments)
     if data_arguments.dataset is None:
         raise ValueError("Expected `--dataset`, or `--input` and `--output` with `--do_predict` to tag other posts.")
@@ -463,7 +475,8 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
         raise ValueError(
             "Nothing to do: give at least one of `--do_train`, `--do_eval`, `--do_predict` and `--calibrate`."
         )
-    check_output(training_arguments.output_dir)
+    if not data_arguments.dry_run:
+        check_output(training_arguments.output_dir)
     checkpoint = checkpoint_to_resume(training_arguments)
     dataset = load_posts(data_arguments.dataset, splits)
     labels = label_names(dataset)
@@ -472,9 +485,15 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     if data_arguments.ignore_images or not reads_images(type(model)):
         columns = {name for names in dataset.column_names.values() for name in names}
         dataset = dataset.remove_columns("images") if "images" in columns else dataset
+
+    def build(posts: DatasetDict, image_cache: str | None, settings: SMCLTrainingArguments) -> SMCLTrainer:
+        reading = replace(data_arguments, image_cache=image_cache)
+        return build_trainer(model, processor, posts, labels, model_arguments.freeze_vision, reading, settings)
+
+    if data_arguments.dry_run:
+        return dry_run(build, dataset, training_arguments, data_arguments.on_extra_images)
     upload = claim_for_training(training_arguments, model.config.model_type, do_train or calibrates)
-    freeze_vision = model_arguments.freeze_vision
-    trainer = build_trainer(model, processor, dataset, labels, freeze_vision, data_arguments, training_arguments)
+    trainer = build(dataset, data_arguments.image_cache, training_arguments)
     if do_train:
         train(trainer, checkpoint)
     if calibrates:

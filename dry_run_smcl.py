@@ -1,0 +1,300 @@
+"""A dry run of the command line: do data, model, memory and time suffice? Nothing is written but a report."""
+
+import copy
+import math
+import os
+import random
+import shutil
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pyarrow.compute as pc
+import torch
+from datasets import Dataset, DatasetDict
+from tqdm.auto import tqdm
+from transformers import EarlyStoppingCallback, PrinterCallback, TrainerCallback
+
+from .features_smcl import keep_images_encoded
+from .images_smcl import ImageError, load_image
+from .processing_smcl import SMCLProcessor
+from .training_smcl import SMCLTrainer, SMCLTrainingArguments
+
+# Posts of each split whose images are read.
+SAMPLE = 200
+# Batches of usual posts that are timed, after one of the largest.
+TIMED_BATCHES = 2
+
+
+class Clock(TrainerCallback):
+    """Notes when each training step ended."""
+
+    def __init__(self):
+        self.times: list[float] = []
+
+    def on_step_end(self, args, state, control, **kwargs) -> None:
+        """Note the time."""
+        self.times.append(_now(args.device))
+
+
+def dry_run(
+    build: Callable[[DatasetDict, str, SMCLTrainingArguments], SMCLTrainer],
+    dataset: DatasetDict,
+    arguments: SMCLTrainingArguments,
+    on_extra_images: str,
+) -> dict[str, float]:
+    """Check a run and print what it will take.
+
+    Reads the images of some posts of each split, trains one step on the longest texts with the most images and two on
+    usual posts, and evaluates such batches. The model is changed by it.
+
+    Args:
+        build (`Callable`): Makes the trainer from posts, a folder to keep images in and arguments.
+        dataset (`DatasetDict`): The splits that the run uses.
+        arguments (`SMCLTrainingArguments`): Those of the run.
+        on_extra_images (`str`): See [`SMCLProcessor`].
+
+    Returns:
+        `dict`: `peak_memory_gb`; `step_seconds` if it trains; `total_seconds` of the whole run, without stopping early.
+
+    Raises:
+        ValueError: if the output folder can't be written to, images can't be used, or memory does not suffice.
+        FloatingPointError: if the loss is not finite.
+    """
+    _check_writable(arguments.output_dir)
+    if arguments.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(arguments.device)
+    with tempfile.TemporaryDirectory() as folder:
+        few = DatasetDict({split: _few_posts(posts, _batch_size(arguments, split)) for split, posts in dataset.items()})
+        start = time.perf_counter()
+        trainer = build(few, f"{folder}/images", _quiet(arguments, f"{folder}/output"))
+        seconds_per_image = (time.perf_counter() - start) / max(1, _count_images(few, ("train", "validation")))
+        _check_images(dataset, trainer.processing_class, on_extra_images)
+        try:
+            batch_seconds = _measure(trainer, few)
+        except torch.OutOfMemoryError as error:
+            raise ValueError(
+                f"Memory does not suffice for the longest texts with the most images: {error} Lower "
+                "`--per_device_train_batch_size` (with more `--gradient_accumulation_steps`) or "
+                "`--per_device_eval_batch_size`, or give `--bf16 true` or `--freeze_vision`."
+            ) from error
+    if trainer.data_collator.features is None:
+        seconds_per_image = 0.0
+    times = _whole_run(dataset, arguments, batch_seconds, seconds_per_image)
+    used, available = _memory(arguments.device)
+    if trainer.is_world_process_zero():
+        lines = [*_describe_data(dataset), "", *_describe_model(trainer, arguments.output_dir)]
+        lines += [f"memory   {used:.2f} GB at most, of {available:.1f} GB", ""]
+        lines += _describe_times(dataset, arguments, batch_seconds, times)
+        sys.stdout.write("\n".join(lines) + "\n")
+    step = {"step_seconds": batch_seconds["train"]} if "train" in batch_seconds else {}
+    return {"peak_memory_gb": used, **step, "total_seconds": sum(times.values())}
+
+
+def _now(device: torch.device) -> float:
+    """Return the time in seconds, when a device has done all that it was asked for."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def _check_writable(folder: str) -> None:
+    """Refuse an output folder that could not be made or written to, without making it."""
+    path = Path(folder).absolute()
+    there = next(place for place in (path, *path.parents) if place.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        raise ValueError(f"`--output_dir {folder}` is no folder that can be written to: {there} is not.")
+
+
+def _quiet(arguments: SMCLTrainingArguments, output_dir: str) -> SMCLTrainingArguments:
+    """Return arguments that train a few steps in the order of the posts, and save, evaluate and send nothing."""
+    quiet = copy.copy(arguments)
+    quiet.output_dir, quiet.report_to, quiet.push_to_hub = output_dir, [], False
+    quiet.eval_strategy = quiet.save_strategy = quiet.logging_strategy = "no"
+    quiet.load_best_model_at_end = quiet.eval_on_start = False
+    quiet.train_sampling_strategy, quiet.max_steps = "sequential", 1 + TIMED_BATCHES
+    return quiet
+
+
+def _batch_size(arguments: SMCLTrainingArguments, split: str) -> int:
+    """Return the posts of a training step, or of a batch of evaluation, in all processes."""
+    if split == "train":
+        return arguments.train_batch_size * arguments.world_size * arguments.gradient_accumulation_steps
+    return arguments.eval_batch_size * arguments.world_size
+
+
+def _lengths(posts: Dataset, column: str) -> list[int]:
+    """Return the length of each list of a column, without reading what is in the lists."""
+    rows = posts.with_format("arrow").select_columns(column).iter(10_000)
+    return [length for row in rows for length in pc.list_value_length(row[column]).fill_null(0).to_pylist()]
+
+
+def _few_posts(posts: Dataset, batch_size: int) -> Dataset:
+    """Return a batch of the longest texts with the most images of any post, and some of usual posts."""
+    posts = keep_images_encoded(posts)
+
+    def most(column: str) -> list[int]:
+        order = sorted(enumerate(_lengths(posts, column)), key=lambda pair: -pair[1])
+        return [order[row % len(order)][0] for row in range(batch_size)]
+
+    # In memory: `map` and its like would write files.
+    few = posts.select(most("tokens"))[:]
+    if "images" in few:
+        few["images"] = posts.select(most("images"))[:]["images"]
+    usual = posts.select(random.Random(0).choices(range(len(posts)), k=TIMED_BATCHES * batch_size))[:]
+    return Dataset.from_dict({name: few[name] + usual[name] for name in few}, features=posts.features)
+
+
+def _count_images(dataset: DatasetDict, splits: tuple[str, ...]) -> int:
+    there = [dataset[split] for split in splits if split in dataset and "images" in dataset[split].column_names]
+    return sum(sum(_lengths(posts, "images")) for posts in there)
+
+
+def _check_images(dataset: DatasetDict, processor: SMCLProcessor, on_extra_images: str) -> None:
+    """Count the images of all posts and read those of a sample; a `ValueError` names posts that can't be used."""
+    for split, posts in dataset.items():
+        if "images" not in posts.column_names:
+            continue
+        if on_extra_images == "error":
+            rows = [row for row, count in enumerate(_lengths(posts, "images")) if count > processor.max_images]
+            _refuse(split, posts, rows, f"have more than {processor.max_images} images: see `--on_extra_images`")
+        sample = sorted(random.Random(0).sample(range(len(posts)), min(SAMPLE, len(posts))))
+        encoded, broken = keep_images_encoded(posts), []
+        for row in tqdm(sample, desc=f"Checking images, {split}", unit="post"):
+            try:
+                for image in encoded[row]["images"]:
+                    load_image(image)
+            except ImageError:
+                broken.append(row)
+        _refuse(split, posts, broken, f"of {len(sample)} looked at have images that can't be read")
+
+
+def _refuse(split: str, posts: Dataset, rows: list[int], reason: str) -> None:
+    if rows:
+        ids = ", ".join(repr(name) for name in posts.select(rows[:5])["id"])
+        raise ValueError(f"{len(rows)} posts of the split {split!r} {reason}. Among them are {ids}.")
+
+
+def _measure(trainer: SMCLTrainer, few: DatasetDict) -> dict[str, float]:
+    """Train and evaluate a few batches; return the seconds of one of usual posts for each split."""
+    trainer.remove_callback(PrinterCallback)
+    seconds = {}
+    if trainer.train_dataset is not None:
+        clock = Clock()
+        trainer.add_callback(clock)
+        trainer.remove_callback(EarlyStoppingCallback)
+        trainer.train()
+        trainer._check_losses()
+        seconds["train"] = (clock.times[-1] - clock.times[0]) / TIMED_BATCHES
+    for split in ("validation", "test"):
+        if split in few:
+            posts = trainer.eval_dataset if split == "validation" else few[split]
+            size = len(posts) // (1 + TIMED_BATCHES)
+            trainer.evaluate(posts.select(range(size)))
+            start = _now(trainer.args.device)
+            trainer.evaluate(posts.select(range(size, len(posts))))
+            seconds[split] = (_now(trainer.args.device) - start) / TIMED_BATCHES
+    return seconds
+
+
+def _num_steps(dataset: DatasetDict, arguments: SMCLTrainingArguments) -> int:
+    if arguments.max_steps > 0:
+        return arguments.max_steps
+    return math.ceil(arguments.num_train_epochs * math.ceil(len(dataset["train"]) / _batch_size(arguments, "train")))
+
+
+def _whole_run(
+    dataset: DatasetDict, arguments: SMCLTrainingArguments, batch_seconds: dict[str, float], seconds_per_image: float
+) -> dict[str, float]:
+    """Return the seconds that each part of the whole run takes, if it does not stop early."""
+    passes = {
+        split: math.ceil(len(posts) / _batch_size(arguments, split)) * batch_seconds[split]
+        for split, posts in dataset.items()
+    }
+    times = {}
+    if arguments.do_train:
+        if seconds_per_image:
+            times["images"] = seconds_per_image * _count_images(dataset, ("train", "validation"))
+        steps = _num_steps(dataset, arguments)
+        epochs = steps / math.ceil(len(dataset["train"]) / _batch_size(arguments, "train"))
+        every = arguments.eval_steps or 1
+        rounds = {"no": 0, "epoch": math.ceil(epochs), "steps": steps / (every if every >= 1 else every * steps)}
+        times["training"] = steps * batch_seconds["train"]
+        times["evaluation"] = rounds[str(getattr(arguments.eval_strategy, "value", arguments.eval_strategy))]
+        times["evaluation"] *= passes["validation"]
+    if arguments.do_eval:
+        times["evaluation"] = times.get("evaluation", 0) + passes["validation"]
+    if arguments.do_predict:
+        times["prediction"] = passes["test"]
+    return times
+
+
+def _memory(device: torch.device) -> tuple[float, float]:
+    """Return the most memory that was used and what there is, in GB: of the GPU, or of this process and machine."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_reserved(device) / 1e9, torch.cuda.mem_get_info(device)[1] / 1e9
+    memory = psutil.Process().memory_info()
+    if hasattr(memory, "peak_wset"):
+        peak = memory.peak_wset
+    else:
+        # There is none on Windows.
+        import resource
+
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return peak / 1e9, psutil.virtual_memory().total / 1e9
+
+
+def _describe_data(dataset: DatasetDict) -> list[str]:
+    """Return a table of what is in each split."""
+    labels = next(iter(dataset.values())).features["ner_tags"].feature.names
+    types = [label[2:] for label in labels if label.startswith("B-")]
+    lines = [f"{'split':<12}{'posts':>9}{'words':>9}{'images':>9}" + "".join(f"{name:>9}" for name in types)]
+    for split, posts in dataset.items():
+        counts = Counter()
+        for rows in posts.with_format("arrow").select_columns("ner_tags").iter(10_000):
+            tags = pc.value_counts(pc.list_flatten(rows["ner_tags"])).to_pylist()
+            counts.update({labels[tag["values"]]: tag["counts"] for tag in tags})
+        numbers = [len(posts), counts.total(), _count_images(dataset, (split,))]
+        numbers += [counts[f"B-{name}"] for name in types]
+        lines.append(f"{split:<12}" + "".join(f"{number:>9}" for number in numbers))
+    return lines
+
+
+def _describe_model(trainer: SMCLTrainer, output_dir: str) -> list[str]:
+    """Return the size of the model and of what is saved."""
+    parameters = list(trainer.model.parameters())
+    numbers = [sum(p.numel() for p in chosen) for chosen in (parameters, [p for p in parameters if p.requires_grad])]
+    lines = [f"model    {type(trainer.model).__name__}, {numbers[0] / 1e6:.1f} million parameters"]
+    if trainer.train_dataset is not None:
+        lines[0] += f", {numbers[1] / 1e6:.1f} of them trained"
+        path = Path(output_dir).absolute()
+        free = shutil.disk_usage(next(place for place in (path, *path.parents) if place.exists())).free
+        # Weights, and two moments of AdamW of each that is trained.
+        size = sum(p.nbytes for p in parameters) + 2 * sum(p.nbytes for p in parameters if p.requires_grad)
+        lines.append(f"disk     {size / 1e9:.2f} GB for each checkpoint, {free / 1e9:.1f} GB free")
+    return lines
+
+
+def _describe_times(
+    dataset: DatasetDict, arguments: SMCLTrainingArguments, batch_seconds: dict[str, float], times: dict[str, float]
+) -> list[str]:
+    """Return what a batch and each part of the run takes."""
+    lines = []
+    if "train" in batch_seconds:
+        size, steps = _batch_size(arguments, "train"), _num_steps(dataset, arguments)
+        lines.append(f"time     {batch_seconds['train']:.3f} s for a step of {size} posts, {steps} steps")
+    lines.append(f"         {_duration(sum(times.values()))} for the whole run at most")
+    return lines + [f"         {_duration(seconds):>10}  {part}" for part, seconds in times.items()]
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 100:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
+__all__ = ["dry_run"]
