@@ -2,6 +2,8 @@
 PYTHON ?= python3
 # One build for everybody's demo and tests. The package itself takes any torch from 2.6 on.
 TORCH ?= torch==2.13.0
+# For the run with the lowest versions, where 2.6 can be had: `make LOWEST_TORCH=torch==2.6.0 test-lowest`.
+LOWEST_TORCH ?= $(TORCH)
 
 BIN := .venv/bin
 export HF_HUB_OFFLINE := 1
@@ -9,7 +11,7 @@ export HF_HUB_OFFLINE := 1
 # Debian's browser, for the tests of the web page; with another one in place nothing is installed.
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
-.PHONY: demo app test coverage common quality style browser
+.PHONY: demo app test test-lowest test-wheel coverage common quality style browser
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
@@ -42,6 +44,27 @@ app: .venv/installed-app | demo/model/model.safetensors
 
 test: .venv/installed browser
 	$(BIN)/python -m pytest
+
+# With the lowest versions that pyproject.toml declares.
+.venv-lowest/installed: pyproject.toml tests/lowest.py
+	$(PYTHON) -m venv --clear .venv-lowest
+	.venv-lowest/bin/python -m pip install --quiet "$(LOWEST_TORCH)"
+	.venv-lowest/bin/python -m pip install --quiet --no-deps --editable "."
+	.venv-lowest/bin/python tests/lowest.py > .venv-lowest/constraints.txt
+	.venv-lowest/bin/python -m pip install --quiet --constraint .venv-lowest/constraints.txt --editable ".[dev]"
+	touch $@
+
+test-lowest: .venv-lowest/installed browser
+	.venv-lowest/bin/python -m pytest
+
+# The wheel in an empty environment, outside the repository. An old `build` would put files into it that are gone.
+test-wheel:
+	rm -rf build dist
+	$(PYTHON) -m venv --clear .venv-wheel
+	.venv-wheel/bin/python -m pip install --quiet "$(TORCH)"
+	.venv-wheel/bin/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+	.venv-wheel/bin/python -m pip install --quiet dist/smcl-*.whl
+	.venv-wheel/bin/python -I tests/wheel_smoke.py
 
 # Of the rooms that travel to the Hub; pyproject.toml says which, and how much.
 coverage: .venv/installed browser
