@@ -1,9 +1,10 @@
 """Measure the share of training that is spent waiting for data, with and without what shortens it.
 
     python -m smcl.benchmarks.data_path --text TWITTER2017 --photos FOLDER --text_model TEXT --vision_model VISION
-    python -m smcl.benchmarks.data_path ... --base_size --posts 64 --systems plain cached frozen bert-crf
+    python -m smcl.benchmarks.data_path ... --base_size --systems plain cached --posts 24 --name data_path_base
+    python -m smcl.benchmarks.data_path ... --base_size --systems bert-crf frozen --files 40 --name data_path_frozen
 
-Posts are tweets with one to four photographs, about three; each file differs. Each system trains one epoch a round, in
+Posts are tweets with one to four photographs, about three. Each system trains one epoch a round, in
 turn; its first batch, for which worker processes start, is not timed. Ratios are taken within a round. Processor time,
 that of the training process alone, tells more than the clock where other programs run beside. BERT-CRF has the same
 text encoder and reads no images.
@@ -71,15 +72,15 @@ SYSTEMS = {
 }
 
 
-def make_posts(text: Path, photographs: list[bytes], count: int) -> Dataset:
-    """Join tweets with photographs, each with a file of its own."""
+def make_posts(text: Path, photographs: list[bytes], count: int, files: int) -> Dataset:
+    """Join tweets with photographs, so many different files of them."""
     posts = list(itertools.islice(read_posts(text / "train.txt", "tweets"), count))
     number, rows = itertools.count(), []
     for post, images in zip(posts, spread_images(len(posts), 3 * len(posts), random.Random(0)), strict=True):
-        numbers = list(itertools.islice(number, images))
-        files = [number_photograph(photographs[n % len(photographs)], n) for n in numbers]
+        numbers = [n % files for n in itertools.islice(number, images)]
+        shown = [number_photograph(photographs[n % len(photographs)], n) for n in numbers]
         row = {"id": post.id, "tokens": post.tokens, "ner_tags": post.tags, "source": post.source}
-        rows.append(row | {"images": [{"bytes": file, "path": None} for file in files]})
+        rows.append(row | {"images": [{"bytes": file, "path": None} for file in shown]})
     return Dataset.from_list([FEATURES.encode_example(row) for row in rows], features=FEATURES)
 
 
@@ -171,7 +172,7 @@ def compare(arguments: argparse.Namespace) -> dict:
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
     photographs = read_photographs(arguments.photos, arguments.side)
-    posts = make_posts(arguments.text, photographs, arguments.posts)
+    posts = make_posts(arguments.text, photographs, arguments.posts, arguments.files)
     model, processor = build_model(arguments)
     model.to("cuda" if torch.cuda.is_available() else "cpu")
     with tempfile.TemporaryDirectory() as root:
@@ -186,7 +187,9 @@ def compare(arguments: argparse.Namespace) -> dict:
             for name, trainer in trainers.items():
                 rounds[name].append(train_epoch(trainer, SYSTEMS[name].cache == "--freeze_vision"))
     versions = {module.__name__: module.__version__ for module in (torch, transformers, PIL)}
-    settings = {name: getattr(arguments, name) for name in ("side", "base_size", "batch_size", "threads", "rounds")}
+    settings = {
+        name: getattr(arguments, name) for name in ("side", "files", "base_size", "batch_size", "threads", "rounds")
+    }
     return {
         "posts": len(posts),
         "images": sum(map(len, keep_images_encoded(posts)["images"])),
@@ -240,7 +243,7 @@ def table(results: dict) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Measure, write `data_path.json` or `data_path_base.json`, and print a table.
+    """Measure, write `data_path.json`, and print a table.
 
     Args:
         argv (`Sequence[str]`, *optional*): The arguments; those of the process by default.
@@ -254,16 +257,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--base_size", action="store_true", help="encoders of the paper's size, with random weights")
     parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=list(SYSTEMS), help="what to compare")
     parser.add_argument("--posts", type=int, default=320, help="posts of an epoch")
+    parser.add_argument("--files", type=int, default=10**6, help="most different files that the photographs make")
     parser.add_argument("--batch_size", type=int, default=16, help="posts of a batch")
     parser.add_argument("--threads", type=int, default=1, help="threads of PyTorch")
     parser.add_argument("--rounds", type=int, default=5, help="how often each system trains an epoch")
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results"), help="folder of the JSON file")
+    parser.add_argument("--name", default="data_path", help="name of the JSON file, without its ending")
     arguments = parser.parse_args(argv)
     if not arguments.base_size and arguments.vision_model is None:
         parser.error("expected --vision_model, or --base_size")
     results = compare(arguments)
     arguments.output.mkdir(parents=True, exist_ok=True)
-    path = arguments.output / ("data_path_base.json" if arguments.base_size else "data_path.json")
+    path = arguments.output / f"{arguments.name}.json"
     path.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     sys.stdout.write(table(results))
 
