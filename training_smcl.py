@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import PIL.Image
 import torch
-from accelerate.data_loader import BatchSamplerShard, DataLoaderShard, get_sampler
+from accelerate.data_loader import BatchSamplerShard, DataLoaderShard
 from safetensors import SafetensorError, safe_open
 from seqeval.metrics import classification_report
 from seqeval.scheme import IOB2
@@ -224,7 +224,7 @@ class SMCLTrainer(Trainer):
         if not isinstance(shard, BatchSamplerShard) or type(shard.batch_sampler) is not BatchSampler:
             return loader
         processes = self.accelerator.process_index, self.accelerator.num_processes
-        sampler = SharedBatchSampler(get_sampler(loader), loader.total_batch_size, shard.drop_last, *processes)
+        sampler = SharedBatchSampler(shard.batch_sampler.sampler, loader.total_batch_size, shard.drop_last, *processes)
         if sampler.num_left_out:
             logger.warning(
                 f"Each epoch leaves out its last {sampler.num_left_out} of {len(sampler.sampler)} posts: fewer than "

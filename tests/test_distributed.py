@@ -98,11 +98,14 @@ def runs(training, tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("runs")
     main(arguments_of(training, root / "one", 1))
     main(arguments_of(training, root / "one-two", 1, epochs=1))
+    grouped = {"epochs": 1, "train_sampling_strategy": "group_by_length", "freeze_vision": "true"}
+    main(arguments_of(training, root / "one-grouped", 1, image_cache=root / "kept-by-one", **grouped))
     copied = [
         arguments_of(training, root / "two", 2),
         arguments_of(training, root / "one-two", 2),
         arguments_of(training, root / "two-one", 2, epochs=1),
         arguments_of(training, root / "apart", 2, epochs=1, gather_losses="false"),
+        arguments_of(training, root / "two-grouped", 2, image_cache=root / "kept-by-two", **grouped),
     ]
     torchrun(copied, [arguments_of(training, root / "sharded", 2, epochs=epochs) for epochs in (1, 2)])
     main(arguments_of(training, root / "two-one", 1))
@@ -113,13 +116,20 @@ def log_of(folder: Path, key: str) -> list[dict]:
     return [entry for entry in json.loads((folder / "trainer_state.json").read_text())["log_history"] if key in entry]
 
 
-def test_two_processes_train_along_the_losses_of_one(runs):
-    one, two = log_of(runs / "one", "task_loss"), log_of(runs / "two", "task_loss")
-    assert len(one) == len(two) == 8
+@pytest.mark.parametrize(("kind", "steps"), [("", 8), ("-grouped", 4)])
+def test_two_processes_train_along_the_losses_of_one(runs, kind, steps):
+    one, two = log_of(runs / f"one{kind}", "task_loss"), log_of(runs / f"two{kind}", "task_loss")
+    assert len(one) == len(two) == steps
     for name in (*PARTS, "grad_norm"):
         assert [entry[name] for entry in two] == pytest.approx([entry[name] for entry in one], abs=1e-4, rel=1e-4), name
-        assert sum(entry[name] > 0 for entry in one) >= 4, name
+        assert sum(entry[name] > 0 for entry in one) >= steps // 2, name
     assert one[0]["task_loss"] > one[-1]["task_loss"] + 1
+
+
+def test_two_processes_write_the_images_that_they_keep_once(runs):
+    files = [sorted(path.name for path in (runs / kept).rglob("*.*")) for kept in ("kept-by-one", "kept-by-two")]
+    assert files[0] == files[1]
+    assert len(files[0]) == 3
 
 
 def test_losses_that_are_not_gathered_depend_on_the_split(runs):
