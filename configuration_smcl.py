@@ -29,10 +29,10 @@ class SMCLConfig(PreTrainedConfig):
             Transformer layers that relate the images of a post to each other (Sec. 3.3.3).
         num_fusion_layers (`int`, *optional*, defaults to 1):
             Transformer layers in front of the cross-modal attention (Eq. 10-11).
-        guidance_filter (`str`, *optional*, defaults to `"score"`):
-            Which image keys a token may attend to in the text encoder: `"score"` keeps those whose scaled score
-            reaches the post's mean score, `"probability"` is the literal reading of the threshold on softmax
-            weights, `"none"` keeps all.
+        guidance_filter (`str`, *optional*, defaults to `"none"`):
+            Which image keys a token may attend to in the text encoder (the threshold after Eq. 4): `"none"` keeps all,
+            which scored best; `"score"` keeps those whose scaled score reaches the post's mean score,
+            `"probability"` is the literal reading on softmax weights.
         image_weighting (`str`, *optional*, defaults to `"uniform"`):
             `"uniform"` as in the paper, or `"relevance"`: a learned text-image score scales each image's part.
         cmd_order (`int`, *optional*, defaults to 3):
@@ -79,7 +79,7 @@ class SMCLConfig(PreTrainedConfig):
     max_images: int = 4
     num_image_layers: int = 1
     num_fusion_layers: int = 1
-    guidance_filter: Literal["score", "probability", "none"] = "score"
+    guidance_filter: Literal["none", "score", "probability"] = "none"
     image_weighting: Literal["uniform", "relevance"] = "uniform"
     cmd_order: int = 3
     similarity_weight: int | float = 0.3

@@ -26,7 +26,6 @@ class ImageSystemConfig(SMCLConfig):
     # Those fields that a run may set by argument.
     switches = ("max_images", "constrain_bio", "dropout")
 
-    guidance_filter: str = "none"
     use_alignment: bool = False
     use_refinement: bool = False
     use_fusion: bool = False

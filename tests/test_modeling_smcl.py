@@ -22,7 +22,7 @@ SWITCHES = [
     {"use_refinement": False},
     {"use_alignment": False, "use_refinement": False},
     {"guidance_filter": "probability"},
-    {"guidance_filter": "none"},
+    {"guidance_filter": "score"},
     {"image_weighting": "relevance"},
     {"num_image_layers": 2, "num_fusion_layers": 2, "cmd_order": 5, "contrastive_weight": 0.1},
 ]

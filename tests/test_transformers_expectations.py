@@ -327,7 +327,7 @@ def test_word_embeddings_can_be_replaced():
 
 
 def test_configuration_comes_back_from_dict_and_file(tmp_path):
-    config = make_config(max_images=3, guidance_filter="none", dropout=0, constrain_bio=False)
+    config = make_config(max_images=3, guidance_filter="score", dropout=0, constrain_bio=False)
     assert SMCLConfig.from_dict(config.to_dict()).to_dict() == config.to_dict()
     config.to_json_file(tmp_path / "config.json")
     assert SMCLConfig.from_json_file(tmp_path / "config.json").to_dict() == config.to_dict()
