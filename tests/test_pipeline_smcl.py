@@ -21,7 +21,7 @@ quick = settings(derandomize=True, deadline=None, max_examples=60, database=None
 
 def make_pipeline(processor) -> MultiImageNERPipeline:
     """A tiny random model that finds entities in most posts."""
-    model = make_model(seed=1)
+    model = make_model(seed=2)
     with torch.no_grad():
         model.classifier.weight.mul_(8)
         model.classifier.bias[0] = -6
