@@ -71,17 +71,19 @@ class LinearChainCRF(CRF):
         Returns:
             `torch.FloatTensor` of shape `(batch_size,)`, 0 for a sequence without words.
         """
-        not_empty = mask[:, 0]
-        first = torch.arange(mask.shape[1], device=mask.device) == 0
+        parameters = self.start_transitions, self.transitions, self.end_transitions
         with torch.autocast(emissions.device.type, enabled=False):
-            # pytorch-crf refuses rows without words: give those a first word and drop their likelihood.
-            likelihood = super().forward(_at_least_float32(emissions), tags, mask | first, reduction="none")
-        return likelihood * not_empty
-
-    def _validate(self, emissions: torch.Tensor, tags: torch.Tensor | None = None, mask: torch.Tensor | None = None):
-        # It looks at the mask's values, which no single graph can do; `log_likelihood` has made them right.
-        if not torch.compiler.is_compiling():
-            super()._validate(emissions, tags, mask)
+            starts, transitions, ends = scores = tuple(_at_least_float32(parameter) for parameter in parameters)
+            emissions = _at_least_float32(emissions).masked_fill(~mask[..., None], 0)
+            last = _last_word(mask)
+            # shape: (batch_size, num_words) and (batch_size, num_words - 1)
+            of_words = emissions.gather(2, tags[..., None]).squeeze(2)
+            of_pairs = transitions[tags[:, :-1], tags[:, 1:]] * mask[:, 1:]
+            of_ends = starts[tags[:, 0]] + ends[tags.gather(1, last).squeeze(1)]
+            # shape: (num_words, batch_size), over all paths that end at this word
+            totals = (self._forward_scores(_batch_last(emissions), scores) + ends[:, None]).logsumexp(dim=1)
+            total = totals.gather(0, last.T).squeeze(0)
+            return (of_words.sum(dim=1) + of_pairs.sum(dim=1) + of_ends - total) * mask[:, 0]
 
     @torch.no_grad()
     def decode(self, emissions: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
@@ -95,24 +97,26 @@ class LinearChainCRF(CRF):
             `torch.LongTensor` of shape `(batch_size, num_words)`, -100 where masked.
         """
         starts, transitions, ends = self._scores()
-        emissions = _at_least_float32(emissions)
-        # shape: (batch_size, num_labels)
-        score = starts + emissions[:, 0]
-        history = []
-        for step in range(1, emissions.shape[1]):
-            # shape: (batch_size, num_labels, num_labels), the earlier tag in dimension 1
-            best, previous = (score[:, :, None] + transitions).max(dim=1)
-            is_word = mask[:, step, None]
-            score = torch.where(is_word, best + emissions[:, step], score)
+        transitions = transitions[:, :, None]
+        first, *rest = _batch_last(_at_least_float32(emissions)).unbind()
+        scores, bests = [starts[:, None] + first], []
+        for emission in rest:
+            # shape: (num_labels, batch_size)
+            bests.append((scores[-1].unsqueeze(1) + transitions).amax(dim=0))
+            scores.append(bests[-1] + emission)
+        # shape: (num_words, num_labels, batch_size)
+        scores = torch.stack(scores)
+        # shape: (1, num_labels, batch_size)
+        at_end = scores.gather(0, _last_word(mask).T[:, None].expand(-1, self.num_tags, -1))
+        # shape: (1, batch_size)
+        tags = [(at_end + ends[:, None]).transpose(1, 2).argmax(dim=2)]
+        if rest:
+            previous = _previous_tags(scores[:-1, :, None] + transitions, torch.stack(bests))
             # Past the end, pointing back at itself carries the last tag through to the end of the batch.
-            history.append(torch.where(is_word, previous, torch.arange(self.num_tags, device=mask.device)))
-        # shape: (batch_size, 1)
-        tag = (score + ends).argmax(dim=1, keepdim=True)
-        tags = [tag]
-        for previous in reversed(history):
-            tag = previous.gather(1, tag)
-            tags.append(tag)
-        return torch.cat(tags[::-1], dim=1).masked_fill(~mask, -100)
+            itself = torch.arange(self.num_tags, device=mask.device)[:, None]
+            for step in torch.where(mask.T[1:, None], previous, itself).unbind()[::-1]:
+                tags.append(step.gather(0, tags[-1]))
+        return torch.cat(tags[::-1]).T.masked_fill(~mask, -100)
 
     @torch.no_grad()
     def marginals(self, emissions: torch.Tensor, mask: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:
@@ -127,9 +131,9 @@ class LinearChainCRF(CRF):
             `torch.FloatTensor` of shape `(batch_size, num_words, num_labels)`, 0 where masked.
         """
         scores = self._scores(temperature)
-        emissions = _at_least_float32(emissions) / temperature
-        alphas, betas = self._forward_scores(emissions, mask, scores), self._backward_scores(emissions, mask, scores)
-        return (alphas + betas).softmax(dim=-1) * mask[..., None]
+        emissions = _batch_last(_at_least_float32(emissions) / temperature)
+        alphas, betas = self._forward_scores(emissions, scores), self._backward_scores(emissions, mask, scores)
+        return (alphas + betas).softmax(dim=1).permute(2, 0, 1) * mask[..., None]
 
     @torch.no_grad()
     def entity_posteriors(
@@ -149,12 +153,11 @@ class LinearChainCRF(CRF):
             `torch.FloatTensor` of shape `(num_entities,)`: 0 for an entity that the labels can't spell.
         """
         scores = starts, transitions, ends = self._scores(temperature)
-        emissions = _at_least_float32(emissions)[None] / temperature
-        mask = torch.ones(emissions.shape[:2], dtype=torch.bool, device=emissions.device)
+        emissions = _at_least_float32(emissions) / temperature
+        mask = torch.ones(1, len(emissions), dtype=torch.bool, device=emissions.device)
         # shape: (num_words, num_labels)
-        alphas = self._forward_scores(emissions, mask, scores)[0]
-        betas = self._backward_scores(emissions, mask, scores)[0]
-        emissions = emissions[0]
+        alphas = self._forward_scores(emissions[..., None], scores).squeeze(2)
+        betas = self._backward_scores(emissions[..., None], mask, scores).squeeze(2)
         total = (alphas[-1] + ends).logsumexp(dim=0) if len(alphas) else None
         posteriors = emissions.new_zeros(len(entities))
         for row, (first, last, name) in enumerate(entities):
@@ -174,25 +177,29 @@ class LinearChainCRF(CRF):
             posteriors[row] = (score + after - total).exp()
         return posteriors
 
-    def _forward_scores(self, emissions: torch.Tensor, mask: torch.Tensor, scores: CRFScores) -> torch.Tensor:
-        """Return `(batch_size, num_words, num_labels)`: log-sum of all paths up to each tag, its emission included."""
+    def _forward_scores(self, emissions: torch.Tensor, scores: CRFScores) -> torch.Tensor:
+        """Return the log-sum of all paths up to each tag, its emission included; past a sequence's end, anything.
+
+        Emissions and result have the shape `(num_words, num_labels, batch_size)`; see `_batch_last`.
+        """
         starts, transitions, _ = scores
-        alphas = [starts + emissions[:, 0]] if emissions.shape[1] else []
-        for step in range(1, emissions.shape[1]):
-            # shape: (batch_size, num_labels)
-            reached = torch.logsumexp(alphas[-1][:, :, None] + transitions, dim=1) + emissions[:, step]
-            alphas.append(torch.where(mask[:, step, None], reached, alphas[-1]))
-        return torch.stack(alphas, dim=1) if alphas else emissions
+        alphas = []
+        for emission in emissions.unbind():
+            if alphas:
+                reached = (alphas[-1].unsqueeze(1) + transitions[:, :, None]).logsumexp(dim=0)
+            else:
+                reached = starts[:, None]
+            alphas.append(reached + emission)
+        return torch.stack(alphas) if alphas else emissions
 
     def _backward_scores(self, emissions: torch.Tensor, mask: torch.Tensor, scores: CRFScores) -> torch.Tensor:
-        """Return `(batch_size, num_words, num_labels)`: log-sum of all paths after each tag, its emission left out."""
+        """Return the log-sum of all paths after each tag, its emission left out, in the shape of the emissions."""
         _, transitions, ends = scores
-        betas = [ends.expand_as(emissions[:, 0])] if emissions.shape[1] else []
-        for step in range(emissions.shape[1] - 1, 0, -1):
-            # shape: (batch_size, num_labels)
-            left = torch.logsumexp(transitions + (emissions[:, step] + betas[-1])[:, None, :], dim=2)
-            betas.append(torch.where(mask[:, step, None], left, betas[-1]))
-        return torch.stack(betas[::-1], dim=1) if betas else emissions
+        betas = [ends[:, None].expand_as(emissions[0])] if len(emissions) else []
+        for emission, is_word in zip(emissions[1:].flip(0), mask.T[1:].flip(0), strict=True):
+            left = (transitions[:, :, None] + (emission + betas[-1])).logsumexp(dim=1)
+            betas.append(torch.where(is_word, left, betas[-1]))
+        return torch.stack(betas[::-1]) if betas else emissions
 
     def _scores(self, temperature: float = 1.0) -> CRFScores:
         """Return start, transition and end scores over the temperature, -inf where illegal."""
@@ -208,6 +215,36 @@ class LinearChainCRF(CRF):
 def _at_least_float32(scores: torch.Tensor) -> torch.Tensor:
     """Sums over many words lose too much in half precision."""
     return scores.to(torch.promote_types(scores.dtype, torch.float32))
+
+
+def _batch_last(emissions: torch.Tensor) -> torch.Tensor:
+    """Turn `(batch_size, num_words, num_labels)` into `(num_words, num_labels, batch_size)`.
+
+    The recursions reduce over labels, of which there are few: with the posts side by side, each step is one sweep over
+    neighbouring numbers.
+    """
+    return emissions.permute(1, 2, 0).contiguous()
+
+
+def _last_word(mask: torch.Tensor) -> torch.Tensor:
+    """Return `(batch_size, 1)`: the index of each sequence's last word, 0 where it has none."""
+    return (mask.sum(dim=1, keepdim=True) - 1).clamp(min=0)
+
+
+def _previous_tags(reached: torch.Tensor, best: torch.Tensor) -> torch.Tensor:
+    """Find the first tag from which each best score was reached, by comparison: several times as fast as `max`.
+
+    Args:
+        reached (`torch.Tensor` of shape `(num_steps, num_labels, num_labels, batch_size)`): Scores by earlier and later
+            tag; is overwritten.
+        best (`torch.Tensor` of shape `(num_steps, num_labels, batch_size)`): Their maxima over the earlier tag.
+
+    Returns:
+        `torch.LongTensor` of shape `(num_steps, num_labels, batch_size)`.
+    """
+    most = reached.shape[1] - 1
+    rank = torch.arange(most, -1, -1, dtype=reached.dtype, device=reached.device)[:, None, None]
+    return most - reached.ge_(best.unsqueeze(1)).mul_(rank).amax(dim=1).long()
 
 
 def gather_words(values: torch.Tensor, word_mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -129,6 +129,48 @@ def test_unconstrained_decoding_equals_pytorch_crf():
     assert [row[row != -100].tolist() for row in decoded] == stock.decode(emissions, mask)
 
 
+def test_likelihood_and_gradients_equal_pytorch_crfs():
+    crf = make_crf()
+    stock = CRF(len(LABELS), batch_first=True)
+    stock.load_state_dict(crf.state_dict())
+    emissions, mask = make_emissions(lengths=(30, 7, 1, 12), seed=3)
+    # Padding may hold anything.
+    emissions[~mask] = float("nan")
+    clean = emissions.nan_to_num()
+    tags = torch.randint(0, len(LABELS), mask.shape, generator=torch.Generator().manual_seed(0))
+    results = []
+    for module, values in ((crf, emissions), (stock, clean)):
+        values.requires_grad_()
+        if module is crf:
+            likelihood = crf.log_likelihood(values, tags, mask)
+        else:
+            likelihood = stock(values, tags, mask, reduction="none")
+        likelihood.sum().backward()
+        gradients = [module.start_transitions.grad, module.transitions.grad, module.end_transitions.grad]
+        results.append([likelihood, values.grad, *gradients])
+    for ours, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("constrain_bio", [True, False])
+def test_decode_of_equal_paths_takes_the_first_tags(constrain_bio):
+    crf = LinearChainCRF(LABELS, constrain_bio)
+    for parameter in crf.parameters():
+        torch.nn.init.zeros_(parameter)
+    mask = torch.ones(2, 5, dtype=torch.bool)
+    assert (crf.decode(torch.zeros(2, 5, len(LABELS)), mask) == 0).all()
+
+
+def test_a_single_word_is_decoded_and_scored():
+    crf = make_crf()
+    emissions, mask = make_emissions(lengths=(1, 1))
+    scores = crf.start_transitions + crf.end_transitions + emissions[:, 0]
+    legal = scores.masked_fill(~crf.legal_starts, float("-inf"))
+    assert crf.decode(emissions, mask)[:, 0].tolist() == legal.argmax(dim=1).tolist()
+    likelihood = crf.log_likelihood(emissions, torch.ones(2, 1, dtype=torch.long), mask)
+    torch.testing.assert_close(likelihood, scores.log_softmax(dim=1)[:, 1])
+
+
 def test_constrained_decoding_gives_no_illegal_transition():
     crf = make_crf()
     emissions, mask = make_emissions(lengths=(40, 40), seed=5)
