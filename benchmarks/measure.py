@@ -1,0 +1,190 @@
+"""What the benchmarks share: base-size models with random weights, batches like MNER-MI's, clocks, and results."""
+
+import argparse
+import json
+import os
+import random
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import transformers
+from PIL import Image
+from torch import nn
+from transformers import AutoModel, BertConfig, ViTConfig, ViTImageProcessorPil
+
+from smcl.configuration_smcl import SMCLConfig
+from smcl.dataset_scripts.schema import FEATURES
+from smcl.experiments.cost import peak_memory
+from smcl.processing_smcl import SMCLProcessor, load_tokenizer
+
+# Images of the posts of a batch, again and again: about as many as in each data set.
+IMAGE_COUNTS = {"MNER-MI": (3, 2, 4, 3), "MNER-MI-Plus": (4, 1, 2, 1)}
+IMAGE_SIZE = (640, 480)
+WORDS = (12, 36)
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+Posts = dict[str, list]
+
+
+class Seconds(NamedTuple):
+    """What a call took by the clock, and of processor time, which tells more where other programs run beside."""
+
+    clock: float
+    processor: float
+
+
+def take_turns(systems: dict[str, Callable[[], object]], repeats: int) -> dict[str, list[Seconds]]:
+    """Time systems in turn, so that whatever else the machine does slows all of them.
+
+    Args:
+        systems (`dict[str, Callable]`): What to time, by name.
+        repeats (`int`): Rounds, after one that warms up.
+
+    Returns:
+        `dict[str, list[Seconds]]`: what each system took, by round.
+    """
+    taken: dict[str, list[Seconds]] = {name: [] for name in systems}
+    for round_number in range(repeats + 1):
+        for name, run in systems.items():
+            start, start_of_processor = time.perf_counter(), time.process_time()
+            run()
+            seconds = Seconds(time.perf_counter() - start, time.process_time() - start_of_processor)
+            if round_number:
+                taken[name].append(seconds)
+    return taken
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """Return the median and the range of values."""
+    return {"median": statistics.median(values), "least": min(values), "most": max(values)}
+
+
+def summarise(taken: dict[str, list[Seconds]], first: str) -> dict[str, dict[str, dict[str, float]]]:
+    """Return each system's seconds, and its time over that of the `first`, taken within each round."""
+    return {
+        name: {
+            "seconds": spread([x.clock for x in times]),
+            "ratio": spread([a.clock / b.clock for a, b in zip(times, taken[first], strict=True)]),
+            "processor_ratio": spread([a.processor / b.processor for a, b in zip(times, taken[first], strict=True)]),
+        }
+        for name, times in taken.items()
+    }
+
+
+def written(values: dict[str, float] | None, digits: int = 2, scale: float = 1) -> str:
+    """Write a median with its range."""
+    if values is None:
+        return "not measured"
+    median, least, most = (f"{values[key] * scale:.{digits}f}" for key in ("median", "least", "most"))
+    return f"{median} ({least}-{most})"
+
+
+def markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a Markdown table."""
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|", *(f"| {' | '.join(row)} |" for row in rows)]
+    return "\n".join(lines) + "\n"
+
+
+def circumstances(threads: int, device: str = "cpu") -> dict:
+    """Return what a measurement depends on besides the code."""
+    return {
+        "threads": threads,
+        "device": torch.cuda.get_device_name() if device == "cuda" else "CPU",
+        "cores": os.cpu_count(),
+        "load_average": os.getloadavg()[0],
+        "versions": {module.__name__: module.__version__ for module in (torch, transformers)},
+    }
+
+
+def circumstances_line(results: dict) -> str:
+    """Write `circumstances` as a sentence."""
+    versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
+    load = f"load {results['load_average']:.1f} at the start"
+    return f"{results['device']}, {results['threads']} of {results['cores']} cores, {load}; {versions}.\n"
+
+
+def make_parser(about: str) -> argparse.ArgumentParser:
+    """Return a parser of the arguments that all benchmarks have."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", type=int, default=1, help="threads of PyTorch (%(default)s)")
+    parser.add_argument("--repeats", type=int, default=5, help="how often each is timed (%(default)s)")
+    parser.add_argument("--output", type=Path, default=Path("benchmarks/results"), help="folder of the JSON file")
+    return parser
+
+
+def save(results: dict, folder: Path, name: str, table: Callable[[dict], str]) -> None:
+    """Write results as JSON and print their table."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{name}.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    sys.stdout.write(table(results))
+
+
+def base_config(**kwargs) -> SMCLConfig:
+    """Return a configuration of the paper's size."""
+    id2label = dict(enumerate(FEATURES["ner_tags"].feature.names))
+    return SMCLConfig(text_config=BertConfig(), vision_config=ViTConfig(), id2label=id2label, **kwargs)
+
+
+def base_processor(text_model: str) -> SMCLProcessor:
+    """Return a processor of images for the base-size ViT with the tokenizer of any text encoder."""
+    return SMCLProcessor(ViTImageProcessorPil(), load_tokenizer(text_model))
+
+
+def make_posts(processor: SMCLProcessor, image_counts: Sequence[int], words: tuple[int, int] = WORDS) -> Posts:
+    """Draw posts: words of the tokenizer's, tags, and photographs of noise, so many for each post."""
+    draw = random.Random(0)
+    vocabulary = sorted(word for word in processor.tokenizer.get_vocab() if word.isalpha())
+    sentences = [draw.choices(vocabulary, k=draw.randint(*words)) for _ in image_counts]
+    noise = np.random.default_rng(0)
+    shape = (*IMAGE_SIZE[::-1], 3)
+    images = [[Image.fromarray(noise.integers(0, 256, shape, np.uint8)) for _ in range(n)] for n in image_counts]
+    return {"words": sentences, "images": images, "labels": [[draw.randint(0, 1) for _ in s] for s in sentences]}
+
+
+def to_inputs(processor: SMCLProcessor, posts: Posts, dtype: torch.dtype, device: str = "cpu") -> dict:
+    """Process posts to tensors."""
+    inputs = dict(processor(**posts, return_tensors="pt").to(device))
+    return inputs | {"pixel_values": inputs["pixel_values"].to(dtype)}
+
+
+class BareEncoders(nn.Module):
+    """The floor: the stock text encoder, and the stock ViT over the real images."""
+
+    def __init__(self, config: SMCLConfig, dtype: torch.dtype):
+        super().__init__()
+        self.text, self.vision = (
+            AutoModel.from_config(part, dtype=dtype, add_pooling_layer=False)
+            for part in (config.text_config, config.vision_config)
+        )
+
+    def forward(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, images: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the states of tokens, and of the patches of images `(num_images, 3, height, width)`."""
+        text = self.text(input_ids, attention_mask).last_hidden_state
+        return text, self.vision(pixel_values=images).last_hidden_state
+
+
+def floor_inputs(inputs: dict) -> dict[str, torch.Tensor]:
+    """Return the inputs of `BareEncoders`, real images picked out beforehand."""
+    images = inputs["pixel_values"][inputs["image_mask"].bool()]
+    return {"input_ids": inputs["input_ids"], "attention_mask": inputs["attention_mask"], "images": images}
+
+
+def _peak(function: Callable, *args) -> float:
+    function(*args)
+    return peak_memory()
+
+
+def memory_of(function: Callable, *args) -> float:
+    """Return the peak memory in MB of a process of its own that calls a function of a module."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(_peak, function, *args).result()

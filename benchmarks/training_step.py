@@ -1,0 +1,94 @@
+"""Compare a training step at base size, forward and backward, with that of the two bare encoders.
+
+    python -m smcl.benchmarks.training_step --text_model TEXT [--posts 4] [--threads 1] [--output benchmarks/results]
+
+See `smcl.benchmarks.inference` for the posts. *Floor*: the encoders of `inference`'s floor, and backward from the mean
+of their last states. *SMCL*: all losses. Neither steps an optimizer.
+"""
+
+import sys
+from collections.abc import Callable, Sequence
+
+import torch
+
+from smcl.configuration_smcl import SMCLConfig
+from smcl.modeling_smcl import SMCLForTokenClassification
+
+from .inference import FLOOR, SMCL
+from .measure import (
+    IMAGE_COUNTS,
+    BareEncoders,
+    base_config,
+    base_processor,
+    circumstances,
+    circumstances_line,
+    floor_inputs,
+    make_parser,
+    make_posts,
+    markdown,
+    save,
+    summarise,
+    take_turns,
+    to_inputs,
+    written,
+)
+
+
+def make_steps(config: SMCLConfig, inputs: dict, device: str = "cpu") -> dict[str, Callable[[], object]]:
+    """Return the steps as functions without arguments, on the same inputs."""
+    bare = BareEncoders(config, torch.float32).to(device).train()
+    model = SMCLForTokenClassification(config).to(device).train()
+    real = floor_inputs(inputs)
+
+    def floor() -> None:
+        bare.zero_grad()
+        sum(states.float().mean() for states in bare(**real)).backward()
+
+    def step() -> None:
+        model.zero_grad()
+        model(**inputs).loss.backward()
+
+    return {FLOOR: floor, SMCL: step}
+
+
+def compare(text_model: str, num_posts: int, threads: int, repeats: int) -> dict:
+    """Time both on posts of both kinds."""
+    results = circumstances(threads) | {"posts": num_posts, "repeats": repeats, "runs": []}
+    torch.set_num_threads(threads)
+    processor, config = base_processor(text_model), base_config()
+    for data, pattern in IMAGE_COUNTS.items():
+        counts = [pattern[i % len(pattern)] for i in range(num_posts)]
+        inputs = to_inputs(processor, make_posts(processor, counts), torch.float32)
+        systems = summarise(take_turns(make_steps(config, inputs), repeats), FLOOR)
+        results["runs"].append({"data": data, "images": sum(counts), "systems": systems})
+    return results
+
+
+def table(results: dict) -> str:
+    """Return the results as a Markdown table."""
+    heads = ["posts like", "images", "floor, s", "SMCL, s", "SMCL / floor", "in processor time"]
+    rows = []
+    for row in results["runs"]:
+        cells = [row["data"], f"{row['images']} of {4 * results['posts']}"]
+        cells += [written(row["systems"][name]["seconds"]) for name in (FLOOR, SMCL)]
+        cells += [written(row["systems"][SMCL][ratio], 3) for ratio in ("ratio", "processor_ratio")]
+        rows.append(cells)
+    return markdown(heads, rows) + f"\n{results['posts']} posts, float32. " + circumstances_line(results)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measure, write `training_step.json` and print a table.
+
+    Args:
+        argv (`Sequence[str]`, *optional*): The arguments; those of the process by default.
+    """
+    parser = make_parser(__doc__)
+    parser.add_argument("--text_model", required=True, help="folder or Hub name of a tokenizer")
+    parser.add_argument("--posts", type=int, default=4, help="posts of a batch (%(default)s)")
+    arguments = parser.parse_args(sys.argv[1:] if argv is None else argv)
+    results = compare(arguments.text_model, arguments.posts, arguments.threads, arguments.repeats)
+    save(results, arguments.output, "training_step", table)
+
+
+if __name__ == "__main__":
+    main()
