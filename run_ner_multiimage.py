@@ -445,6 +445,21 @@ def predict_input(
     )
 
 
+def needed_splits(arguments: SMCLTrainingArguments, calibrates: bool) -> list[str]:
+    """Name the splits that a run reads; a `ValueError` says so if it would do nothing."""
+    needed = {
+        "train": arguments.do_train,
+        "validation": arguments.do_train or arguments.do_eval or calibrates,
+        "test": arguments.do_predict,
+    }
+    splits = [split for split, is_needed in needed.items() if is_needed]
+    if not splits:
+        raise ValueError(
+            "Nothing to do: give at least one of `--do_train`, `--do_eval`, `--do_predict` and `--calibrate`."
+        )
+    return splits
+
+
 def main(argv: list[str] | None = None) -> dict[str, float]:
     """Run the command line.
 
@@ -467,14 +482,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
         return predict_input(*arguments)
     if data_arguments.dataset is None:
         raise ValueError("Expected `--dataset`, or `--input` and `--output` with `--do_predict` to tag other posts.")
-    do_train, do_eval = training_arguments.do_train, training_arguments.do_eval
-    calibrates = model_arguments.calibrate
-    needed = {"train": do_train, "validation": do_train or do_eval or calibrates, "test": training_arguments.do_predict}
-    splits = [split for split, is_needed in needed.items() if is_needed]
-    if not splits:
-        raise ValueError(
-            "Nothing to do: give at least one of `--do_train`, `--do_eval`, `--do_predict` and `--calibrate`."
-        )
+    splits = needed_splits(training_arguments, model_arguments.calibrate)
     if not data_arguments.dry_run:
         check_output(training_arguments.output_dir)
     checkpoint = checkpoint_to_resume(training_arguments)
@@ -492,13 +500,14 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
 
     if data_arguments.dry_run:
         return dry_run(build, dataset, training_arguments, data_arguments.on_extra_images)
-    upload = claim_for_training(training_arguments, model.config.model_type, do_train or calibrates)
+    saves_model = training_arguments.do_train or model_arguments.calibrate
+    upload = claim_for_training(training_arguments, model.config.model_type, saves_model)
     trainer = build(dataset, data_arguments.image_cache, training_arguments)
-    if do_train:
+    if training_arguments.do_train:
         train(trainer, checkpoint)
-    if calibrates:
+    if model_arguments.calibrate:
         fit_temperature(trainer, dataset)
-    if do_eval:
+    if training_arguments.do_eval:
         metrics = trainer.evaluate(dataset["validation"])
         trainer.log_metrics("eval", metrics)
         trainer.save_metrics("eval", metrics)
