@@ -17,11 +17,10 @@ import pyarrow.compute as pc
 import torch
 from datasets import Dataset, DatasetDict
 from tqdm.auto import tqdm
-from transformers import EarlyStoppingCallback, PrinterCallback, TrainerCallback
+from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallback, TrainerCallback
 
 from .features_smcl import keep_images_encoded
 from .images_smcl import ImageError, load_image
-from .processing_smcl import SMCLProcessor
 from .training_smcl import SMCLTrainer, SMCLTrainingArguments
 
 # Posts of each split whose images are read.
@@ -31,14 +30,25 @@ TIMED_BATCHES = 2
 
 
 class Clock(TrainerCallback):
-    """Notes when each training step ended."""
+    """Notes when each training step and evaluation ended, and shows that there is progress.
 
-    def __init__(self):
+    Args:
+        bar (`tqdm`): Where.
+    """
+
+    def __init__(self, bar: tqdm):
+        self.bar = bar
         self.times: list[float] = []
 
     def on_step_end(self, args, state, control, **kwargs) -> None:
         """Note the time."""
         self.times.append(_now(args.device))
+        self.bar.update()
+
+    def on_evaluate(self, args, state, control, **kwargs) -> None:
+        """Note the time."""
+        self.times.append(_now(args.device))
+        self.bar.update()
 
 
 def dry_run(
@@ -73,7 +83,7 @@ def dry_run(
         start = time.perf_counter()
         trainer = build(few, f"{folder}/images", _quiet(arguments, f"{folder}/output"))
         seconds_per_image = (time.perf_counter() - start) / max(1, _count_images(few, ("train", "validation")))
-        _check_images(dataset, trainer.processing_class, on_extra_images)
+        _check_images(dataset, trainer, on_extra_images)
         try:
             batch_seconds = _measure(trainer, few)
         except torch.OutOfMemoryError as error:
@@ -154,17 +164,19 @@ def _count_images(dataset: DatasetDict, splits: tuple[str, ...]) -> int:
     return sum(sum(_lengths(posts, "images")) for posts in there)
 
 
-def _check_images(dataset: DatasetDict, processor: SMCLProcessor, on_extra_images: str) -> None:
+def _check_images(dataset: DatasetDict, trainer: SMCLTrainer, on_extra_images: str) -> None:
     """Count the images of all posts and read those of a sample; a `ValueError` names posts that can't be used."""
     for split, posts in dataset.items():
         if "images" not in posts.column_names:
             continue
         if on_extra_images == "error":
-            rows = [row for row, count in enumerate(_lengths(posts, "images")) if count > processor.max_images]
-            _refuse(split, posts, rows, f"have more than {processor.max_images} images: see `--on_extra_images`")
+            most = trainer.processing_class.max_images
+            rows = [row for row, count in enumerate(_lengths(posts, "images")) if count > most]
+            _refuse(split, posts, rows, f"have more than {most} images: see `--on_extra_images`")
         sample = sorted(random.Random(0).sample(range(len(posts)), min(SAMPLE, len(posts))))
         encoded, broken = keep_images_encoded(posts), []
-        for row in tqdm(sample, desc=f"Checking images, {split}", unit="post"):
+        quiet = bool(trainer.args.disable_tqdm)
+        for row in tqdm(sample, desc=f"Checking images, {split}", unit="post", disable=quiet):
             try:
                 for image in encoded[row]["images"]:
                     load_image(image)
@@ -181,23 +193,25 @@ def _refuse(split: str, posts: Dataset, rows: list[int], reason: str) -> None:
 
 def _measure(trainer: SMCLTrainer, few: DatasetDict) -> dict[str, float]:
     """Train and evaluate a few batches; return the seconds of one of usual posts for each split."""
-    trainer.remove_callback(PrinterCallback)
+    has_training = trainer.train_dataset is not None
+    evaluated = [split for split in ("validation", "test") if split in few]
+    for callback in (PrinterCallback, ProgressCallback, EarlyStoppingCallback):
+        trainer.remove_callback(callback)
+    total = (1 + TIMED_BATCHES) * has_training + 2 * len(evaluated)
     seconds = {}
-    if trainer.train_dataset is not None:
-        clock = Clock()
+    with tqdm(total=total, desc="Trying batches", disable=bool(trainer.args.disable_tqdm)) as bar:
+        clock = Clock(bar)
         trainer.add_callback(clock)
-        trainer.remove_callback(EarlyStoppingCallback)
-        trainer.train()
-        trainer._check_losses()
-        seconds["train"] = (clock.times[-1] - clock.times[0]) / TIMED_BATCHES
-    for split in ("validation", "test"):
-        if split in few:
+        if has_training:
+            trainer.train()
+            trainer._check_losses()
+            seconds["train"] = (clock.times[-1] - clock.times[0]) / TIMED_BATCHES
+        for split in evaluated:
             posts = trainer.eval_dataset if split == "validation" else few[split]
             size = len(posts) // (1 + TIMED_BATCHES)
             trainer.evaluate(posts.select(range(size)))
-            start = _now(trainer.args.device)
             trainer.evaluate(posts.select(range(size, len(posts))))
-            seconds[split] = (_now(trainer.args.device) - start) / TIMED_BATCHES
+            seconds[split] = (clock.times[-1] - clock.times[-2]) / TIMED_BATCHES
     return seconds
 
 
