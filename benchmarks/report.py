@@ -1,0 +1,94 @@
+"""Write docs/performance.md from the results in benchmarks/results/, with the command of each table.
+
+    python -m smcl.benchmarks.report [--results benchmarks/results] [--output docs/performance.md]
+
+Runs nothing. A benchmark without a JSON file is "not measured".
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from . import convert, crf, data_path, gpu, growth, import_time, inference, onnx, training_step
+
+
+class Section(NamedTuple):
+    """A table: its title, how it is written, and the command that measures it."""
+
+    title: str
+    table: Callable[[dict], str]
+    command: str
+
+
+SECTIONS = {
+    "inference": Section("Inference and its floor", inference.table, "inference --text_model TEXT"),
+    "training_step": Section("Training step and its floor", training_step.table, "training_step --text_model TEXT"),
+    "crf": Section("CRF and pytorch-crf", crf.table, "crf"),
+    "data_path": Section(
+        "Waiting for data",
+        data_path.table,
+        "data_path --text TWITTER2017 --photos FOLDER --text_model TEXT --vision_model VISION",
+    ),
+    "data_path_base": Section(
+        "Waiting for data, base size",
+        data_path.table,
+        "data_path --text TWITTER2017 --photos FOLDER --text_model TEXT --base_size --systems plain cached --posts 24 "
+        "--name data_path_base",
+    ),
+    "data_path_frozen": Section(
+        "Epochs on kept image features, and BERT-CRF",
+        data_path.table,
+        "data_path --text TWITTER2017 --photos FOLDER --text_model TEXT --base_size --systems bert-crf frozen "
+        "--files 40 --name data_path_frozen",
+    ),
+    "convert": Section("Conversion of a data set", convert.table, "convert --photos FOLDER"),
+    "growth": Section("Growth", growth.table, "growth --text_model TEXT"),
+    "gpu": Section("GPU", gpu.table, "gpu --text_model TEXT"),
+    "onnx": Section("ONNX", onnx.table, "onnx --model demo/model --dataset demo/data"),
+    "import_time": Section("Import", import_time.table, "import_time"),
+}
+HEAD = """# Performance
+
+Written by `python -m smcl.benchmarks.report` from `benchmarks/results/`; do not edit. Numbers are medians with the
+range in brackets; systems that are compared take turns, and ratios are taken within a round. Times by the clock
+mean little where other programs run beside: then look at the ratios of processor time.
+"""
+
+
+def write_report(results: Path) -> str:
+    """Return the report as Markdown.
+
+    Args:
+        results (`Path`): The folder of JSON files.
+
+    Returns:
+        `str`: a section for each benchmark, "not measured" where there is no file.
+    """
+    parts = [HEAD]
+    for name, section in SECTIONS.items():
+        path = results / f"{name}.json"
+        body = "not measured\n"
+        if path.is_file():
+            body = section.table(json.loads(path.read_text(encoding="utf-8")))
+        parts.append(f"## {section.title}\n\n`python -m smcl.benchmarks.{section.command}`\n\n{body}")
+    return "\n".join(parts)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command line.
+
+    Args:
+        argv (`Sequence[str]`, *optional*): The arguments; those of the process by default.
+    """
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--results", type=Path, default=Path("benchmarks/results"), help="folder of JSON files")
+    parser.add_argument("--output", type=Path, default=Path("docs/performance.md"), help="file to write")
+    arguments = parser.parse_args(sys.argv[1:] if argv is None else argv)
+    arguments.output.write_text(write_report(arguments.results), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,61 @@
+"""What the benchmarks compute from measurements; nothing is timed here."""
+
+import json
+
+import pytest
+import torch
+from factories import make_config, make_inputs
+
+from smcl.benchmarks import crf, gpu, growth, measure, report
+from smcl.benchmarks.measure import BareEncoders, Seconds, floor_inputs, summarise, take_turns
+
+
+def test_systems_take_turns_and_the_first_round_does_not_count():
+    calls = []
+    taken = take_turns({name: lambda name=name: calls.append(name) for name in "ab"}, repeats=2)
+    assert calls == ["a", "b"] * 3
+    assert [len(times) for times in taken.values()] == [2, 2]
+
+
+def test_ratios_are_taken_within_rounds():
+    taken = {"floor": [Seconds(1, 1), Seconds(10, 2)], "ours": [Seconds(2, 3), Seconds(20, 4)]}
+    row = summarise(taken, "floor")["ours"]
+    assert row["ratio"] == {"median": 2, "least": 2, "most": 2}
+    assert row["processor_ratio"] == {"median": 2.5, "least": 2, "most": 3}
+    assert row["seconds"]["median"] == 11
+
+
+def test_floor_encodes_real_images_only():
+    inputs = make_inputs(image_counts=(3, 1, 0))
+    given = floor_inputs(inputs)
+    assert given["images"].shape[0] == 4
+    text, images = BareEncoders(make_config(), torch.float32)(**given)
+    assert text.shape[:2] == inputs["input_ids"].shape and images.shape[0] == 4
+
+
+@pytest.mark.parametrize("power", [1, 2])
+def test_growth_finds_the_exponent_of_a_power_law(power):
+    values = [1, 2, 4, 8]
+    assert growth.exponent(values, [3 * value**power for value in values]) == pytest.approx(power)
+
+
+def test_peak_of_an_unknown_device_is_not_known():
+    assert gpu.peak_of("NVIDIA H100 80GB HBM3") == 989e12
+    assert gpu.peak_of("NVIDIA H100 PCIe") == 756e12
+    assert gpu.peak_of("CPU") is None
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="says what happens without CUDA")
+def test_gpu_benchmark_ends_with_a_message_without_cuda(capsys, tmp_path):
+    with pytest.raises(SystemExit):
+        gpu.main(["--text_model", "none", "--output", str(tmp_path)])
+    assert "no CUDA device" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_report_tells_what_was_not_measured(tmp_path):
+    results = crf.compare(threads=torch.get_num_threads(), repeats=1, lengths=[4])
+    measure.save(results, tmp_path, "crf", crf.table)
+    text = report.write_report(tmp_path)
+    assert text.count("not measured") == len(report.SECTIONS) - 1
+    assert crf.table(json.loads((tmp_path / "crf.json").read_text())) in text
