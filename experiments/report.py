@@ -96,7 +96,7 @@ def _sections(name: str, folders: dict[str, Path], pictures: Path) -> list[str]:
             parts += [line for part in ("", "image-dependent", "others") for line in conclude(table, part)]
         for figure in sorted(folder.glob("*.png")):
             pictures.mkdir(parents=True, exist_ok=True)
-            target = pictures / f"{name}-{figure.name}"
+            target = pictures / f"{name}-{figure.name}".replace(" ", "-")
             shutil.copyfile(figure, target)
             parts.append(f"![{title}]({pictures.name}/{target.name})")
     return parts
