@@ -251,15 +251,23 @@ def _memory(device: torch.device) -> tuple[float, float]:
     """Return the most memory that was used and what there is, in GB: of the GPU, or of this process and machine."""
     if device.type == "cuda":
         return torch.cuda.max_memory_reserved(device) / 1e9, torch.cuda.mem_get_info(device)[1] / 1e9
+    return peak_process_memory() / 1e9, psutil.virtual_memory().total / 1e9
+
+
+def peak_process_memory() -> int:
+    """Return the most bytes of memory that this process has had in use."""
+    status = Path("/proc/self/status")
+    if status.is_file():
+        # Linux's getrusage would count what the parent had when it started this process.
+        lines = dict(line.split(":", 1) for line in status.read_text().splitlines())
+        return int(lines["VmHWM"].split()[0]) * 1024
     memory = psutil.Process().memory_info()
     if hasattr(memory, "peak_wset"):
-        peak = memory.peak_wset
-    else:
-        # There is none on Windows.
-        import resource
+        return memory.peak_wset
+    # There is none on Windows.
+    import resource
 
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    return peak / 1e9, psutil.virtual_memory().total / 1e9
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def _describe_data(dataset: DatasetDict) -> list[str]:

@@ -424,6 +424,8 @@ def predict_input(
     Raises:
         ValueError: if the arguments do not fit together.
     """
+    if data_arguments.dry_run:
+        raise ValueError("`--dry_run` checks runs on a `--dataset`: leave it out with `--input`.")
     if not arguments.do_predict or arguments.do_train or arguments.do_eval or model_arguments.calibrate:
         raise ValueError("`--input` goes with `--do_predict` alone: train, evaluate and calibrate in another run.")
     if model_arguments.model is None or data_arguments.output is None:
@@ -477,8 +479,6 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     record, arguments = RunRecord(argv), parse_arguments(argv)
     model_arguments, switches, data_arguments, training_arguments = arguments
     if data_arguments.input is not None:
-        if data_arguments.dry_run:
-            raise ValueError("`--dry_run` checks runs on a `--dataset`: leave it out with `--input`.")
         return predict_input(*arguments)
     if data_arguments.dataset is None:
         raise ValueError("Expected `--dataset`, or `--input` and `--output` with `--do_predict` to tag other posts.")

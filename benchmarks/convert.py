@@ -26,6 +26,9 @@ from PIL import Image
 
 from smcl.dataset_scripts.icons import draw_post
 from smcl.dataset_scripts.mner_mi import FILE_SPLITS
+from smcl.experiments.tables import markdown
+
+from .measure import save
 
 POSTS = {"train": 6856, "validation": 860, "test": 860}
 PHOTOGRAPHS = 25_000
@@ -159,11 +162,11 @@ def compare(photographs: list[bytes], processes: list[int], repeats: int) -> dic
 
 def table(results: dict) -> str:
     """Return the results as a Markdown table."""
-    lines = ["| | minutes | minutes of processor time | speed | GB of memory |", "|---|---|---|---|---|"]
+    rows = []
     for name, row in results["systems"].items():
-        minutes = f"{row['seconds'] / 60:.2f} | {row['processor_seconds'] / 60:.2f}"
-        lines.append(f"| {name} | {minutes} | {row['speed_ratio']:.2f} | {row['bytes'] / 1e9:.2f} |")
-    return "\n".join(lines) + "\n"
+        numbers = row["seconds"] / 60, row["processor_seconds"] / 60, row["speed_ratio"], row["bytes"] / 1e9
+        rows.append([name, *(f"{number:.2f}" for number in numbers)])
+    return markdown(["", "minutes", "minutes of processor time", "speed", "GB of memory"], rows)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -181,9 +184,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     photographs = read_photographs(arguments.photos, arguments.side)
     results = {"side": arguments.side, **compare(photographs, arguments.processes, arguments.repeats)}
-    arguments.output.mkdir(parents=True, exist_ok=True)
-    (arguments.output / "convert.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
-    sys.stdout.write(table(results))
+    save(results, arguments.output, "convert", table)
 
 
 if __name__ == "__main__":

@@ -14,8 +14,9 @@ from torchcrf import CRF
 
 from smcl.crf_smcl import LinearChainCRF
 from smcl.dataset_scripts.schema import FEATURES
+from smcl.experiments.tables import markdown
 
-from .measure import circumstances, circumstances_line, make_parser, markdown, save, summarise, take_turns, written
+from .measure import circumstances, circumstances_line, make_parser, save, summarise, take_turns, written
 
 POSTS = 64
 LENGTHS = (16, 32, 64, 128, 256, 512)

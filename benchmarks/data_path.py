@@ -12,11 +12,8 @@ text encoder and reads no images.
 
 import argparse
 import itertools
-import json
 import os
 import random
-import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -31,12 +28,15 @@ from transformers import BertConfig, ViTConfig, ViTImageProcessorPil
 
 from smcl import SMCLConfig, SMCLForTokenClassification, SMCLProcessor
 from smcl.baselines.bert_crf import BertCRFConfig, BertCRFForTokenClassification
-from smcl.benchmarks.convert import number_photograph, read_photographs, spread_images
 from smcl.dataset_scripts.schema import FEATURES
 from smcl.dataset_scripts.twitter import read_posts
+from smcl.experiments.tables import markdown
 from smcl.features_smcl import CachedImages, ImageFeatures, ImagePixels, keep_images_encoded
 from smcl.processing_smcl import load_tokenizer
 from smcl.training_smcl import SMCLDataCollator, SMCLTrainer, SMCLTrainingArguments
+
+from .convert import number_photograph, read_photographs, spread_images
+from .measure import save, spread, written
 
 
 @dataclass
@@ -162,11 +162,6 @@ def train_epoch(trainer: SMCLTrainer, freeze_vision: bool) -> Epoch:
     return Epoch(time.perf_counter() - start, waited, time.process_time() - start_of_processor)
 
 
-def spread(values: Sequence[float]) -> dict[str, float]:
-    """Return the median and the range of values."""
-    return {"median": statistics.median(values), "least": min(values), "most": max(values)}
-
-
 def compare(arguments: argparse.Namespace) -> dict:
     """Train by each system in turn."""
     torch.set_num_threads(arguments.threads)
@@ -224,22 +219,17 @@ def summarise(rounds: dict[str, list[Epoch]], num_posts: int) -> dict:
 def table(results: dict) -> str:
     """Return the results as a Markdown table."""
     columns = {"waiting_share": 3, "speed_ratio": 2, "processor_ratio": 2, "processor_time_over_bert_crf": 2}
-    titles = ["", "ms a post", *(name.replace("_", " ") for name in columns)]
-    lines = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
+    rows = []
     for name, row in results["systems"].items():
-        cells = [name, f"{row['milliseconds_post']['median']:.1f}"]
-        for column, digits in columns.items():
-            values = row.get(column)
-            cells.append(
-                "" if values is None else "{median:.{0}f} ({least:.{0}f}-{most:.{0}f})".format(digits, **values)
-            )
-        lines.append(f"| {' | '.join(cells)} |")
+        cells = [written(row[column], digits) if column in row else "" for column, digits in columns.items()]
+        rows.append([name, f"{row['milliseconds_post']['median']:.1f}", *cells])
+    parts = [markdown(["", "ms a post", *(name.replace("_", " ") for name in columns)], rows)]
     for name, row in results["caches"].items():
-        lines.append(
-            f"\n`{name}`: {row['seconds_first']:.1f} s to fill, {row['seconds_again']:.1f} s in a second run, "
-            f"{row['bytes'] / 1e6:.0f} MB."
+        parts.append(
+            f"`{name}`: {row['seconds_first']:.1f} s to fill, {row['seconds_again']:.1f} s in a second run, "
+            f"{row['bytes'] / 1e6:.0f} MB.\n"
         )
-    return "\n".join(lines) + "\n"
+    return "\n".join(parts)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -267,10 +257,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not arguments.base_size and arguments.vision_model is None:
         parser.error("expected --vision_model, or --base_size")
     results = compare(arguments)
-    arguments.output.mkdir(parents=True, exist_ok=True)
-    path = arguments.output / f"{arguments.name}.json"
-    path.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
-    sys.stdout.write(table(results))
+    save(results, arguments.output, arguments.name, table)
 
 
 if __name__ == "__main__":

@@ -16,19 +16,20 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import BertConfig, ViTConfig
 
 from smcl.configuration_smcl import SMCLConfig
+from smcl.experiments.tables import markdown
 from smcl.modeling_smcl import SMCLForTokenClassification
 
 from .measure import (
-    IMAGE_COUNTS,
     BareEncoders,
+    add_posts_arguments,
     base_config,
     base_processor,
     circumstances,
     circumstances_line,
     floor_inputs,
+    image_counts,
     make_parser,
     make_posts,
-    markdown,
     save,
     spread,
     to_inputs,
@@ -125,11 +126,11 @@ def measure(text_model: str, device: str, repeats: int) -> dict:
     results = circumstances(torch.get_num_threads(), device) | {"repeats": repeats, "sizes": {}}
     tiny = {"text_config": BertConfig(**TINY), "vision_config": ViTConfig(**TINY)}
     config = base_config() if device == "cuda" else SMCLConfig(**tiny, id2label=base_config().id2label)
-    processor, pattern = base_processor(text_model), IMAGE_COUNTS["MNER-MI"]
+    processor = base_processor(text_model)
     model = SMCLForTokenClassification._from_config(config, dtype=torch.bfloat16).to(device).eval()
     peak = peak_of(results["device"])
     for size in SIZES[device]:
-        posts = make_posts(processor, [pattern[i % len(pattern)] for i in range(size)])
+        posts = make_posts(processor, image_counts("MNER-MI", size))
         stages = make_stages(model, to_inputs(processor, posts, torch.bfloat16, device), config)
         rows = results["sizes"][size] = {}
         for name, run in stages.items():
@@ -170,7 +171,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         argv (`Sequence[str]`, *optional*): The arguments; those of the process by default.
     """
     parser = make_parser(__doc__)
-    parser.add_argument("--text_model", required=True, help="folder or Hub name of a tokenizer")
+    add_posts_arguments(parser)
     parser.add_argument("--device", choices=list(SIZES), default="cuda", help="'cpu' only tries the script out")
     arguments = parser.parse_args(sys.argv[1:] if argv is None else argv)
     if arguments.device == "cuda" and not torch.cuda.is_available():

@@ -15,16 +15,17 @@ import torch
 from transformers import BertConfig, ViTConfig
 
 from smcl.configuration_smcl import SMCLConfig
+from smcl.experiments.tables import markdown
 from smcl.modeling_smcl import SMCLForTokenClassification
 
 from .measure import (
+    add_posts_arguments,
     base_config,
     base_processor,
     circumstances,
     circumstances_line,
     make_parser,
     make_posts,
-    markdown,
     memory_of,
     save,
     spread,
@@ -121,7 +122,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         argv (`Sequence[str]`, *optional*): The arguments; those of the process by default.
     """
     parser = make_parser(__doc__)
-    parser.add_argument("--text_model", required=True, help="folder or Hub name of a tokenizer")
+    add_posts_arguments(parser)
     arguments = parser.parse_args(sys.argv[1:] if argv is None else argv)
     save(compare(arguments.text_model, arguments.threads, arguments.repeats), arguments.output, "growth", table)
 

@@ -10,7 +10,9 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
-from .measure import circumstances, circumstances_line, make_parser, markdown, save, spread, written
+from smcl.experiments.tables import markdown
+
+from .measure import circumstances, circumstances_line, make_parser, save, spread, written
 
 BASE = "import torch\nfrom transformers import AutoProcessor, Pipeline, PreTrainedModel, ProcessorMixin\n"
 CODE = f"{BASE}import time\nstart = time.process_time()\nimport smcl\nprint(time.process_time() - start)"

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from torchcrf import CRF
 
 from smcl.configuration_smcl import SMCLConfig
+from smcl.experiments.tables import markdown
 from smcl.modeling_smcl import SMCLForTokenClassification
 
 from .measure import (
@@ -24,14 +25,15 @@ from .measure import (
     IMAGE_COUNTS,
     BareEncoders,
     Posts,
+    add_posts_arguments,
     base_config,
     base_processor,
     circumstances,
     circumstances_line,
     floor_inputs,
+    image_counts,
     make_parser,
     make_posts,
-    markdown,
     memory_of,
     save,
     summarise,
@@ -79,10 +81,10 @@ def make_systems(
     return {name: torch.no_grad()(systems[name]) for name in names}
 
 
-def run_once(text_model: str, image_counts: Sequence[int], dtype: str, name: str) -> None:
+def run_once(text_model: str, counts: Sequence[int], dtype: str, name: str) -> None:
     """Run one system, in a process of its own whose memory is measured."""
     processor = base_processor(text_model)
-    make_systems(base_config(), processor, make_posts(processor, image_counts), DTYPES[dtype], [name])[name]()
+    make_systems(base_config(), processor, make_posts(processor, counts), DTYPES[dtype], [name])[name]()
 
 
 def compare(text_model: str, num_posts: int, threads: int, repeats: int) -> dict:
@@ -91,8 +93,8 @@ def compare(text_model: str, num_posts: int, threads: int, repeats: int) -> dict
     torch.set_num_threads(threads)
     processor, config = base_processor(text_model), base_config()
     for dtype, torch_dtype in DTYPES.items():
-        for data, pattern in IMAGE_COUNTS.items():
-            counts = [pattern[i % len(pattern)] for i in range(num_posts)]
+        for data in IMAGE_COUNTS:
+            counts = image_counts(data, num_posts)
             posts = make_posts(processor, counts)
             systems = make_systems(config, processor, posts, torch_dtype, (FLOOR, SMCL, PROCESSOR, SLOTS))
             row = {"data": data, "dtype": dtype, "images": sum(counts)}
@@ -128,8 +130,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         argv (`Sequence[str]`, *optional*): The arguments; those of the process by default.
     """
     parser = make_parser(__doc__)
-    parser.add_argument("--text_model", required=True, help="folder or Hub name of a tokenizer")
-    parser.add_argument("--posts", type=int, default=4, help="posts of a batch (%(default)s)")
+    add_posts_arguments(parser, num_posts=4)
     arguments = parser.parse_args(sys.argv[1:] if argv is None else argv)
     results = compare(arguments.text_model, arguments.posts, arguments.threads, arguments.repeats)
     save(results, arguments.output, "inference", table)

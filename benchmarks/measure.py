@@ -22,7 +22,8 @@ from transformers import AutoModel, BertConfig, ViTConfig, ViTImageProcessorPil
 
 from smcl.configuration_smcl import SMCLConfig
 from smcl.dataset_scripts.schema import FEATURES
-from smcl.experiments.cost import peak_memory
+from smcl.dry_run_smcl import peak_process_memory
+from smcl.experiments.tables import NOT_MEASURED
 from smcl.processing_smcl import SMCLProcessor, load_tokenizer
 
 # Images of the posts of a batch, again and again: about as many as in each data set.
@@ -82,15 +83,9 @@ def summarise(taken: dict[str, list[Seconds]], first: str) -> dict[str, dict[str
 def written(values: dict[str, float] | None, digits: int = 2, scale: float = 1) -> str:
     """Write a median with its range."""
     if values is None:
-        return "not measured"
+        return NOT_MEASURED
     median, least, most = (f"{values[key] * scale:.{digits}f}" for key in ("median", "least", "most"))
     return f"{median} ({least}-{most})"
-
-
-def markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a Markdown table."""
-    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|", *(f"| {' | '.join(row)} |" for row in rows)]
-    return "\n".join(lines) + "\n"
 
 
 def circumstances(threads: int, device: str = "cpu") -> dict:
@@ -112,12 +107,19 @@ def circumstances_line(results: dict) -> str:
 
 
 def make_parser(about: str) -> argparse.ArgumentParser:
-    """Return a parser of the arguments that all benchmarks have."""
+    """Return a parser of the arguments that most benchmarks have."""
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=1, help="threads of PyTorch (%(default)s)")
     parser.add_argument("--repeats", type=int, default=5, help="how often each is timed (%(default)s)")
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results"), help="folder of the JSON file")
     return parser
+
+
+def add_posts_arguments(parser: argparse.ArgumentParser, num_posts: int | None = None) -> None:
+    """Add the arguments of benchmarks that draw posts, with a size of batches if that can be chosen."""
+    parser.add_argument("--text_model", required=True, help="folder or Hub name of a tokenizer")
+    if num_posts is not None:
+        parser.add_argument("--posts", type=int, default=num_posts, help="posts of a batch (%(default)s)")
 
 
 def save(results: dict, folder: Path, name: str, table: Callable[[dict], str]) -> None:
@@ -136,6 +138,12 @@ def base_config(**kwargs) -> SMCLConfig:
 def base_processor(text_model: str) -> SMCLProcessor:
     """Return a processor of images for the base-size ViT with the tokenizer of any text encoder."""
     return SMCLProcessor(ViTImageProcessorPil(), load_tokenizer(text_model))
+
+
+def image_counts(data: str, num_posts: int) -> list[int]:
+    """Return the number of images of each post of a batch like those of a data set."""
+    pattern = IMAGE_COUNTS[data]
+    return [pattern[i % len(pattern)] for i in range(num_posts)]
 
 
 def make_posts(processor: SMCLProcessor, image_counts: Sequence[int], words: tuple[int, int] = WORDS) -> Posts:
@@ -181,12 +189,7 @@ def floor_inputs(inputs: dict) -> dict[str, torch.Tensor]:
 
 def _peak(function: Callable, *args) -> float:
     function(*args)
-    status = Path("/proc/self/status")
-    if not status.is_file():
-        return peak_memory()
-    # Linux's getrusage would count what the parent had when it started this process.
-    lines = dict(line.split(":", 1) for line in status.read_text().splitlines())
-    return int(lines["VmHWM"].split()[0]) / 1e3
+    return peak_process_memory() / 1e6
 
 
 def memory_of(function: Callable, *args) -> float:

@@ -7,9 +7,7 @@ turns on each batch, so that whatever else the machine does slows all of them.
 """
 
 import argparse
-import json
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -20,12 +18,15 @@ import torch
 import transformers
 from datasets import Dataset
 
+from smcl.experiments.tables import markdown
 from smcl.export_smcl import export_onnx
 from smcl.modeling_smcl import SMCLForTokenClassification
 from smcl.onnx_runtime_smcl import OnnxTagger
 from smcl.processing_smcl import SMCLProcessor
 from smcl.run_ner_multiimage import load_split
 from smcl.training_smcl import entity_metrics, word_tags
+
+from .measure import save
 
 SIZES = (1, 16)
 PYTORCH = "PyTorch"
@@ -140,18 +141,14 @@ def _bytes(folder: Path, pattern: str) -> int:
 
 def table(results: dict) -> str:
     """Return the results as a Markdown table."""
-    lines = [
-        "| | MB | F1 | posts with other tags | largest difference | ms, 1 post | ms, 16 posts | speed, 1 / 16 |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
+    heads = ["", "MB", "F1", "posts with other tags", "largest difference", "ms, 1 post", "ms, 16 posts"]
+    rows = []
     for name, row in results["systems"].items():
-        speed = f"{row['speed_ratio_1']:.1f} / {row['speed_ratio_16']:.1f}"
-        lines.append(
-            f"| {name} | {row['bytes'] / 1e6:.1f} | {row['f1']:.4f} | {row['posts_with_other_tags']} of "
-            f"{results['posts']} | {row['max_difference']:.1e} | {row['milliseconds_1']:.1f} | "
-            f"{row['milliseconds_16']:.1f} | {speed} |"
-        )
-    return "\n".join(lines) + "\n"
+        cells = [name, f"{row['bytes'] / 1e6:.1f}", f"{row['f1']:.4f}"]
+        cells += [f"{row['posts_with_other_tags']} of {results['posts']}", f"{row['max_difference']:.1e}"]
+        cells += [f"{row[f'milliseconds_{count}']:.1f}" for count in SIZES]
+        rows.append([*cells, " / ".join(f"{row[f'speed_ratio_{count}']:.1f}" for count in SIZES)])
+    return markdown([*heads, "speed, 1 / 16"], rows)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -169,9 +166,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results"), help="folder of the JSON file")
     arguments = parser.parse_args(argv)
     results = compare(arguments.model, arguments.dataset, arguments.threads, arguments.repeats, arguments.max_batches)
-    arguments.output.mkdir(parents=True, exist_ok=True)
-    (arguments.output / "onnx.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
-    sys.stdout.write(table(results))
+    save(results, arguments.output, "onnx", table)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from smcl.experiments.tables import NOT_MEASURED
+
 from . import convert, crf, data_path, gpu, growth, import_time, inference, onnx, training_step
 
 
@@ -70,7 +72,7 @@ def write_report(results: Path) -> str:
     parts = [HEAD]
     for name, section in SECTIONS.items():
         path = results / f"{name}.json"
-        body = "not measured\n"
+        body = f"{NOT_MEASURED}\n"
         if path.is_file():
             body = section.table(json.loads(path.read_text(encoding="utf-8")))
         parts.append(f"## {section.title}\n\n`python -m smcl.benchmarks.{section.command}`\n\n{body}")

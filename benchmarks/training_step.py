@@ -12,20 +12,22 @@ from collections.abc import Callable, Sequence
 import torch
 
 from smcl.configuration_smcl import SMCLConfig
+from smcl.experiments.tables import markdown
 from smcl.modeling_smcl import SMCLForTokenClassification
 
 from .inference import FLOOR, SMCL
 from .measure import (
     IMAGE_COUNTS,
     BareEncoders,
+    add_posts_arguments,
     base_config,
     base_processor,
     circumstances,
     circumstances_line,
     floor_inputs,
+    image_counts,
     make_parser,
     make_posts,
-    markdown,
     save,
     summarise,
     take_turns,
@@ -56,8 +58,8 @@ def compare(text_model: str, num_posts: int, threads: int, repeats: int) -> dict
     results = circumstances(threads) | {"posts": num_posts, "repeats": repeats, "runs": []}
     torch.set_num_threads(threads)
     processor, config = base_processor(text_model), base_config()
-    for data, pattern in IMAGE_COUNTS.items():
-        counts = [pattern[i % len(pattern)] for i in range(num_posts)]
+    for data in IMAGE_COUNTS:
+        counts = image_counts(data, num_posts)
         inputs = to_inputs(processor, make_posts(processor, counts), torch.float32)
         systems = summarise(take_turns(make_steps(config, inputs), repeats), FLOOR)
         results["runs"].append({"data": data, "images": sum(counts), "systems": systems})
@@ -83,8 +85,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         argv (`Sequence[str]`, *optional*): The arguments; those of the process by default.
     """
     parser = make_parser(__doc__)
-    parser.add_argument("--text_model", required=True, help="folder or Hub name of a tokenizer")
-    parser.add_argument("--posts", type=int, default=4, help="posts of a batch (%(default)s)")
+    add_posts_arguments(parser, num_posts=4)
     arguments = parser.parse_args(sys.argv[1:] if argv is None else argv)
     results = compare(arguments.text_model, arguments.posts, arguments.threads, arguments.repeats)
     save(results, arguments.output, "training_step", table)

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from .images import read_image
 from .schema import DataError, Post, make_post, read_lines, require_folder
-from .writer import available_cores, run_command, write_dataset
+from .writer import add_processes_argument, run_command, write_dataset
 
 FILE_SPLITS = {"train": "train", "validation": "val", "test": "test"}
 # Plus marks the posts and images it takes from Twitter-2017 by this prefix; the files themselves do not have it.
@@ -135,10 +135,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--source", type=Path, required=True, help="the published folder")
     parser.add_argument("--output", type=Path, required=True, help="the folder to write Parquet files to")
     parser.add_argument("--plus", action="store_true", help="convert MNER-MI-Plus (MNER-UNI_*.txt)")
-    cores = available_cores()
-    parser.add_argument("--processes", type=int, default=cores, help="processes that read images (default: all cores)")
-    args = parser.parse_args(argv)
-    run_command(parser, convert, **vars(args))
+    add_processes_argument(parser)
+    run_command(parser, convert, **vars(parser.parse_args(argv)))
 
 
 if __name__ == "__main__":

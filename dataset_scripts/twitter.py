@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from .images import read_image
 from .schema import DataError, Post, make_post, read_lines, require_folder
-from .writer import available_cores, run_command, write_dataset
+from .writer import add_processes_argument, run_command, write_dataset
 
 FILE_SPLITS = {"train": "train", "validation": "valid", "test": "test"}
 ID_PREFIX = "IMGID:"
@@ -109,8 +109,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--source", type=Path, required=True, help="the folder of {train,valid,test}.txt")
     parser.add_argument("--images", type=Path, help="the folder of <id>.jpg; without it all images are missing")
     parser.add_argument("--output", type=Path, required=True, help="the folder to write Parquet files to")
-    cores = available_cores()
-    parser.add_argument("--processes", type=int, default=cores, help="processes that read images (default: all cores)")
+    add_processes_argument(parser)
     run_command(parser, convert, **vars(parser.parse_args(argv)))
 
 

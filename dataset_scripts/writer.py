@@ -27,9 +27,10 @@ POSTS_AHEAD = 8
 ImageReader = Callable[[str], tuple[str, bytes | None]]
 
 
-def available_cores() -> int:
-    """Return how many processor cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def add_processes_argument(parser: argparse.ArgumentParser) -> None:
+    """Add `--processes`, by default as many as the cores that this process may use."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    parser.add_argument("--processes", type=int, default=cores, help="processes that read images (default: all cores)")
 
 
 def write_dataset(

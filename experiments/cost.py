@@ -3,7 +3,6 @@
 python -m smcl.experiments.cost FILE POSTS [arguments of run_ner_multiimage.py]
 """
 
-import resource
 import sys
 import time
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ from torch import nn
 from transformers import EarlyStoppingCallback, set_seed
 
 from smcl.baselines import reads_images
+from smcl.dry_run_smcl import peak_process_memory
 from smcl.run_ner_multiimage import build_trainer, label_names, load_model, load_posts, parse_arguments
 from smcl.training_smcl import SMCLTrainer
 
@@ -54,8 +54,7 @@ def peak_memory() -> float:
     """Return the most memory that was in use, in MB: of the GPU, else of this process."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 1e6
-    # Linux counts in kB, macOS in bytes.
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)
+    return peak_process_memory() / 1e6
 
 
 def measure_cost(argv: Sequence[str], num_posts: int) -> dict[str, Any]:

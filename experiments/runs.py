@@ -28,6 +28,11 @@ from smcl.baselines import SYSTEMS, reads_images
 from . import image_dependent
 from .plan import Plan, data_digests, fingerprint, to_argv
 
+# Rooms of the package that decide what a run comes to.
+ROOMS = (
+    *("configuration", "crf", "distributed", "encoders", "features", "fusion", "guidance", "images", "losses"),
+    *("modeling", "processing", "sampling", "training"),
+)
 RUN_SCRIPT = Path(smcl.__file__).parent / "run_ner_multiimage.py"
 # What predicting again, without images, must share with the run.
 PREDICTING = ("max_length", "on_extra_images", "per_device_eval_batch_size", "use_cpu", "bf16", "fp16", "disable_tqdm")
@@ -260,9 +265,7 @@ def code_digest() -> str:
     """Return 8 hex digits of the SHA-256 of the package's models and training."""
     total = hashlib.sha256()
     root = RUN_SCRIPT.parent
-    names = "configuration crf distributed encoders features fusion guidance images losses modeling processing sampling"
-    names = f"{names} training".split()
-    paths = [root / f"{name}_smcl.py" for name in names] + sorted((root / "baselines").glob("*.py"))
+    paths = [root / f"{name}_smcl.py" for name in ROOMS] + sorted((root / "baselines").glob("*.py"))
     for path in (*paths, RUN_SCRIPT):
         total.update(path.read_bytes())
     return total.hexdigest()[:8]

@@ -14,6 +14,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast, ViTImageProcessorPil, ViTModel
 
 from smcl import SMCLProcessor
+from smcl.dataset_scripts.icons import convert
 
 # Threads cost more than they gain on models this small.
 torch.set_num_threads(1)
@@ -58,6 +59,20 @@ def encoder_folders(tmp_path_factory, tokenizer, image_processor) -> tuple[str, 
         model.save_pretrained(root / folder)
         part.save_pretrained(root / folder)
     return str(root / "text"), str(root / "vision")
+
+
+@pytest.fixture(scope="session")
+def encoders(encoder_folders) -> list[str]:
+    """Those encoders as arguments of the command line."""
+    return ["--text_model", encoder_folders[0], "--vision_model", encoder_folders[1]]
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory) -> str:
+    """A folder of icon posts as the converter writes them, for tests that only read it."""
+    folder = tmp_path_factory.mktemp("icons")
+    convert(folder, train=24, validation=6, test=10)
+    return str(folder)
 
 
 @pytest.fixture

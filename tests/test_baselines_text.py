@@ -16,7 +16,6 @@ from smcl.baselines.bilstm_crf import WordLSTMConfig, WordProcessor, run_lstm
 from smcl.baselines.hbilstm_crf import CharacterLSTMConfig, CharacterProcessor
 from smcl.baselines.text_only import TextProcessor
 from smcl.baselines.word_vectors import read_word_vectors
-from smcl.dataset_scripts.icons import convert
 from smcl.dataset_scripts.schema import FEATURES
 from smcl.run_ner_multiimage import main
 from smcl.training_smcl import SMCLDataCollator, SMCLTrainer, SMCLTrainingArguments
@@ -82,13 +81,6 @@ def posts() -> Dataset:
         for i, words in enumerate(POSTS * 4)
     ]
     return Dataset.from_list([FEATURES.encode_example(row) for row in rows], features=FEATURES)
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("icons")
-    convert(folder, train=24, validation=6, test=10)
-    return str(folder)
 
 
 by_name = pytest.mark.parametrize("name", NAMES)

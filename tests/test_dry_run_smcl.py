@@ -4,25 +4,16 @@ import pytest
 import torch
 from datasets import Dataset, load_dataset
 
-from smcl.dataset_scripts.icons import convert
 from smcl.dataset_scripts.schema import FEATURES
 from smcl.run_ner_multiimage import main
 from smcl.training_smcl import SMCLTrainer
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("icons")
-    convert(folder, train=24, validation=6, test=10)
-    return folder
-
-
 @pytest.fixture
-def run(data, encoder_folders, tmp_path):
+def run(data, encoders, tmp_path):
     """Call a dry run; its output folder must not come to be."""
 
     def call(*arguments, dataset=data):
-        encoders = ["--text_model", encoder_folders[0], "--vision_model", encoder_folders[1]]
         common = ["--output_dir", str(tmp_path / "output"), "--use_cpu", "--disable_tqdm", "true", "--dry_run"]
         common += ["--per_device_train_batch_size", "8", "--per_device_eval_batch_size", "4"]
         measured = main(["--dataset", str(dataset), *encoders, *common, *arguments])
@@ -54,7 +45,7 @@ def test_report_tells_data_model_memory_and_time(run, data, capsys):
     measured = run(*ALL)
     printed = capsys.readouterr().out
     rows = {line.split()[0]: line.split()[1:] for line in printed.splitlines() if line.strip()}
-    posts = load_dataset(str(data), split="train")
+    posts = load_dataset(data, split="train")
     names = posts.features["ner_tags"].feature.names
     tags = [names[tag] for tags in posts["ner_tags"] for tag in tags]
     counts = [24, len(tags), sum(map(len, posts["images"]))]
@@ -70,7 +61,7 @@ def test_first_batches_have_the_longest_texts_and_the_most_images(run, data, bat
     steps = [shapes for name, shapes in batches if name == "training_step"]
     assert [shapes["input_ids"][0] for shapes in steps] == [8, 8, 8]
     widths = [shapes["input_ids"][1] for shapes in steps]
-    posts = load_dataset(str(data), split="train")
+    posts = load_dataset(data, split="train")
     assert widths[0] == max(widths)
     assert steps[0]["pixel_values"][1] == max(map(len, posts["images"]))
     # Of validation and test, each a batch of the largest and two of usual ones.
@@ -90,13 +81,13 @@ def test_without_training_only_batches_of_the_test_split_are_run(run, batches):
 
 def test_text_only_system_is_checked_too(data, encoder_folders, tmp_path):
     arguments = ["--system", "bert-crf", "--text_model", encoder_folders[0], "--use_cpu", "--dry_run"]
-    measured = main(["--dataset", str(data), *arguments, *ALL, "--output_dir", str(tmp_path / "output")])
+    measured = main(["--dataset", data, *arguments, *ALL, "--output_dir", str(tmp_path / "output")])
     assert measured["step_seconds"] > 0 and os.listdir(tmp_path) == []
 
 
 def broken(data, folder, **changes) -> Dataset:
     folder.mkdir()
-    for split, posts in load_dataset(str(data)).items():
+    for split, posts in load_dataset(data).items():
         rows = posts.with_format("arrow")[:].to_pylist()
         if split == "train":
             rows[3] |= changes
@@ -106,11 +97,11 @@ def broken(data, folder, **changes) -> Dataset:
 
 
 def test_posts_that_can_not_be_used_are_named(run, data, tmp_path):
-    name = load_dataset(str(data), split="train")[3]["id"]
+    name = load_dataset(data, split="train")[3]["id"]
     cut = broken(data, tmp_path / "cut", images=[{"bytes": b"no image", "path": "x.png"}])
     with pytest.raises(ValueError, match=f"1 posts of the split 'train' .*can't be read.*{name}"):
         run(*ALL, dataset=cut)
-    image = load_dataset(str(data), split="train").with_format("arrow")[0]["images"].to_pylist()[0][0]
+    image = load_dataset(data, split="train").with_format("arrow")[0]["images"].to_pylist()[0][0]
     many = broken(data, tmp_path / "many", images=[image] * 7)
     with pytest.raises(ValueError, match=f"1 posts of the split 'train' have more than 4 images.*{name}"):
         run(*ALL, dataset=many)

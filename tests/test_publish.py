@@ -225,30 +225,23 @@ def test_offline_is_named(hub, saved, monkeypatch):
         publish(saved, DEMO)
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("icons")
-    convert(folder, train=24, validation=6, test=10)
-    return folder
-
-
 def test_data_set_comes_back_as_it_was_published(hub, data, tmp_path, capsys):
     from datasets import load_dataset
 
-    publish_main([str(data), "someone/posts", "--license", "apache-2.0", "--token", "hf_good"])
+    publish_main([data, "someone/posts", "--license", "apache-2.0", "--token", "hf_good"])
     assert f"Published: {hub.url}/datasets/someone/posts/commit/" in capsys.readouterr().out
     files = hub.repositories["datasets", "someone/posts"].files()
     parquet = {f"data/{split}-00000-of-00001.parquet" for split in ("train", "validation", "test")}
     assert files.keys() == {"README.md", "report.json", *parquet}
     back = run_stranger(hub, tmp_path, DATA_STRANGER, "someone/posts")
-    for split, posts in load_dataset(str(data)).items():
+    for split, posts in load_dataset(data).items():
         rows = [
             [post["id"], post["tokens"], post["ner_tags"], len(post["images"]), post["images"][0].getpixel((3, 3))]
             for post in posts
         ]
         assert back["rows"][split] == json.loads(json.dumps(rows))
     card = ModelCard(files["README.md"].content.decode())
-    report = json.loads((data / "report.json").read_text())
+    report = json.loads(Path(data, "report.json").read_text())
     assert card.data.license == "apache-2.0"
     assert all(split["sha256"] in card.text for split in report["splits"].values())
     assert "| posts | 24 | 6 | 10 | 40 |" in card.text
@@ -259,7 +252,7 @@ def test_data_set_comes_back_as_it_was_published(hub, data, tmp_path, capsys):
 
 def test_report_of_other_data_is_refused(data, tmp_path):
     convert(tmp_path / "other", train=5, validation=2, test=2)
-    (tmp_path / "other" / "report.json").write_text((data / "report.json").read_text())
+    (tmp_path / "other" / "report.json").write_text(Path(data, "report.json").read_text())
     with pytest.raises(ValueError, match="split 'train' .* has 5 posts, but report.json tells of 24"):
         complete(tmp_path / "other", tmp_path / "out", "someone/posts")
 
@@ -275,7 +268,7 @@ def test_folder_that_is_neither_model_nor_data_is_refused(tmp_path, capsys):
 def trained(hub, data, encoder_folders, tmp_path_factory):
     """A run that publishes what it trained."""
     folder = tmp_path_factory.mktemp("run") / "model"
-    arguments = ["--dataset", str(data), "--text_model", encoder_folders[0], "--vision_model", encoder_folders[1]]
+    arguments = ["--dataset", data, "--text_model", encoder_folders[0], "--vision_model", encoder_folders[1]]
     arguments += ["--do_train", "--do_predict", "--calibrate", "--num_train_epochs", "1", "--learning_rate", "1e-3"]
     arguments += ["--use_cpu", "--disable_tqdm", "true", "--seed", "3", "--per_device_train_batch_size", "8"]
     hub.requests.clear()
@@ -312,7 +305,7 @@ def test_card_tells_what_was_run_and_measured(trained, hub, data):
     for name in ("PER", "LOC", "ORG", "MISC"):
         row = [f"{results[f'test_{name}_{metric}']:.4f}" for metric in ("precision", "recall", "f1")]
         assert f"| {name} | {' | '.join(row)} | {results[f'test_{name}_support']:.0f} |" in card.text
-    report = json.loads((data / "report.json").read_text())["splits"]
+    report = json.loads(Path(data, "report.json").read_text())["splits"]
     assert all(split["sha256"] in card.text for split in report.values())
     assert "--seed 3" in card.text and "--hub_token TOKEN" in card.text and "seed 3" in card.text
     assert f"{results['test_ece']:.3f}" in card.text
@@ -324,7 +317,7 @@ def test_label_table_shows_the_names_that_the_data_mention_most(trained, hub, da
 
     card = hub.repositories["models", "someone/trained"].files()["README.md"].content.decode()
     count, examples = re.search(r"\| PER \| (\d+) \| (.+) \|", card).groups()
-    posts = load_dataset(str(data), split="train")
+    posts = load_dataset(data, split="train")
     words = [" ".join(post["tokens"]) for post in posts]
     assert int(count) == sum(tags.count(1) for tags in posts["ner_tags"])
     assert all(any(example in text for text in words) for example in examples.split(", "))
@@ -333,7 +326,7 @@ def test_label_table_shows_the_names_that_the_data_mention_most(trained, hub, da
 def test_runs_are_noted_beside_the_model_that_they_scored_and_nowhere_else(trained, data, tmp_path):
     folder = tmp_path / "model"
     shutil.copytree(trained, folder)
-    arguments = ["--dataset", str(data), "--do_predict", "--use_cpu", "--disable_tqdm", "true", "--model", str(folder)]
+    arguments = ["--dataset", data, "--do_predict", "--use_cpu", "--disable_tqdm", "true", "--model", str(folder)]
     run_ner([*arguments, "--output_dir", str(tmp_path / "elsewhere")])
     assert read_runs(tmp_path / "elsewhere") == [] and len(read_runs(folder)) == 1
     run_ner([*arguments, "--output_dir", str(folder)])
@@ -343,14 +336,14 @@ def test_runs_are_noted_beside_the_model_that_they_scored_and_nowhere_else(train
 
 
 def test_push_is_refused_before_training_if_it_could_not_succeed(hub, trained, data, tmp_path):
-    arguments = ["--dataset", str(data), "--model", str(trained), "--output_dir", str(tmp_path), "--push_to_hub"]
+    arguments = ["--dataset", data, "--model", str(trained), "--output_dir", str(tmp_path), "--push_to_hub"]
     with pytest.raises(ValueError, match="does not know the token"):
         run_ner([*arguments, "--do_train", "--use_cpu", "--hub_token", "hf_bad", "--hub_model_id", "someone/x"])
     with pytest.raises(ValueError, match="uploads the model that a run saves"):
         run_ner([*arguments, "--do_predict", "--use_cpu"])
     with pytest.raises(ValueError, match="--hub_strategy checkpoint"):
         run_ner([*arguments, "--do_train", "--use_cpu", "--hub_strategy", "checkpoint"])
-    baseline = ["--dataset", str(data), "--output_dir", str(tmp_path), "--push_to_hub", "--system", "bilstm-crf"]
+    baseline = ["--dataset", data, "--output_dir", str(tmp_path), "--push_to_hub", "--system", "bilstm-crf"]
     with pytest.raises(ValueError, match="Only SMCL models are published"):
         run_ner([*baseline, "--do_train", "--use_cpu"])
     assert not list(tmp_path.glob("checkpoint-*"))

@@ -3,24 +3,11 @@ import json
 import pytest
 from datasets import Dataset, load_dataset
 
-from smcl.dataset_scripts.icons import convert
 from smcl.dataset_scripts.schema import FEATURES
 from smcl.run_ner_multiimage import main
 
 TRAINING = ["--do_train", "--num_train_epochs", "1", "--use_cpu", "--disable_tqdm", "true"]
 TRAINING += ["--per_device_train_batch_size", "8", "--learning_rate", "1e-3"]
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("icons")
-    convert(folder, train=24, validation=6, test=10)
-    return str(folder)
-
-
-@pytest.fixture(scope="module")
-def encoders(encoder_folders):
-    return ["--text_model", encoder_folders[0], "--vision_model", encoder_folders[1]]
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,6 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from transformers.utils import logging
 
 from smcl import MultiImageNERPipeline, SMCLForTokenClassification, SMCLProcessor
-from smcl.dataset_scripts.icons import convert
 from smcl.run_ner_multiimage import main
 from smcl.tracking_smcl import GROUP, SENDERS, PredictionFigures, add_prediction_figures
 from smcl.training_smcl import SMCLTrainer, SMCLTrainingArguments
@@ -20,18 +19,6 @@ from smcl.training_smcl import SMCLTrainer, SMCLTrainingArguments
 ARGUMENTS = ["--do_train", "--num_train_epochs", "2", "--use_cpu", "--disable_tqdm", "true", "--freeze_vision"]
 ARGUMENTS += ["--per_device_train_batch_size", "8", "--logging_steps", "1", "--learning_rate", "1e-3"]
 LOSSES = {"train/loss", "train/task_loss", "train/similarity_loss", "train/difference_loss"}
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("icons")
-    convert(folder, train=24, validation=6, test=4)
-    return str(folder)
-
-
-@pytest.fixture(scope="module")
-def encoders(encoder_folders):
-    return ["--text_model", encoder_folders[0], "--vision_model", encoder_folders[1]]
 
 
 @pytest.fixture(scope="module")
