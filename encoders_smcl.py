@@ -183,7 +183,7 @@ class SMCLEncoders(SMCLPreTrainedModel):
     def _encode_text(
         self,
         input_ids: torch.Tensor | None,
-        attention_mask: torch.Tensor | None,
+        text_mask: torch.Tensor,
         token_type_ids: torch.Tensor | None,
         inputs_embeds: torch.Tensor | None,
         image_guidance: ImageGuidance | None = None,
@@ -193,6 +193,10 @@ class SMCLEncoders(SMCLPreTrainedModel):
         # Not every encoder takes these arguments, not even as `None`.
         optional = {"token_type_ids": token_type_ids, "image_guidance": image_guidance}
         given = {name: value for name, value in optional.items() if value is not None}
+        # Given per token, transformers looks whether anything is masked at all, and the host waits for the answer. Only
+        # encoders with local attention must make the mask themselves.
+        is_local = "sliding_attention" in (getattr(self.text_model.config, "layer_types", None) or ())
+        attention_mask = text_mask if is_local else text_mask[:, None, None, :]
         return self.text_model(input_ids, attention_mask, inputs_embeds=inputs_embeds, **given, **flags)
 
     def encode_images(self, pixel_values: torch.Tensor) -> torch.Tensor:
@@ -211,13 +215,17 @@ class SMCLEncoders(SMCLPreTrainedModel):
         pooled = outputs.pooler_output
         return outputs.last_hidden_state[:, 0] if pooled is None else pooled
 
-    def _encode_posts(self, pixel_values: torch.Tensor, image_mask: torch.Tensor) -> torch.Tensor:
+    def _encode_posts(
+        self, pixel_values: torch.Tensor, image_mask: torch.Tensor, image_indices: torch.Tensor | None
+    ) -> torch.Tensor:
         """Encode the images of posts; only real ones pass through the image encoder.
 
         Args:
             pixel_values (`torch.FloatTensor` of shape `(batch_size, num_images, 3, height, width)`): Normalised
                 images; padding slots may hold anything.
             image_mask (`torch.BoolTensor` of shape `(batch_size, num_images)`): `True` marks a real image.
+            image_indices (`torch.LongTensor` of shape `(num_real_images,)`, *optional*): Where they are, as
+                `real_image_indices` tells, which by default is called here.
 
         Returns:
             `torch.FloatTensor` of shape `(batch_size, num_images, ...)`: V, what `encode_images` gives for each image,
@@ -227,16 +235,22 @@ class SMCLEncoders(SMCLPreTrainedModel):
             # One static shape: the number of real images is data.
             features = self.encode_images(pixel_values.flatten(0, 1)).unflatten(0, image_mask.shape)
             return torch.where(image_mask_like(features, image_mask), features, torch.zeros_like(features))
-        real = pixel_values[image_mask]
-        if real.shape[0] == 0:
+        if image_indices is None:
+            image_indices = real_image_indices(image_mask)
+        if image_indices.shape[0] == 0:
             # Image encoders want at least one image: a blank one tells the shape of the features.
             features = self.encode_images(pixel_values.new_zeros(1, *pixel_values.shape[2:]))[:0]
         else:
-            features = self.encode_images(real)
-        return features.new_zeros(*image_mask.shape, *features.shape[1:]).index_put((image_mask,), features)
+            features = self.encode_images(pixel_values.flatten(0, 1).index_select(0, image_indices))
+        slots = features.new_zeros(image_mask.numel(), *features.shape[1:])
+        return slots.index_copy(0, image_indices, features).unflatten(0, image_mask.shape)
 
     def _image_inputs(
-        self, pixel_values: torch.Tensor | None, image_embeds: torch.Tensor | None, image_mask: torch.Tensor | None
+        self,
+        pixel_values: torch.Tensor | None,
+        image_embeds: torch.Tensor | None,
+        image_mask: torch.Tensor | None,
+        image_indices: torch.Tensor | None,
     ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
         """Check the image arguments; return V and its mask, or two `None` where the batch has no image slot."""
         if pixel_values is not None and image_embeds is not None:
@@ -255,10 +269,28 @@ class SMCLEncoders(SMCLPreTrainedModel):
                 f"`image_mask` must have the shape (batch_size, num_images) of the images, {tuple(images.shape[:2])}, "
                 f"got {tuple(image_mask.shape)}."
             )
-        image_mask, images = (x[:, : self.num_images_read] for x in (image_mask.bool(), images))
+        if self.num_images_read is not None and images.shape[1] > self.num_images_read:
+            image_mask, images, image_indices = (
+                image_mask[:, : self.num_images_read],
+                images[:, : self.num_images_read],
+                None,
+            )
+        image_mask = image_mask.bool()
         if image_embeds is None:
-            return self._encode_posts(images, image_mask), image_mask
+            return self._encode_posts(images, image_mask, image_indices), image_mask
         return torch.where(image_mask_like(images, image_mask), images.to(self.dtype), 0), image_mask
+
+
+def real_image_indices(image_mask: torch.Tensor) -> torch.Tensor:
+    """Tell where the real images are; on an accelerator, the host waits for their number.
+
+    Args:
+        image_mask (`torch.Tensor` of shape `(batch_size, num_images)`): `True` or 1 marks a real image.
+
+    Returns:
+        `torch.LongTensor` of shape `(num_real_images,)`: their places among all slots, post by post.
+    """
+    return image_mask.flatten().nonzero().squeeze(1)
 
 
 def image_mask_like(features: torch.Tensor, image_mask: torch.Tensor) -> torch.Tensor:
@@ -266,4 +298,4 @@ def image_mask_like(features: torch.Tensor, image_mask: torch.Tensor) -> torch.T
     return image_mask.reshape(*image_mask.shape, *[1] * (features.dim() - 2))
 
 
-__all__ = ["VISION_BACKBONES", "SMCLEncoders", "SMCLPreTrainedModel", "image_mask_like"]
+__all__ = ["VISION_BACKBONES", "SMCLEncoders", "SMCLPreTrainedModel", "image_mask_like", "real_image_indices"]

@@ -120,6 +120,7 @@ class SMCLModel(SMCLEncoders):
         pixel_values: torch.FloatTensor | None = None,
         image_mask: torch.Tensor | None = None,
         image_embeds: torch.FloatTensor | None = None,
+        image_indices: torch.LongTensor | None = None,
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
     ) -> SMCLModelOutput:
@@ -135,6 +136,8 @@ class SMCLModel(SMCLEncoders):
                 image; by default all are.
             image_embeds (`torch.FloatTensor` of shape `(batch_size, num_images, vision_hidden_size)`, *optional*):
                 Vectors from `encode_images` in place of `pixel_values`.
+            image_indices (`torch.LongTensor` of shape `(num_real_images,)`, *optional*): Where `image_mask` is `True`,
+                as `real_image_indices` tells: spares an accelerator's host the wait for the number of images.
             output_attentions, output_hidden_states (`bool`, *optional*): What to return of the text encoder.
 
         Returns:
@@ -144,7 +147,7 @@ class SMCLModel(SMCLEncoders):
             ValueError: if the inputs do not fit together or the text encoder's attention was changed.
         """
         text_mask = self._text_mask(input_ids, inputs_embeds, attention_mask)
-        image_states, image_mask = self._image_inputs(pixel_values, image_embeds, image_mask)
+        image_states, image_mask = self._image_inputs(pixel_values, image_embeds, image_mask, image_indices)
         image_weights, guidance = None, None
         if image_states is not None:
             image_states = self.image_relations(image_states, image_mask)
@@ -156,7 +159,7 @@ class SMCLModel(SMCLEncoders):
         output_attentions = self._flag("output_attentions", output_attentions)
         text_outputs = self._encode_text(
             input_ids,
-            attention_mask,
+            text_mask,
             token_type_ids,
             inputs_embeds,
             image_guidance=guidance,
@@ -225,6 +228,7 @@ class SMCLTaggingModel(SMCLPreTrainedModel):
         pixel_values: torch.FloatTensor | None = None,
         image_mask: torch.Tensor | None = None,
         image_embeds: torch.FloatTensor | None = None,
+        image_indices: torch.LongTensor | None = None,
         word_mask: torch.Tensor | None = None,
         labels: torch.LongTensor | None = None,
         output_attentions: bool | None = None,
@@ -256,6 +260,7 @@ class SMCLTaggingModel(SMCLPreTrainedModel):
             pixel_values=pixel_values,
             image_mask=image_mask,
             image_embeds=image_embeds,
+            image_indices=image_indices,
             output_attentions=output_attentions,
             output_hidden_states=output_hidden_states,
             return_dict=True,
@@ -270,11 +275,7 @@ class SMCLTaggingModel(SMCLPreTrainedModel):
             elif image_mask is None:
                 image_mask = images.new_ones(images.shape[:2])
             masks = text_mask.bool(), None if image_mask is None else image_mask.bool()
-            with torch.autocast(logits.device.type, enabled=False):
-                losses["task_loss"] = losses["loss"] = self.task_loss(logits, labels)
-                for name, (weight, loss) in self.further_losses(outputs, labels, *masks, batch_share).items():
-                    losses[name] = loss
-                    losses["loss"] = losses["loss"] + weight * loss
+            losses = self._losses(outputs, logits, labels, *masks, batch_share)
         return self.output_class(
             logits=logits,
             **losses,
@@ -283,6 +284,25 @@ class SMCLTaggingModel(SMCLPreTrainedModel):
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
         )
+
+    def _losses(
+        self,
+        outputs: SMCLModelOutput,
+        logits: torch.Tensor,
+        labels: torch.Tensor,
+        text_mask: torch.Tensor,
+        image_mask: torch.Tensor | None,
+        batch_share: BatchShare | None,
+    ) -> dict[str, torch.Tensor]:
+        """Return the loss, a weighted sum, and its parts; arguments as those of `further_losses`."""
+        with torch.autocast(logits.device.type, enabled=False):
+            task_loss = self.task_loss(logits, labels)
+            losses = {"task_loss": task_loss, "loss": task_loss}
+            further_losses = self.further_losses(outputs, labels, text_mask, image_mask, batch_share)
+            for name, (weight, loss) in further_losses.items():
+                losses[name] = loss
+                losses["loss"] = losses["loss"] + weight * loss
+        return losses
 
     def emissions(self, outputs: SMCLModelOutput) -> torch.Tensor:
         """Score the tags of every token from what the model below returned.

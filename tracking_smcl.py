@@ -59,7 +59,7 @@ def add_prediction_figures(trainer: SMCLTrainer, posts: Dataset, on_extra_images
     except ImportError:
         logger.warning("Trackers get no figures of predictions without matplotlib: `pip install smcl[track]`.")
         return
-    if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
+    if trainer.is_sharded:
         logger.warning("Trackers get no figures of predictions where processes share parts of a model.")
         return
     labels = posts.features["ner_tags"].feature.names

@@ -24,6 +24,7 @@ from transformers.trainer_utils import IntervalStrategy, SaveStrategy, TrainOutp
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, logging
 
 from .distributed_smcl import BatchShare, SharedBatchSampler
+from .encoders_smcl import real_image_indices
 from .features_smcl import CachedImages, keep_images_encoded
 from .processing_smcl import SMCLProcessor
 from .sampling_smcl import LengthSampler, token_counts
@@ -67,6 +68,10 @@ class SMCLTrainingArguments(TrainingArguments):
         do_eval = self.do_eval
         super().__post_init__()
         self.do_eval = do_eval
+        if self.n_gpu > 1:
+            # Trainer would share out the tensors of a batch by their first dimension, and lose what looks at all posts.
+            logger.warning(f"1 of {self.n_gpu} GPUs is used. For all of them, start with `accelerate launch`.")
+            self._n_gpu = 1
 
 
 class SMCLTrainer(Trainer):
@@ -124,7 +129,7 @@ class SMCLTrainer(Trainer):
                 raise ValueError(
                     f"Can't resume from {resume_from_checkpoint}: missing or cut off: {', '.join(faults)}."
                 )
-            saved, here = _sharding(resume_from_checkpoint), self._sharding
+            saved, here = _sharding_of(resume_from_checkpoint), self._sharding
             if saved != here:
                 raise ValueError(
                     f"{resume_from_checkpoint} was written with {saved}, but this run has {here}. Go on as it was "
@@ -141,11 +146,12 @@ class SMCLTrainer(Trainer):
 
     @property
     def _sharding(self) -> str:
-        """What writes and reads the checkpoints; see `_sharding`."""
+        """What writes and reads the checkpoints; see `_sharding_of`."""
         return "DeepSpeed" if self.is_deepspeed_enabled else "FSDP" if self.is_fsdp_enabled else "whole models"
 
     @property
-    def _is_sharded(self) -> bool:
+    def is_sharded(self) -> bool:
+        """Whether processes share the parts of a model, whose checkpoints DeepSpeed or FSDP writes and reads."""
         return self._sharding != "whole models"
 
     def _run_epoch(self, *args, **kwargs) -> None:
@@ -276,7 +282,7 @@ class SMCLTrainer(Trainer):
             OSError: if the folder can't be written to.
         """
         self._check_losses()
-        if bad := [] if self._is_sharded else _not_finite(self.model):
+        if bad := [] if self.is_sharded else _not_finite(self.model):
             raise FloatingPointError(
                 f"{len(bad)} weights are not finite, {bad[0]} first, so the model was not saved. {self._last_good()}"
             )
@@ -350,13 +356,13 @@ class SMCLTrainer(Trainer):
         return optimizer
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model=None) -> None:
-        if self._is_sharded:
+        if self.is_sharded:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
         else:
             self._restore(resume_from_checkpoint)
 
     def _load_best_model(self) -> None:
-        if self._is_sharded:
+        if self.is_sharded:
             super()._load_best_model()
         else:
             self._restore(self.state.best_model_checkpoint)
@@ -401,11 +407,11 @@ def checkpoint_faults(folder: str | Path) -> list[str]:
     optimizer = {"FSDP": ["optimizer.bin", "pytorch_model_fsdp.bin"], "whole models": ["optimizer.pt"]}
     deepspeed = [str(path.relative_to(folder)) for path in sorted(folder.glob("global_step*/*.pt"))]
     states = ["config.json", "trainer_state.json", "scheduler.pt", *random_states]
-    states += optimizer.get(_sharding(folder), deepspeed)
+    states += optimizer.get(_sharding_of(folder), deepspeed)
     return [name for name in (*sorted(set(weights)), *states) if not _is_whole(folder / name)]
 
 
-def _sharding(folder: str | Path) -> str:
+def _sharding_of(folder: str | Path) -> str:
     """Tell what wrote a checkpoint: `"DeepSpeed"`, `"FSDP"`, or else `"whole models"`."""
     if any(Path(folder).glob("global_step*")):
         return "DeepSpeed"
@@ -502,6 +508,9 @@ class SMCLDataCollator:
             batch.update(self.features.gather(image_rows))
         if is_blank and "image_mask" in batch:
             batch["image_mask"] = torch.zeros_like(batch["image_mask"])
+        if "pixel_values" in batch:
+            # Here, the mask is still on the CPU; see the model.
+            batch["image_indices"] = real_image_indices(batch["image_mask"])
         return dict(batch)
 
 

@@ -150,6 +150,7 @@ class BiLSTMModel(SMCLPreTrainedModel):
         pixel_values: torch.FloatTensor | None = None,
         image_mask: torch.Tensor | None = None,
         image_embeds: torch.FloatTensor | None = None,
+        image_indices: torch.LongTensor | None = None,
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
     ) -> SMCLModelOutput:
@@ -160,7 +161,8 @@ class BiLSTMModel(SMCLPreTrainedModel):
             attention_mask (`torch.Tensor` of shape `(batch_size, num_tokens)`, *optional*): 1 marks a real token.
             inputs_embeds (`torch.FloatTensor` of shape `(batch_size, num_tokens, input_size)`, *optional*): What the
                 LSTM reads, in place of `input_ids`.
-            token_type_ids, pixel_values, image_mask, image_embeds, output_attentions, output_hidden_states: Ignored.
+            token_type_ids, pixel_values, image_mask, image_embeds, image_indices, output_attentions,
+                output_hidden_states: Ignored.
 
         Returns:
             [`SMCLModelOutput`] with `last_hidden_state`.

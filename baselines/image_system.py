@@ -100,6 +100,7 @@ class ImageSystemModel(SMCLEncoders):
         pixel_values: torch.FloatTensor | None = None,
         image_mask: torch.Tensor | None = None,
         image_embeds: torch.FloatTensor | None = None,
+        image_indices: torch.LongTensor | None = None,
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
     ) -> SMCLModelOutput:
@@ -115,6 +116,8 @@ class ImageSystemModel(SMCLEncoders):
                 image; by default all are.
             image_embeds (`torch.FloatTensor` of shape `(batch_size, num_images, ...)`, *optional*): What
                 `encode_images` gives, in place of `pixel_values`.
+            image_indices (`torch.LongTensor` of shape `(num_real_images,)`, *optional*): Where `image_mask` is `True`,
+                as `real_image_indices` tells: spares an accelerator's host the wait for the number of images.
             output_attentions, output_hidden_states (`bool`, *optional*): What to return of the text encoder.
 
         Returns:
@@ -124,11 +127,11 @@ class ImageSystemModel(SMCLEncoders):
             ValueError: if the inputs do not fit together or the text encoder's attention was changed.
         """
         text_mask = self._text_mask(input_ids, inputs_embeds, attention_mask)
-        image_states, image_mask = self._image_inputs(pixel_values, image_embeds, image_mask)
+        image_states, image_mask = self._image_inputs(pixel_values, image_embeds, image_mask, image_indices)
         has_prompts = image_states is not None and self.config.use_image_guidance
         text_outputs = self._encode_text(
             input_ids,
-            attention_mask,
+            text_mask,
             token_type_ids,
             inputs_embeds,
             image_guidance=self.prompts(image_states, image_mask, text_mask) if has_prompts else None,

@@ -68,6 +68,7 @@ class TextOnlyModel(SMCLPreTrainedModel):
         pixel_values: torch.FloatTensor | None = None,
         image_mask: torch.Tensor | None = None,
         image_embeds: torch.FloatTensor | None = None,
+        image_indices: torch.LongTensor | None = None,
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
     ) -> SMCLModelOutput:
@@ -77,7 +78,7 @@ class TextOnlyModel(SMCLPreTrainedModel):
             input_ids, attention_mask, token_type_ids (`torch.LongTensor` of shape `(batch_size, num_tokens)`): BERT's.
             inputs_embeds (`torch.FloatTensor` of shape `(batch_size, num_tokens, embedding_size)`, *optional*):
                 Word embeddings in place of `input_ids`.
-            pixel_values, image_mask, image_embeds: Ignored.
+            pixel_values, image_mask, image_embeds, image_indices: Ignored.
             output_attentions, output_hidden_states (`bool`, *optional*): What to return of the text encoder.
 
         Returns:

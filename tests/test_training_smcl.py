@@ -1,8 +1,11 @@
+from contextlib import nullcontext
+
 import pytest
 import torch
 from datasets import Dataset, Image, concatenate_datasets
 from factories import LABELS, make_model
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainingArguments
+from transformers.utils import logging
 
 from smcl import SMCLForTokenClassification
 from smcl.dataset_scripts.schema import FEATURES
@@ -223,6 +226,44 @@ def test_cached_image_features_give_the_logits_of_the_images(posts, processor, t
         from_pixels = model(**collator([posts[i] for i in rows])).logits
         from_cache = model(**collator([cached[i] for i in rows])).logits
         torch.testing.assert_close(from_pixels, from_cache, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_training_step_and_decoding_never_wait_for_an_accelerator(
+    posts, processor, trainer_for, tmp_path, monkeypatch, cached
+):
+    """On the device "meta", which has no numbers, whatever needs one on the host raises an error."""
+    # It has no autocast, which only tells kernels apart.
+    monkeypatch.setattr(torch, "autocast", lambda *args, **kwargs: nullcontext())
+    features = ImageFeatures(make_model(), processor, tmp_path) if cached else None
+    posts = features.replace_images(posts) if cached else posts
+    trainer = trainer_for(make_model(), features=features, dataset=posts)
+    batch = trainer.data_collator(list(posts.select(range(4))))
+    model, batch = make_model().train().to("meta"), {name: tensor.to("meta") for name, tensor in batch.items()}
+    loss, outputs = trainer.compute_loss(model, batch, return_outputs=True)
+    loss.backward()
+    tags = model.decode(outputs["logits"], batch["word_mask"])
+    assert tags.shape == batch["word_mask"].shape
+    assert all(x.grad is not None for x in model.smcl.encoders.parameters())
+
+
+def test_indices_of_real_images_change_no_logit(posts, processor):
+    batch = SMCLDataCollator(processor)(list(posts))
+    assert batch["image_indices"].tolist() == [3 * row + slot for row in range(12) for slot in range(row % 4)]
+    model = make_model()
+    logits = model(**batch).logits
+    batch.pop("image_indices")
+    assert torch.equal(logits, model(**batch).logits)
+
+
+def test_one_process_uses_one_gpu_and_says_so(monkeypatch, tmp_path, caplog):
+    def with_two_gpus(arguments):
+        arguments._n_gpu = 2
+
+    monkeypatch.setattr(TrainingArguments, "__post_init__", with_two_gpus)
+    monkeypatch.setattr(logging.get_logger("smcl"), "propagate", True)
+    assert SMCLTrainingArguments(output_dir=str(tmp_path)).n_gpu == 1
+    assert "accelerate launch" in caplog.text
 
 
 def test_posts_that_do_not_fit_are_named_by_their_ids(posts, processor):
