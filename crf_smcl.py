@@ -96,25 +96,24 @@ class LinearChainCRF(CRF):
         Returns:
             `torch.LongTensor` of shape `(batch_size, num_words)`, -100 where masked.
         """
-        starts, transitions, ends = self._scores()
-        transitions = transitions[:, :, None]
-        first, *rest = _batch_last(_at_least_float32(emissions)).unbind()
-        scores, bests = [starts[:, None] + first], []
-        for emission in rest:
+        # Lower than any path, but not infinite: differences of scores must be numbers.
+        starts, transitions, ends = self._scores(illegal=-1e30)
+        emissions = _batch_last(_at_least_float32(emissions))
+        scores = [starts[:, None] + emissions[0]]
+        # All that is added to a score on the way to the next word, at once.
+        # shape: (num_words - 1, num_labels, num_labels, batch_size), earlier tag first
+        reached = transitions[:, :, None] + emissions[1:, None]
+        for step in reached.unbind():
             # shape: (num_labels, batch_size)
-            bests.append((scores[-1].unsqueeze(1) + transitions).amax(dim=0))
-            scores.append(bests[-1] + emission)
+            scores.append(step.add_(scores[-1].unsqueeze(1)).amax(dim=0))
         # shape: (num_words, num_labels, batch_size)
         scores = torch.stack(scores)
         # shape: (1, num_labels, batch_size)
         at_end = scores.gather(0, _last_word(mask).T[:, None].expand(-1, self.num_tags, -1))
         # shape: (1, batch_size)
         tags = [(at_end + ends[:, None]).transpose(1, 2).argmax(dim=2)]
-        if rest:
-            previous = _previous_tags(scores[:-1, :, None] + transitions, torch.stack(bests))
-            # Past the end, pointing back at itself carries the last tag through to the end of the batch.
-            itself = torch.arange(self.num_tags, device=mask.device)[:, None]
-            for step in torch.where(mask.T[1:, None], previous, itself).unbind()[::-1]:
+        if len(reached):
+            for step in _previous_tags(reached, scores[1:], mask.T[1:]).unbind()[::-1]:
                 tags.append(step.gather(0, tags[-1]))
         return torch.cat(tags[::-1]).T.masked_fill(~mask, -100)
 
@@ -201,15 +200,12 @@ class LinearChainCRF(CRF):
             betas.append(torch.where(is_word, left, betas[-1]))
         return torch.stack(betas[::-1]) if betas else emissions
 
-    def _scores(self, temperature: float = 1.0) -> CRFScores:
-        """Return start, transition and end scores over the temperature, -inf where illegal."""
-        starts, transitions, ends = (
-            _at_least_float32(scores) / temperature
-            for scores in (self.start_transitions, self.transitions, self.end_transitions)
-        )
-        illegal = float("-inf")
-        starts = starts.masked_fill(~self.legal_starts, illegal)
-        return starts, transitions.masked_fill(~self.legal_transitions, illegal), ends
+    def _scores(self, temperature: float = 1.0, illegal: float = float("-inf")) -> CRFScores:
+        """Return start, transition and end scores over the temperature, and `illegal` for what BIO2 excludes."""
+        parameters = self.start_transitions, self.transitions, self.end_transitions
+        starts, transitions, ends = (_at_least_float32(scores) / temperature for scores in parameters)
+        starts = torch.where(self.legal_starts, starts, illegal)
+        return starts, torch.where(self.legal_transitions, transitions, illegal), ends
 
 
 def _at_least_float32(scores: torch.Tensor) -> torch.Tensor:
@@ -231,20 +227,24 @@ def _last_word(mask: torch.Tensor) -> torch.Tensor:
     return (mask.sum(dim=1, keepdim=True) - 1).clamp(min=0)
 
 
-def _previous_tags(reached: torch.Tensor, best: torch.Tensor) -> torch.Tensor:
-    """Find the first tag from which each best score was reached, by comparison: several times as fast as `max`.
+def _previous_tags(reached: torch.Tensor, best: torch.Tensor, is_word: torch.Tensor) -> torch.Tensor:
+    """Find the first tag from which each best score was reached, by subtraction: several times as fast as `max`.
 
     Args:
         reached (`torch.Tensor` of shape `(num_steps, num_labels, num_labels, batch_size)`): Scores by earlier and later
             tag; is overwritten.
         best (`torch.Tensor` of shape `(num_steps, num_labels, batch_size)`): Their maxima over the earlier tag.
+        is_word (`torch.BoolTensor` of shape `(num_steps, batch_size)`): `False` past the end of a sequence.
 
     Returns:
-        `torch.LongTensor` of shape `(num_steps, num_labels, batch_size)`.
+        `torch.LongTensor` of shape `(num_steps, num_labels, batch_size)`: past the end, each tag itself, which carries
+        the last one through to the end of the batch.
     """
-    most = reached.shape[1] - 1
-    rank = torch.arange(most, -1, -1, dtype=reached.dtype, device=reached.device)[:, None, None]
-    return most - reached.ge_(best.unsqueeze(1)).mul_(rank).amax(dim=1).long()
+    tags = torch.arange(reached.shape[1], dtype=reached.dtype, device=reached.device)[:, None]
+    # 0 at the best, which leaves the tag as it is; huge elsewhere
+    short_of = torch.sub(best.unsqueeze(1), reached, out=reached)
+    previous = torch.add(tags.unsqueeze(1), short_of, alpha=1e38, out=reached).amin(dim=1)
+    return torch.where(is_word.unsqueeze(1), previous, tags).long()
 
 
 def gather_words(values: torch.Tensor, word_mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

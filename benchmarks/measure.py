@@ -42,22 +42,26 @@ class Seconds(NamedTuple):
     processor: float
 
 
-def take_turns(systems: dict[str, Callable[[], object]], repeats: int) -> dict[str, list[Seconds]]:
+def take_turns(systems: dict[str, Callable[[], object]], repeats: int, calls: int = 1) -> dict[str, list[Seconds]]:
     """Time systems in turn, so that whatever else the machine does slows all of them.
 
     Args:
         systems (`dict[str, Callable]`): What to time, by name.
         repeats (`int`): Rounds, after one that warms up.
+        calls (`int`, *optional*, defaults to 1): Calls of a turn; several for what is over too soon for the clock, and
+            for the processor to have its code at hand.
 
     Returns:
-        `dict[str, list[Seconds]]`: what each system took, by round.
+        `dict[str, list[Seconds]]`: what a call of each system took, by round.
     """
     taken: dict[str, list[Seconds]] = {name: [] for name in systems}
     for round_number in range(repeats + 1):
         for name, run in systems.items():
             start, start_of_processor = time.perf_counter(), time.process_time()
-            run()
-            seconds = Seconds(time.perf_counter() - start, time.process_time() - start_of_processor)
+            for _ in range(calls):
+                run()
+            clock, processor = time.perf_counter() - start, time.process_time() - start_of_processor
+            seconds = Seconds(clock / calls, processor / calls)
             if round_number:
                 taken[name].append(seconds)
     return taken
