@@ -17,6 +17,9 @@ from .guidance_smcl import TEXT_ATTENTIONS, ImageGuidance, guide_attention
 
 logger = logging.get_logger(__name__)
 
+# On a CPU without gradients: of a base-size encoder, a layer then needs 20 MB at most.
+IMAGES_AT_ONCE = 8
+
 VISION_BACKBONES = ("clip_vision_model", "deit", "dinov2", "siglip_vision_model", "vit")
 
 
@@ -215,6 +218,24 @@ class SMCLEncoders(SMCLPreTrainedModel):
         pooled = outputs.pooler_output
         return outputs.last_hidden_state[:, 0] if pooled is None else pooled
 
+    def encode_images_in_groups(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """Encode images as `encode_images` does, on a CPU without gradients a few at a time.
+
+        What a layer computes of many images is so large that the C library gets the memory from the operating system
+        each time. In groups, inference takes less time and no more memory the more images there are. Processes that
+        may share the parts of a model encode all at once, because all must use its layers equally often.
+
+        Args:
+            pixel_values (`torch.FloatTensor` of shape `(num_images, 3, height, width)`): Normalised images, at least 1.
+
+        Returns:
+            `torch.FloatTensor` of shape `(num_images, ...)`.
+        """
+        is_shared = torch.distributed.is_available() and torch.distributed.is_initialized()
+        if pixel_values.device.type != "cpu" or torch.is_grad_enabled() or is_shared:
+            return self.encode_images(pixel_values)
+        return torch.cat([self.encode_images(group) for group in pixel_values.split(IMAGES_AT_ONCE)])
+
     def _encode_posts(
         self, pixel_values: torch.Tensor, image_mask: torch.Tensor, image_indices: torch.Tensor | None
     ) -> torch.Tensor:
@@ -241,7 +262,7 @@ class SMCLEncoders(SMCLPreTrainedModel):
             # Image encoders want at least one image: a blank one tells the shape of the features.
             features = self.encode_images(pixel_values.new_zeros(1, *pixel_values.shape[2:]))[:0]
         else:
-            features = self.encode_images(pixel_values.flatten(0, 1).index_select(0, image_indices))
+            features = self.encode_images_in_groups(pixel_values.flatten(0, 1).index_select(0, image_indices))
         slots = features.new_zeros(image_mask.numel(), *features.shape[1:])
         return slots.index_copy(0, image_indices, features).unflatten(0, image_mask.shape)
 

@@ -353,7 +353,7 @@ class ImageFeatures(CachedImages):
         # Always as many at once: the number may change the last bits, and then which images were kept before would.
         blank = pixel_values.new_zeros(self.batch_size - len(pixel_values), *pixel_values.shape[1:])
         full = torch.cat([pixel_values, blank])
-        features = base.encode_images(full.to(self.model.device, self.model.dtype))[: len(pixel_values)].cpu()
+        features = base.encode_images_in_groups(full.to(self.model.device, self.model.dtype))[: len(pixel_values)].cpu()
         base.vision_model.train(was_training)
         return features
 

@@ -3,22 +3,31 @@
     python -m smcl.benchmarks.growth --text_model TEXT [--threads 1] [--output benchmarks/results]
 
 Models are small, 4 layers of 256 each with random weights, so that what lies around the encoders weighs more than at
-base size. Time and memory are those of forward passes and decoding; memory is what a process of its own has at most.
+base size. Time and memory are those of forward passes and decoding; memory is what a process of its own needs for
+them beyond what it had when all was built. A data set is predicted by the trainer in batches of 4, from JPEG files on.
 *Growth* is the exponent that fits the times best: 1 is linear, below 1 a fixed part weighs in, 2 is quadratic.
 """
 
+import io
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
+from datasets import Dataset
+from PIL import Image
 from transformers import BertConfig, ViTConfig
 
 from smcl.configuration_smcl import SMCLConfig
+from smcl.dataset_scripts.schema import FEATURES
 from smcl.experiments.tables import markdown
 from smcl.modeling_smcl import SMCLForTokenClassification
+from smcl.processing_smcl import SMCLProcessor
+from smcl.training_smcl import SMCLDataCollator, SMCLTrainer, SMCLTrainingArguments
 
 from .measure import (
+    Memory,
     add_posts_arguments,
     base_config,
     base_processor,
@@ -35,45 +44,68 @@ from .measure import (
 )
 
 SIZE = {"hidden_size": 256, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 1024}
+DATA_SET = "posts of a data set"
 VALUES = {
     "posts in a batch": (1, 2, 4, 8, 16),
     "words of a post": (16, 32, 64, 128, 256),
     "images of a post": (1, 2, 4, 8, 16),
-    "posts of a data set": (8, 16, 32, 64),
+    DATA_SET: (16, 32, 64, 128),
 }
+MOST_IMAGES = max(VALUES["images of a post"])
 BATCH, IMAGES, NUM_WORDS = 4, 2, 24
 
 
-def small_config() -> SMCLConfig:
-    """Return a configuration with small encoders and room for 16 images."""
+def small_model() -> SMCLForTokenClassification:
+    """Return a model with small encoders and room for 16 images."""
     encoders = {"text_config": BertConfig(**SIZE), "vision_config": ViTConfig(**SIZE)}
-    return SMCLConfig(**encoders, id2label=base_config().id2label, max_images=max(VALUES["images of a post"]))
+    torch.manual_seed(0)
+    return SMCLForTokenClassification(SMCLConfig(**encoders, id2label=base_config().id2label, max_images=MOST_IMAGES))
 
 
 def make_run(text_model: str, what: str, value: int) -> Callable[[], object]:
     """Return a run over random posts of which one number is given, and the others are what they usually are."""
-    posts = {"posts in a batch": value, "posts of a data set": value}.get(what, BATCH)
+    processor, model = base_processor(text_model), small_model().eval()
+    processor.max_images = MOST_IMAGES
+    if what == DATA_SET:
+        return make_prediction(processor, model, value)
+    num_posts = value if what == "posts in a batch" else BATCH
     images = value if what == "images of a post" else IMAGES
     words = value if what == "words of a post" else NUM_WORDS
-    size = posts if what != "posts of a data set" else BATCH
-    processor = base_processor(text_model)
-    processor.max_images = max(VALUES["images of a post"])
-    torch.manual_seed(0)
-    model = SMCLForTokenClassification(small_config()).eval()
-    batch = to_inputs(processor, make_posts(processor, [images] * size, (words, words)), torch.float32)
+    batch = to_inputs(processor, make_posts(processor, [images] * num_posts, (words, words)), torch.float32)
     batch.pop("labels")
-
-    @torch.no_grad()
-    def run() -> None:
-        for _ in range(posts // size):
-            model.decode(model(**batch).logits, batch["word_mask"])
-
-    return run
+    return torch.no_grad()(lambda: model.decode(model(**batch).logits, batch["word_mask"]))
 
 
-def run_once(text_model: str, what: str, value: int) -> None:
-    """Run once, in a process of its own whose memory is measured."""
-    make_run(text_model, what, value)()
+def make_prediction(
+    processor: SMCLProcessor, model: SMCLForTokenClassification, num_posts: int
+) -> Callable[[], object]:
+    """Return the prediction of a data set's tags, from its JPEG files on."""
+    posts = make_posts(processor, [IMAGES] * num_posts, (NUM_WORDS, NUM_WORDS))
+    rows = []
+    for index, (words, images, tags) in enumerate(zip(*posts.values(), strict=True)):
+        files = [{"bytes": encode_jpeg(image), "path": None} for image in images]
+        row = {"id": str(index), "tokens": words, "ner_tags": tags, "images": files, "source": "random"}
+        rows.append(FEATURES.encode_example(row))
+    data = Dataset.from_list(rows, features=FEATURES)
+    arguments = SMCLTrainingArguments(
+        output_dir=tempfile.gettempdir(),
+        per_device_eval_batch_size=BATCH,
+        eval_strategy="no",
+        save_strategy="no",
+        load_best_model_at_end=False,
+        use_cpu=True,
+        disable_tqdm=True,
+        report_to="none",
+    )
+    trainer = SMCLTrainer(model, arguments, data_collator=SMCLDataCollator(processor))
+    return lambda: trainer.predict(data)
+
+
+def encode_jpeg(image: Image.Image) -> bytes:
+    """Return an image as a JPEG file."""
+    file = io.BytesIO()
+    image.save(file, "JPEG")
+    return file.getvalue()
 
 
 def exponent(values: Sequence[float], costs: Sequence[float]) -> float:
@@ -88,7 +120,7 @@ def compare(text_model: str, threads: int, repeats: int) -> dict:
     for what, values in VALUES.items():
         taken = take_turns({value: make_run(text_model, what, value) for value in values}, repeats)
         seconds = {value: spread([x.processor for x in times]) for value, times in taken.items()}
-        memory = {value: memory_of(run_once, text_model, what, value) for value in values}
+        memory = {value: memory_of(make_run, text_model, what, value) for value in values}
         medians = [seconds[value]["median"] for value in values]
         upper = len(values) // 2
         results["tables"][what] = {
@@ -104,12 +136,11 @@ def table(results: dict) -> str:
     """Return the results as Markdown tables."""
     parts = []
     for what, grown in results["tables"].items():
-        least = min(grown["memory"].values())
         rows = [
-            [str(value), written(grown["seconds"][value], 0, 1000), f"{grown['memory'][value] - least:.0f}"]
+            [str(value), written(grown["seconds"][value], 0, 1000), f"{Memory(*grown['memory'][value]).of_run:.0f}"]
             for value in grown["seconds"]
         ]
-        parts.append(markdown([what, "processor time, ms", "memory over the least, MB"], rows))
+        parts.append(markdown([what, "processor time, ms", "memory of the run, MB"], rows))
         upper = grown["exponent_upper_half"]
         parts.append(f"Growth of time: {grown['exponent']:.2f} over all, {upper:.2f} over the upper half.\n")
     return "\n".join(parts) + "\n" + circumstances_line(results)

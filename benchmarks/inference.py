@@ -1,6 +1,6 @@
 """Compare inference at base size with its floor, the two bare encoders, and with encoding of all image slots.
 
-    python -m smcl.benchmarks.inference --text_model TEXT [--posts 4] [--threads 1] [--output benchmarks/results]
+    python -m smcl.benchmarks.inference --text_model TEXT [--posts 16] [--threads 1] [--output benchmarks/results]
 
 Weights are random, of BERT-base's and ViT-base's size; TEXT gives the tokenizer. Posts have 12 to 36 words and
 photographs of noise, about as many as in MNER-MI and MNER-MI-Plus. *Floor*: one forward pass of the stock text encoder
@@ -24,6 +24,7 @@ from .measure import (
     DTYPES,
     IMAGE_COUNTS,
     BareEncoders,
+    Memory,
     Posts,
     add_posts_arguments,
     base_config,
@@ -63,10 +64,11 @@ def make_systems(
     systems: dict[str, Callable[[], object]] = {}
     if {FLOOR, SLOTS} & set(names):
         bare = BareEncoders(config, dtype).eval()
-        real, slots = floor_inputs(inputs), pad_slots(inputs, config.max_images)
-        crf = CRF(config.num_labels, batch_first=True)
-        head = torch.nn.Linear(config.text_config.hidden_size, config.num_labels, dtype=dtype)
+        real = floor_inputs(inputs)
         systems[FLOOR] = lambda: bare(**real)
+    if SLOTS in names:
+        slots, crf = pad_slots(inputs, config.max_images), CRF(config.num_labels, batch_first=True)
+        head = torch.nn.Linear(config.text_config.hidden_size, config.num_labels, dtype=dtype)
         systems[SLOTS] = lambda: crf.decode(head(bare(**slots)[0]).float(), slots["attention_mask"].bool())
     if {SMCL, PROCESSOR} & set(names):
         model = SMCLForTokenClassification._from_config(config, dtype=dtype).eval()
@@ -81,10 +83,10 @@ def make_systems(
     return {name: torch.no_grad()(systems[name]) for name in names}
 
 
-def run_once(text_model: str, counts: Sequence[int], dtype: str, name: str) -> None:
-    """Run one system, in a process of its own whose memory is measured."""
+def make_system(text_model: str, counts: Sequence[int], dtype: str, name: str) -> Callable[[], object]:
+    """Return one system, in a process of its own whose memory is measured."""
     processor = base_processor(text_model)
-    make_systems(base_config(), processor, make_posts(processor, counts), DTYPES[dtype], [name])[name]()
+    return make_systems(base_config(), processor, make_posts(processor, counts), DTYPES[dtype], [name])[name]
 
 
 def compare(text_model: str, num_posts: int, threads: int, repeats: int) -> dict:
@@ -100,7 +102,7 @@ def compare(text_model: str, num_posts: int, threads: int, repeats: int) -> dict
             row = {"data": data, "dtype": dtype, "images": sum(counts)}
             row["systems"] = summarise(take_turns(systems, repeats), FLOOR)
             del systems
-            row["memory"] = {name: memory_of(run_once, text_model, counts, dtype, name) for name in (FLOOR, SMCL)}
+            row["memory"] = {name: memory_of(make_system, text_model, counts, dtype, name) for name in (FLOOR, SMCL)}
             results["runs"].append(row)
     return results
 
@@ -109,17 +111,20 @@ def table(results: dict) -> str:
     """Return the results as a Markdown table."""
     heads = ["posts like", "numbers", "images", "floor, posts/s", "SMCL / floor", "in processor time"]
     heads += ["with processor / floor", "all slots / SMCL", "peak memory, MB: floor", "SMCL", "ratio"]
+    heads += ["of these for the run: floor", "SMCL"]
     rows = []
     for row in results["runs"]:
-        systems, memory = row["systems"], row["memory"]
+        systems = row["systems"]
+        floor, smcl = (Memory(*row["memory"][name]) for name in (FLOOR, SMCL))
         slots = systems[SLOTS]["ratio"]["median"] / systems[SMCL]["ratio"]["median"]
         cells = [row["data"], row["dtype"], f"{row['images']} of {4 * results['posts']}"]
         cells += [f"{results['posts'] / systems[FLOOR]['seconds']['median']:.2f}"]
         cells += [written(systems[SMCL][ratio], 3) for ratio in ("ratio", "processor_ratio")]
         cells += [written(systems[PROCESSOR]["ratio"]), f"{slots:.2f}"]
-        cells += [f"{memory[FLOOR]:.0f}", f"{memory[SMCL]:.0f}", f"{memory[SMCL] / memory[FLOOR]:.2f}"]
+        cells += [f"{floor.peak:.0f}", f"{smcl.peak:.0f}", f"{smcl.peak / floor.peak:.2f}"]
+        cells += [f"{floor.of_run:.0f}", f"{smcl.of_run:.0f}"]
         rows.append(cells)
-    remark = f"\n{results['posts']} posts. Memory is that of a whole process, weights included, from its start. "
+    remark = f"\n{results['posts']} posts. Peak memory is that of a whole process, weights included, from its start. "
     return markdown(heads, rows) + remark + circumstances_line(results)
 
 
@@ -130,7 +135,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         argv (`Sequence[str]`, *optional*): The arguments; those of the process by default.
     """
     parser = make_parser(__doc__)
-    add_posts_arguments(parser, num_posts=4)
+    add_posts_arguments(parser, num_posts=16)
     arguments = parser.parse_args(sys.argv[1:] if argv is None else argv)
     results = compare(arguments.text_model, arguments.posts, arguments.threads, arguments.repeats)
     save(results, arguments.output, "inference", table)

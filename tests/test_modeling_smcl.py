@@ -135,6 +135,17 @@ def test_image_embeds_stand_in_for_pixel_values():
     assert torch.equal(model(**inputs, image_embeds=image_embeds).logits, logits)
 
 
+def test_inference_encodes_many_images_in_groups_and_training_all_at_once(monkeypatch):
+    model, inputs = make_model(), make_inputs(image_counts=(4, 4, 3), lengths=(9, 6, 8))
+    encode, sizes = model.smcl.encode_images, []
+    monkeypatch.setattr(model.smcl, "encode_images", lambda images: sizes.append(len(images)) or encode(images))
+    at_once = model(**inputs).logits
+    with torch.no_grad():
+        in_groups = model(**inputs).logits
+    assert sizes == [11, 8, 3]
+    torch.testing.assert_close(in_groups, at_once, atol=1e-5, rtol=1e-5)
+
+
 def test_image_vector_is_the_cls_token_after_the_final_norm():
     model, inputs = make_model(), make_inputs()
     vision = model.smcl.vision_model
