@@ -174,10 +174,17 @@ class SMCLEncoders(SMCLPreTrainedModel):
                 f"images can guide, got {implementation!r}. To set the image encoder's only, pass "
                 "`attn_implementation={'vision_config': ...}`."
             )
-        if attention_mask is not None:
-            return attention_mask.bool()
         text = input_ids if inputs_embeds is None else inputs_embeds[..., 0]
-        return torch.ones_like(text, dtype=torch.bool)
+        positions = getattr(getattr(self.text_model, "embeddings", None), "position_embeddings", None)
+        if isinstance(positions, nn.Embedding):
+            # Those encoders whose padding has a position start to count after it.
+            most = positions.num_embeddings - (0 if positions.padding_idx is None else positions.padding_idx + 1)
+            if text.shape[1] > most:
+                raise ValueError(
+                    f"Posts have {text.shape[1]} tokens, but the text encoder has positions for {most}. Set the "
+                    f"tokenizer's `model_max_length` to {most}, or pass that as `max_length` to the processor."
+                )
+        return torch.ones_like(text, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
 
     def _flag(self, name: str, value: bool | None) -> bool:
         """Return an output flag, by default the configuration's."""
@@ -232,7 +239,8 @@ class SMCLEncoders(SMCLPreTrainedModel):
             `torch.FloatTensor` of shape `(num_images, ...)`.
         """
         is_shared = torch.distributed.is_available() and torch.distributed.is_initialized()
-        if pixel_values.device.type != "cpu" or torch.is_grad_enabled() or is_shared:
+        on_cpu = pixel_values.device.type == "cpu"
+        if not on_cpu or torch.is_grad_enabled() or torch.compiler.is_compiling() or is_shared:
             return self.encode_images(pixel_values)
         return torch.cat([self.encode_images(group) for group in pixel_values.split(IMAGES_AT_ONCE)])
 
@@ -252,7 +260,7 @@ class SMCLEncoders(SMCLPreTrainedModel):
             `torch.FloatTensor` of shape `(batch_size, num_images, ...)`: V, what `encode_images` gives for each image,
             0 at padding.
         """
-        if torch.compiler.is_compiling():
+        if image_indices is None and torch.compiler.is_compiling():
             # One static shape: the number of real images is data.
             features = self.encode_images(pixel_values.flatten(0, 1)).unflatten(0, image_mask.shape)
             return torch.where(image_mask_like(features, image_mask), features, torch.zeros_like(features))

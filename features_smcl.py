@@ -232,11 +232,12 @@ class CachedImages:
         """
         raise NotImplementedError
 
-    def replace_images(self, dataset: Dataset) -> Dataset:
+    def replace_images(self, dataset: Dataset, disable_tqdm: bool = False) -> Dataset:
         """Read and compute those images of a data set that are not kept yet.
 
         Args:
             dataset (`Dataset`): Examples with an `images` column.
+            disable_tqdm (`bool`, *optional*, defaults to `False`): Show no progress.
 
         Returns:
             `Dataset`: the same examples with `image_rows`, which `gather` takes, in place of `images`.
@@ -248,7 +249,8 @@ class CachedImages:
         names = [name for name in ("id", "images") if name in dataset.column_names]
         pending: dict[bytes, torch.Tensor] = {}
         image_rows, computed, digests = [], [], []
-        for post in tqdm(keep_images_encoded(dataset.select_columns(names)), desc="Images", unit="post"):
+        posts = keep_images_encoded(dataset.select_columns(names))
+        for post in tqdm(posts, desc="Images", unit="post", disable=disable_tqdm):
             try:
                 images = self.processor.limit_images([post["images"]], self.on_extra_images)[0]
                 image_rows.append([self._row(image, pending) for image in images[: self.num_images_read]])

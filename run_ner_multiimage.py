@@ -345,7 +345,8 @@ def build_trainer(
             # One process reads and computes; the others of this machine then find all on disk.
             with arguments.main_process_first(desc="reading images"):
                 features = build_cache(model.to(arguments.device), processor, freeze_vision, data_arguments)
-                dataset = {split: features.replace_images(dataset[split]) for split in ("train", "validation")}
+                quiet = bool(arguments.disable_tqdm)
+                dataset = {split: features.replace_images(dataset[split], quiet) for split in ("train", "validation")}
     callbacks = []
     if arguments.do_train:
         callbacks.append(EarlyStoppingCallback(arguments.early_stopping_patience))

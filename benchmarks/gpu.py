@@ -37,6 +37,7 @@ from .measure import (
 )
 
 MINUTES = 8
+TRAINING = ("forward for training", "forward and backward", "training step")
 SIZES = {"cuda": (16, 64, 128), "cpu": (2,)}
 # Dense bfloat16 FLOP a second of the matrix units, by what the device's name contains; from the vendor's data sheets.
 PEAKS = {"H200": 989e12, "H100 PCIe": 756e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "L4": 121e12}
@@ -48,12 +49,16 @@ def peak_of(device: str) -> float | None:
     return next((peak for name, peak in PEAKS.items() if name in device), None)
 
 
-def seconds_of(run: Callable[[], object], device: str, repeats: int) -> list[float]:
-    """Time a run after two that warm up, on CUDA by events."""
+def seconds_of(run: Callable[[], object], device: str, repeats: int, deadline: float) -> list[float]:
+    """Time a run after two that warm up, on CUDA by events; none after the deadline on the clock `time.monotonic`."""
+    taken: list[float] = []
     for _ in range(2):
+        if time.monotonic() > deadline:
+            return taken
         run()
-    taken = []
     for _ in range(repeats):
+        if time.monotonic() > deadline:
+            break
         if device == "cuda":
             start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
             start.record()
@@ -133,18 +138,24 @@ def measure(text_model: str, device: str, repeats: int) -> dict:
         posts = make_posts(processor, image_counts("MNER-MI", size))
         stages = make_stages(model, to_inputs(processor, posts, torch.bfloat16, device), config)
         rows = results["sizes"][size] = {}
+        if device == "cuda":
+            torch.cuda.reset_peak_memory_stats()
         for name, run in stages.items():
-            if time.monotonic() > deadline:
+            model.train(name in TRAINING)
+            seconds = seconds_of(run, device, repeats, deadline)
+            if not seconds:
                 continue
-            taken = spread(seconds_of(run, device, repeats))
+            taken = spread(seconds)
             row = rows[name] = {"seconds": taken, "posts_per_second": size / taken["median"]}
             row["share_of_peak"] = (
                 count_flops(run) / taken["median"] / peak if peak and "compiled" not in name else None
             )
             model.zero_grad()
         if size == SIZES[device][0]:
-            named = {name: stages[name] for name in ("inference", "decoding alone", "training step")}
-            results["synchronisation"] = {name: find_synchronisation(run, device) for name, run in named.items()}
+            found = results["synchronisation"] = {}
+            for name in ("inference", "decoding alone", "training step"):
+                model.train(name in TRAINING)
+                found[name] = find_synchronisation(stages[name], device)
         if device == "cuda":
             rows["peak_memory"] = torch.cuda.max_memory_allocated() / 1e6
     return results
@@ -152,14 +163,15 @@ def measure(text_model: str, device: str, repeats: int) -> dict:
 
 def table(results: dict) -> str:
     """Return the results as a Markdown table."""
-    rows = []
+    rows, remarks = [], []
     for size, stages in results["sizes"].items():
         for name, row in stages.items():
             if name == "peak_memory":
+                remarks.append(f"Peak memory with {size} posts: {row:.0f} MB.\n")
                 continue
             share = "not known" if row["share_of_peak"] is None else f"{row['share_of_peak']:.1%}"
             rows.append([str(size), name, written(row["seconds"], 2, 1000), f"{row['posts_per_second']:.0f}", share])
-    parts = [markdown(["posts", "", "ms", "posts/s", "share of the matrix units' peak"], rows)]
+    parts = [markdown(["posts", "", "ms", "posts/s", "share of the matrix units' peak"], rows), *remarks]
     parts += [f"Host synchronisation, {name}: {found}.\n" for name, found in results["synchronisation"].items()]
     return "\n".join(parts) + "\n" + circumstances_line(results)
 

@@ -24,6 +24,7 @@ from transformers import AutoModel, BertConfig, ViTConfig, ViTImageProcessorPil
 from smcl.configuration_smcl import SMCLConfig
 from smcl.dataset_scripts.schema import FEATURES
 from smcl.dry_run_smcl import peak_process_memory
+from smcl.encoders_smcl import real_image_indices
 from smcl.experiments.tables import NOT_MEASURED
 from smcl.processing_smcl import SMCLProcessor, load_tokenizer
 
@@ -184,9 +185,11 @@ def make_posts(processor: SMCLProcessor, image_counts: Sequence[int], words: tup
 
 
 def to_inputs(processor: SMCLProcessor, posts: Posts, dtype: torch.dtype, device: str = "cpu") -> dict:
-    """Process posts to tensors."""
+    """Process posts to tensors, with what the trainer's collator adds."""
     max_length = BertConfig().max_position_embeddings
-    inputs = dict(processor(**posts, max_length=max_length, return_tensors="pt").to(device))
+    inputs = processor(**posts, max_length=max_length, return_tensors="pt")
+    inputs["image_indices"] = real_image_indices(inputs["image_mask"])
+    inputs = dict(inputs.to(device))
     return inputs | {"pixel_values": inputs["pixel_values"].to(dtype)}
 
 
@@ -210,7 +213,7 @@ class BareEncoders(nn.Module):
 
 def floor_inputs(inputs: dict) -> dict[str, torch.Tensor]:
     """Return the inputs of `BareEncoders`, real images picked out beforehand."""
-    images = inputs["pixel_values"][inputs["image_mask"].bool()]
+    images = inputs["pixel_values"].flatten(0, 1)[real_image_indices(inputs["image_mask"])]
     return {"input_ids": inputs["input_ids"], "attention_mask": inputs["attention_mask"], "images": images}
 
 

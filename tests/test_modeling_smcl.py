@@ -1,13 +1,15 @@
 import pytest
 import torch
-from factories import LABELS, PIXELS, VISION_SIZE, make_config, make_inputs, make_model
+from factories import LABELS, PIXELS, TEXT_SIZE, VISION_SIZE, make_config, make_inputs, make_model
 from huggingface_hub.errors import StrictDataclassError
 from transformers import (
     AutoModel,
     AutoModelForTokenClassification,
+    BertConfig,
     CLIPVisionConfig,
     DeiTConfig,
     Dinov2Config,
+    RobertaConfig,
     SiglipVisionConfig,
     SwinConfig,
 )
@@ -285,6 +287,15 @@ def test_inputs_that_do_not_fit_are_named(change, message):
         make_model()(**(make_inputs() | change))
 
 
+@pytest.mark.parametrize("kind", [BertConfig, RobertaConfig])
+def test_posts_with_more_tokens_than_positions_are_refused(kind):
+    text = kind(vocab_size=100, max_position_embeddings=20, **TEXT_SIZE)
+    model, least = make_model(text_config=text), 20 if kind is BertConfig else 18
+    model(**make_inputs(lengths=(least, 6, 8)))
+    with pytest.raises(ValueError, match=f"have {least + 1} tokens, .* positions for {least}"):
+        model(**make_inputs(lengths=(least + 1, 6, 8)))
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
@@ -309,8 +320,9 @@ def test_default_configuration_is_the_papers():
     assert (config.similarity_weight, config.difference_weight, config.contrastive_weight) == (0.3, 0.2, 0)
 
 
-def test_forward_compiles_without_graph_breaks():
-    model, inputs = make_model(), make_inputs()
+@pytest.mark.parametrize("image_indices", [None, torch.tensor([0, 1, 2, 3])])
+def test_forward_compiles_without_graph_breaks(image_indices):
+    model, inputs = make_model(), make_inputs() | {"image_indices": image_indices}
     compiled = torch.compile(model, fullgraph=True, backend="eager")
     with torch.no_grad():
         torch.testing.assert_close(compiled(**inputs).logits, model(**inputs).logits, atol=1e-5, rtol=1e-5)
