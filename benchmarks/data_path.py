@@ -1,8 +1,10 @@
 """Measure the share of training that is spent waiting for data, with and without what shortens it.
 
     python -m smcl.benchmarks.data_path --text TWITTER2017 --photos FOLDER --text_model TEXT --vision_model VISION
-    python -m smcl.benchmarks.data_path ... --base_size --systems plain cached --posts 24 --name data_path_base
-    python -m smcl.benchmarks.data_path ... --base_size --systems bert-crf frozen --files 40 --name data_path_frozen
+    python -m smcl.benchmarks.data_path ... --base_size --systems plain cached --posts 24 --batch_size 8 --rounds 3
+        --name data_path_base
+    python -m smcl.benchmarks.data_path ... --base_size --systems bert-crf frozen --files 40 --posts 128
+        --name data_path_frozen
 
 Posts are tweets with one to four photographs, about three. Each system trains one epoch a round, in
 turn; its first batch, for which worker processes start, is not timed. Ratios are taken within a round. Processor time,

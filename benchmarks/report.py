@@ -38,13 +38,13 @@ SECTIONS = {
         "Waiting for data, base size",
         data_path.table,
         "data_path --text TWITTER2017 --photos FOLDER --text_model TEXT --base_size --systems plain cached --posts 24 "
-        "--name data_path_base",
+        "--batch_size 8 --rounds 3 --name data_path_base",
     ),
     "data_path_frozen": Section(
         "Epochs on kept image features, and BERT-CRF",
         data_path.table,
         "data_path --text TWITTER2017 --photos FOLDER --text_model TEXT --base_size --systems bert-crf frozen "
-        "--files 40 --name data_path_frozen",
+        "--files 40 --posts 128 --name data_path_frozen",
     ),
     "convert": Section("Conversion of a data set", convert.table, "convert --photos FOLDER"),
     "growth": Section("Growth", growth.table, "growth --text_model TEXT"),
