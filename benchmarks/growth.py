@@ -51,6 +51,13 @@ VALUES = {
     "images of a post": (1, 2, 4, 8, 16),
     DATA_SET: (16, 32, 64, 128),
 }
+REMARKS = {
+    "posts in a batch": "Images are encoded 8 at a time, so memory grows by the pixels and the text alone.",
+    "words of a post": "Most of the time goes into the images, which are as many. Attention among tokens grows with "
+    "their square, the larger rest of the text encoder with their number.",
+    "images of a post": "Memory as with posts. Attention among the images of a post is next to nothing.",
+    DATA_SET: "Memory is that of a batch.",
+}
 MOST_IMAGES = max(VALUES["images of a post"])
 BATCH, IMAGES, NUM_WORDS = 4, 2, 24
 
@@ -142,7 +149,8 @@ def table(results: dict) -> str:
         ]
         parts.append(markdown([what, "processor time, ms", "memory of the run, MB"], rows))
         upper = grown["exponent_upper_half"]
-        parts.append(f"Growth of time: {grown['exponent']:.2f} over all, {upper:.2f} over the upper half.\n")
+        growth = f"Growth of time: {grown['exponent']:.2f} over all, {upper:.2f} over the upper half."
+        parts.append(f"{growth} {REMARKS[what]}\n")
     return "\n".join(parts) + "\n" + circumstances_line(results)
 
 
