@@ -95,6 +95,11 @@ class SMCLConfig(PreTrainedConfig):
     initializer_range: int | float = 0.02
 
     def __post_init__(self, **kwargs):
+        for name in ("id2label", "label2id"):
+            if not isinstance(getattr(self, name), dict | None):
+                raise ValueError(
+                    f"`{name}` must be a dict, got {getattr(self, name)!r}. `id2label=dict(enumerate(labels))` makes one."
+                )
         if self.id2label is not None and self.label2id is None:
             self.label2id = {label: int(index) for index, label in self.id2label.items()}
         super().__post_init__(**kwargs)

@@ -1,15 +1,12 @@
 """Measure the share of training that is spent waiting for data, with and without what shortens it.
 
     python -m smcl.benchmarks.data_path --text TWITTER2017 --photos FOLDER --text_model TEXT --vision_model VISION
-    python -m smcl.benchmarks.data_path ... --base_size --systems plain cached --posts 24 --batch_size 8 --rounds 3
-        --name data_path_base
-    python -m smcl.benchmarks.data_path ... --base_size --systems bert-crf frozen --files 40 --posts 128
-        --name data_path_frozen
+    python -m smcl.benchmarks.data_path ... --base_size --systems plain cached --name data_path_base
 
-Posts are tweets with one to four photographs, about three. Each system trains one epoch a round, in
-turn; its first batch, for which worker processes start, is not timed. Ratios are taken within a round. Processor time,
-that of the training process alone, tells more than the clock where other programs run beside. BERT-CRF has the same
-text encoder and reads no images.
+Posts are tweets with one to four photographs, about three. Each system trains one epoch a round, in turn, after a round
+that warms up. Worker processes start anew for each epoch, and the wait for them counts. Ratios are taken within a
+round. Processor time, that of the training process alone, tells more than the clock where other programs run beside.
+BERT-CRF has the same text encoder and reads no images.
 """
 
 import argparse
@@ -148,10 +145,12 @@ def train_epoch(trainer: SMCLTrainer, freeze_vision: bool) -> Epoch:
     if isinstance(model, SMCLForTokenClassification):
         model.base_model.vision_model.requires_grad_(not freeze_vision)
     trainer.current_gradient_accumulation_steps = 1
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-6)
-    batches, waited = iter(trainer.get_train_dataloader()), 0.0
-    batch = next(batches)
+    optimizer = trainer.optimizer or trainer.create_optimizer()
+    loader = trainer.get_train_dataloader()
     start, start_of_processor = time.perf_counter(), time.process_time()
+    batches = iter(loader)
+    batch = next(batches)
+    waited = time.perf_counter() - start
     while batch is not None:
         trainer.training_step(model, batch)
         optimizer.step()
@@ -180,9 +179,11 @@ def compare(arguments: argparse.Namespace) -> dict:
             for name in arguments.systems
         }
         rounds: dict[str, list[Epoch]] = {name: [] for name in trainers}
-        for _ in range(arguments.rounds):
+        for round_number in range(arguments.rounds + 1):
             for name, trainer in trainers.items():
-                rounds[name].append(train_epoch(trainer, SYSTEMS[name].cache == "--freeze_vision"))
+                epoch = train_epoch(trainer, SYSTEMS[name].cache == "--freeze_vision")
+                if round_number:
+                    rounds[name].append(epoch)
     versions = {module.__name__: module.__version__ for module in (torch, transformers, PIL)}
     settings = {
         name: getattr(arguments, name) for name in ("side", "files", "base_size", "batch_size", "threads", "rounds")
@@ -252,7 +253,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--files", type=int, default=10**6, help="most different files that the photographs make")
     parser.add_argument("--batch_size", type=int, default=16, help="posts of a batch")
     parser.add_argument("--threads", type=int, default=1, help="threads of PyTorch")
-    parser.add_argument("--rounds", type=int, default=5, help="how often each system trains an epoch")
+    parser.add_argument("--rounds", type=int, default=5, help="timed epochs of each system, after one that warms up")
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results"), help="folder of the JSON file")
     parser.add_argument("--name", default="data_path", help="name of the JSON file, without its ending")
     arguments = parser.parse_args(argv)

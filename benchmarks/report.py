@@ -25,6 +25,7 @@ class Section(NamedTuple):
     command: str
 
 
+DATA_PATH = "data_path --text TWITTER2017 --photos FOLDER --text_model TEXT"
 SECTIONS = {
     "inference": Section("Inference and its floor", inference.table, "inference --text_model TEXT"),
     "training_step": Section("Training step and its floor", training_step.table, "training_step --text_model TEXT"),
@@ -32,19 +33,18 @@ SECTIONS = {
     "data_path": Section(
         "Waiting for data",
         data_path.table,
-        "data_path --text TWITTER2017 --photos FOLDER --text_model TEXT --vision_model VISION",
+        f"{DATA_PATH} --vision_model VISION --posts 96 --rounds 3",
     ),
     "data_path_base": Section(
         "Waiting for data, base size",
         data_path.table,
-        "data_path --text TWITTER2017 --photos FOLDER --text_model TEXT --base_size --systems plain cached --posts 24 "
-        "--batch_size 8 --rounds 3 --name data_path_base",
+        f"{DATA_PATH} --base_size --systems plain cached --posts 16 --batch_size 8 --rounds 2 --name data_path_base",
     ),
     "data_path_frozen": Section(
         "Epochs on kept image features, and BERT-CRF",
         data_path.table,
-        "data_path --text TWITTER2017 --photos FOLDER --text_model TEXT --base_size --systems bert-crf frozen "
-        "--files 40 --posts 128 --name data_path_frozen",
+        f"{DATA_PATH} --base_size --systems bert-crf frozen bert-crf-grouped frozen-grouped --files 40 --posts 128 "
+        "--rounds 3 --name data_path_frozen",
     ),
     "convert": Section("Conversion of a data set", convert.table, "convert --photos FOLDER"),
     "growth": Section("Growth", growth.table, "growth --text_model TEXT"),

@@ -313,6 +313,11 @@ def test_configurations_that_make_no_sense_are_refused(fields, message):
         SMCLConfig(**({"id2label": dict(enumerate(LABELS))} | fields))
 
 
+def test_a_list_of_labels_is_refused_with_the_way_to_a_dict():
+    with pytest.raises(ValueError, match="`id2label` must be a dict, got .*enumerate"):
+        SMCLConfig(id2label=LABELS)
+
+
 def test_default_configuration_is_the_papers():
     config = SMCLConfig()
     assert (config.text_config.model_type, config.vision_config.model_type) == ("bert", "vit")
