@@ -96,9 +96,10 @@ class SMCLConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs):
         for name in ("id2label", "label2id"):
-            if not isinstance(getattr(self, name), dict | None):
+            labels = getattr(self, name)
+            if not isinstance(labels, dict | None):
                 raise ValueError(
-                    f"`{name}` must be a dict, got {getattr(self, name)!r}. `id2label=dict(enumerate(labels))` makes one."
+                    f"`{name}` must be a dict, got {labels!r}. `dict(enumerate(labels))` makes an `id2label`."
                 )
         if self.id2label is not None and self.label2id is None:
             self.label2id = {label: int(index) for index, label in self.id2label.items()}
