@@ -98,9 +98,7 @@ class SMCLConfig(PreTrainedConfig):
         for name in ("id2label", "label2id"):
             labels = getattr(self, name)
             if not isinstance(labels, dict | None):
-                raise ValueError(
-                    f"`{name}` must be a dict, got {labels!r}. `dict(enumerate(labels))` makes an `id2label`."
-                )
+                raise ValueError(f"`{name}` must be a dict, got {labels!r}. Make it by `dict(enumerate(labels))`.")
         if self.id2label is not None and self.label2id is None:
             self.label2id = {label: int(index) for index, label in self.id2label.items()}
         super().__post_init__(**kwargs)
