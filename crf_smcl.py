@@ -59,6 +59,8 @@ class LinearChainCRF(CRF):
             starts, transitions = torch.ones_like(starts), torch.ones_like(transitions)
         return starts, transitions
 
+    # Compiled, the loop over words would be unrolled, and compiled anew for each number of words.
+    @torch.compiler.disable
     def log_likelihood(self, emissions: torch.Tensor, tags: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Compute log p(tags | emissions) for each sequence (Eq. 16).
 
