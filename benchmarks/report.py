@@ -18,11 +18,12 @@ from . import convert, crf, data_path, gpu, growth, import_time, inference, onnx
 
 
 class Section(NamedTuple):
-    """A table: its title, how it is written, and the command that measures it."""
+    """A table: its title, how it is written, the command that measures it, and what to know of it."""
 
     title: str
     table: Callable[[dict], str]
     command: str
+    remark: str = ""
 
 
 DATA_PATH = "data_path --text TWITTER2017 --photos FOLDER --text_model TEXT"
@@ -33,7 +34,7 @@ SECTIONS = {
     "data_path": Section(
         "Waiting for data",
         data_path.table,
-        f"{DATA_PATH} --vision_model VISION --posts 96 --rounds 3",
+        f"{DATA_PATH} --vision_model VISION --rounds 2",
     ),
     "data_path_base": Section(
         "Waiting for data, base size",
@@ -45,6 +46,8 @@ SECTIONS = {
         data_path.table,
         f"{DATA_PATH} --base_size --systems bert-crf frozen bert-crf-grouped frozen-grouped --files 40 --posts 128 "
         "--rounds 3 --name data_path_frozen",
+        "Counted in multiplications, SMCL's own layers over tokens are 28 % of BERT's, and those over images, 64 slots "
+        "beside some 480 tokens of a batch, 7 %: what the paper's equations ask for.\n",
     ),
     "convert": Section("Conversion of a data set", convert.table, "convert --photos FOLDER"),
     "growth": Section("Growth", growth.table, "growth --text_model TEXT"),
@@ -75,6 +78,7 @@ def write_report(results: Path) -> str:
         body = f"{NOT_MEASURED}\n"
         if path.is_file():
             body = section.table(json.loads(path.read_text(encoding="utf-8")))
+            body += f"\n{section.remark}" if section.remark else ""
         parts.append(f"## {section.title}\n\n`python -m smcl.benchmarks.{section.command}`\n\n{body}")
     return "\n".join(parts)
 
