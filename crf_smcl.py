@@ -59,8 +59,6 @@ class LinearChainCRF(CRF):
             starts, transitions = torch.ones_like(starts), torch.ones_like(transitions)
         return starts, transitions
 
-    # Compiled, the loop over words would be unrolled, and compiled anew for each number of words.
-    @torch.compiler.disable
     def log_likelihood(self, emissions: torch.Tensor, tags: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Compute log p(tags | emissions) for each sequence (Eq. 16).
 
@@ -246,7 +244,8 @@ def _previous_tags(reached: torch.Tensor, best: torch.Tensor, is_word: torch.Ten
     # 0 at the best, which leaves the tag as it is; huge elsewhere
     short_of = torch.sub(best.unsqueeze(1), reached, out=reached)
     previous = torch.add(tags.unsqueeze(1), short_of, alpha=1e38, out=reached).amin(dim=1)
-    return torch.where(is_word.unsqueeze(1), previous, tags).long()
+    # Scores that are no numbers, those of a training that diverged, must not become indices.
+    return torch.where(is_word.unsqueeze(1), previous.nan_to_num(nan=0.0), tags).long()
 
 
 def gather_words(values: torch.Tensor, word_mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

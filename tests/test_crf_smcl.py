@@ -223,3 +223,10 @@ def test_missing_pytorch_crf_is_named_rightly(monkeypatch):
         spec.loader.exec_module(importlib.util.module_from_spec(spec))
     # The loader of remote code must not ask for "torchcrf", the name of another package.
     assert "torchcrf" not in get_imports(crf_smcl.__file__)
+
+
+def test_scores_that_are_no_numbers_decode_to_some_tags():
+    crf = LinearChainCRF(["O", "B-PER", "I-PER"])
+    mask = torch.ones(2, 4, dtype=torch.bool)
+    tags = crf.decode(torch.full((2, 4, 3), float("nan")), mask)
+    assert ((tags >= 0) & (tags < 3)).all()
