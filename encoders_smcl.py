@@ -298,12 +298,10 @@ class SMCLEncoders(SMCLPreTrainedModel):
                 f"`image_mask` must have the shape (batch_size, num_images) of the images, {tuple(images.shape[:2])}, "
                 f"got {tuple(image_mask.shape)}."
             )
-        if self.num_images_read is not None and images.shape[1] > self.num_images_read:
-            image_mask, images, image_indices = (
-                image_mask[:, : self.num_images_read],
-                images[:, : self.num_images_read],
-                None,
-            )
+        read = self.num_images_read
+        if read is not None and read < images.shape[1]:
+            # The indices count the slots that are left out, too.
+            image_mask, images, image_indices = image_mask[:, :read], images[:, :read], None
         image_mask = image_mask.bool()
         if image_embeds is None:
             return self._encode_posts(images, image_mask, image_indices), image_mask

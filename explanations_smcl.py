@@ -151,7 +151,7 @@ def _encode(model, pixels: torch.Tensor) -> torch.Tensor:
     if not len(pixels):
         return torch.zeros(0, model.config.vision_config.hidden_size, device=model.device, dtype=model.dtype)
     parts = pixels.split(BATCH_SIZE)
-    return torch.cat([model.base_model.encode_images(part.to(model.device, model.dtype)) for part in parts])
+    return torch.cat([model.base_model.encode_images_in_groups(part.to(model.device, model.dtype)) for part in parts])
 
 
 def _score(pipe, windows: list[dict], variants: list[torch.Tensor]) -> list[torch.Tensor]:

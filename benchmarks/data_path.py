@@ -148,19 +148,17 @@ def train_epoch(trainer: SMCLTrainer, freeze_vision: bool) -> Epoch:
     optimizer = trainer.optimizer or trainer.create_optimizer()
     loader = trainer.get_train_dataloader()
     start, start_of_processor = time.perf_counter(), time.process_time()
-    batches = iter(loader)
-    batch = next(batches)
-    waited = time.perf_counter() - start
-    while batch is not None:
+    asked, waited = start, 0.0
+    for batch in loader:
+        waited += time.perf_counter() - asked
         trainer.training_step(model, batch)
         optimizer.step()
         optimizer.zero_grad()
         if torch.cuda.is_available():
             torch.cuda.synchronize()
         asked = time.perf_counter()
-        batch = next(batches, None)
-        waited += time.perf_counter() - asked
-    return Epoch(time.perf_counter() - start, waited, time.process_time() - start_of_processor)
+    end = time.perf_counter()
+    return Epoch(end - start, waited + end - asked, time.process_time() - start_of_processor)
 
 
 def compare(arguments: argparse.Namespace) -> dict:

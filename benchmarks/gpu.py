@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import BertConfig, ViTConfig
 
 from smcl.configuration_smcl import SMCLConfig
-from smcl.experiments.tables import markdown
+from smcl.experiments.tables import NOT_MEASURED, markdown
 from smcl.modeling_smcl import SMCLForTokenClassification
 
 from .measure import (
@@ -83,7 +83,7 @@ def count_flops(run: Callable[[], object]) -> int:
 def find_synchronisation(run: Callable[[], object], device: str) -> str:
     """Say whether a run makes the host wait for the GPU: `"none"`, or what PyTorch says of the first place."""
     if device != "cuda":
-        return "not measured"
+        return NOT_MEASURED
     run()
     torch.cuda.set_sync_debug_mode("error")
     try:
@@ -128,7 +128,7 @@ def make_stages(model: SMCLForTokenClassification, inputs: dict, config: SMCLCon
 def measure(text_model: str, device: str, repeats: int) -> dict:
     """Measure all stages at each size, as long as there is time."""
     deadline = time.monotonic() + MINUTES * 60
-    results = circumstances(torch.get_num_threads(), device) | {"repeats": repeats, "sizes": {}}
+    results = circumstances(torch.get_num_threads(), device) | {"repeats": repeats, "sizes": {}, "peak_memory": {}}
     tiny = {"text_config": BertConfig(**TINY), "vision_config": ViTConfig(**TINY)}
     config = base_config() if device == "cuda" else SMCLConfig(**tiny, id2label=base_config().id2label)
     processor = base_processor(text_model)
@@ -157,21 +157,19 @@ def measure(text_model: str, device: str, repeats: int) -> dict:
                 model.train(name in TRAINING)
                 found[name] = find_synchronisation(stages[name], device)
         if device == "cuda":
-            rows["peak_memory"] = torch.cuda.max_memory_allocated() / 1e6
+            results["peak_memory"][size] = torch.cuda.max_memory_allocated() / 1e6
     return results
 
 
 def table(results: dict) -> str:
     """Return the results as a Markdown table."""
-    rows, remarks = [], []
+    rows = []
     for size, stages in results["sizes"].items():
         for name, row in stages.items():
-            if name == "peak_memory":
-                remarks.append(f"Peak memory with {size} posts: {row:.0f} MB.\n")
-                continue
             share = "not known" if row["share_of_peak"] is None else f"{row['share_of_peak']:.1%}"
             rows.append([str(size), name, written(row["seconds"], 2, 1000), f"{row['posts_per_second']:.0f}", share])
-    parts = [markdown(["posts", "", "ms", "posts/s", "share of the matrix units' peak"], rows), *remarks]
+    parts = [markdown(["posts", "", "ms", "posts/s", "share of the matrix units' peak"], rows)]
+    parts += [f"Peak memory with {size} posts: {peak:.0f} MB.\n" for size, peak in results["peak_memory"].items()]
     parts += [f"Host synchronisation, {name}: {found}.\n" for name, found in results["synchronisation"].items()]
     return "\n".join(parts) + "\n" + circumstances_line(results)
 

@@ -36,12 +36,9 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 Posts = dict[str, list]
 
-
 # The C library keeps freed memory by rules that depend on the order of sizes. Children of this environment give back
 # all but small pieces, so that what they have is what they use.
 GIVE_BACK_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
-
-
 # Where Linux forgets the peak so far, that of building; elsewhere it counts.
 FORGET_PEAK = Path("/proc/self/clear_refs")
 
