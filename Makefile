@@ -40,7 +40,7 @@ demo/model/model.safetensors:
 	$(MAKE) demo
 
 app: .venv/installed-app | demo/model/model.safetensors
-	$(BIN)/python space/app.py --model demo/model --examples demo/data
+	$(BIN)/python examples/space/app.py --model demo/model --examples demo/data
 
 test: .venv/installed browser
 	$(BIN)/python -m pytest
@@ -80,7 +80,7 @@ common: .venv/installed
 		$(BIN)/python -m pip download --quiet --no-deps --no-binary transformers --dest .venv transformers==$$version; \
 		tar -xzf $$source.tar.gz -C .venv; \
 	}; \
-	TRANSFORMERS_SOURCE=$$source $(BIN)/python -m pytest -W ignore::pytest.PytestUnknownMarkWarning tests/transformers_common.py
+	TRANSFORMERS_SOURCE=$$source $(BIN)/python -m pytest -W ignore::pytest.PytestUnknownMarkWarning tests/whole/transformers_common.py
 
 quality: .venv/installed
 	$(BIN)/ruff check .

@@ -4,10 +4,10 @@ from transformers import AutoConfig, AutoModel, AutoModelForTokenClassification,
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from .configuration_smcl import SMCLConfig
-from .export_smcl import export_onnx
 from .modeling_smcl import SMCLForTokenClassification, SMCLModel, SMCLModelOutput, SMCLOutput
-from .onnx_runtime_smcl import OnnxTagger
 from .pipeline_smcl import TASK, MultiImageNERPipeline
+from .predict.onnx_export import export_onnx
+from .predict.onnx_tagger import OnnxTagger
 from .processing_smcl import SMCLProcessor
 
 AutoConfig.register("smcl", SMCLConfig)

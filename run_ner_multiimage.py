@@ -35,15 +35,15 @@ from transformers.utils import logging
 
 from smcl import MultiImageNERPipeline, SMCLProcessor
 from smcl.baselines import SYSTEMS, check_switches, needed_encoders, processor_class, reads_images, system_name
-from smcl.calibration_smcl import calibrate
-from smcl.dry_run_smcl import dry_run
-from smcl.features_smcl import CachedImages, ImageFeatures, ImagePixels
 from smcl.modeling_smcl import SMCLTaggingModel
-from smcl.prediction_smcl import predict_file
-from smcl.publish import claim_for_training, publish
-from smcl.record_smcl import RunRecord
-from smcl.tracking_smcl import add_prediction_figures
-from smcl.training_smcl import (
+from smcl.predict.predict_file import predict_file
+from smcl.publish.run_record import RunRecord
+from smcl.publish.upload import claim_for_training, publish
+from smcl.train.calibration import calibrate
+from smcl.train.dry_run import dry_run
+from smcl.train.image_cache import CachedImages, ImageFeatures, ImagePixels
+from smcl.train.prediction_cards import add_prediction_figures
+from smcl.train.trainer import (
     SMCLDataCollator,
     SMCLTrainer,
     SMCLTrainingArguments,

@@ -24,7 +24,7 @@ from typing import Any
 from PIL import Image, ImageDraw
 
 from .icon_difficulty import EASY, SETTINGS, Difficulty
-from .images import encode_png
+from .repair import encode_png
 from .schema import ENTITY_TYPES, DataError, Post, make_post, write_json
 from .writer import run_command, write_dataset
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from .images import read_image
+from .repair import read_image
 from .schema import DataError, Post, make_post, read_lines, require_folder
 from .writer import add_processes_argument, run_command, write_dataset
 

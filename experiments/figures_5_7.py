@@ -1,6 +1,6 @@
 """Figures 5 and 7: where words look, and posts that one system has right and another wrong.
 
-    python -m smcl.experiments.figures --dataset DATA [--preset paper] [--systems smcl tpm-mi] [--posts 12]
+    python -m smcl.experiments.figures_5_7 --dataset DATA [--preset paper] [--systems smcl tpm-mi] [--posts 12]
 
 Writes `figure7.html`, the posts that the first system has right and the second wrong, with their images, and
 `figure5.html` and `figure5.png`, the attention of SMCL's words to images in one of these posts, beside the table.
@@ -16,12 +16,12 @@ from datasets import Dataset
 from PIL import Image
 
 from smcl import MultiImageNERPipeline, SMCLForTokenClassification, SMCLProcessor
-from smcl.drawing_smcl import ink_on, tint, type_colours
-from smcl.features_smcl import keep_images_encoded
-from smcl.html_smcl import POLICY, STYLE
 from smcl.images_smcl import load_image
-from smcl.plotting_smcl import plot_explanation
+from smcl.predict.figures.html import POLICY, STYLE
+from smcl.predict.figures.plot import plot_explanation
+from smcl.predict.figures.style import ink_on, tint, type_colours
 from smcl.run_ner_multiimage import load_split
+from smcl.train.image_cache import keep_images_encoded
 
 from .plan import Plan, make_parser, parse_plan
 from .runs import Measured, measure

@@ -31,7 +31,7 @@ from transformers import (
 from smcl.dataset_scripts.icon_difficulty import SETTINGS
 from smcl.dataset_scripts.icons import KINDS, convert, draw_icon
 from smcl.run_ner_multiimage import main as run_ner
-from smcl.training_smcl import entity_metrics
+from smcl.train.trainer import entity_metrics
 
 WIDTH = 128
 IMAGE_SIZE = 48

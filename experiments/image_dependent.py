@@ -14,7 +14,7 @@ from pathlib import Path
 
 from seqeval.scheme import IOB2, Entities
 
-from smcl.training_smcl import entity_metrics
+from smcl.train.trainer import entity_metrics
 
 
 def keep_overlapping(tags: list[str], spans: list[tuple[int, int]], overlapping: bool) -> list[str]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from smcl.run_ner_multiimage import DataArguments, ModelArguments, SwitchArguments, parse_arguments
-from smcl.training_smcl import SMCLTrainingArguments
+from smcl.train.trainer import SMCLTrainingArguments
 
 from . import paper
 

@@ -28,12 +28,10 @@ from smcl.baselines import SYSTEMS, reads_images
 from . import image_dependent
 from .plan import Plan, data_digests, fingerprint, to_argv
 
-# Rooms of the package that decide what a run comes to.
-ROOMS = (
-    *("configuration", "crf", "distributed", "encoders", "features", "fusion", "guidance", "images", "losses"),
-    *("modeling", "processing", "sampling", "training"),
-)
-RUN_SCRIPT = Path(smcl.__file__).parent / "run_ner_multiimage.py"
+ROOT = Path(smcl.__file__).parent
+# Code that decides what a run comes to: what travels with a model, the other systems, and training.
+CODE = tuple(sorted(path for place in ("*_smcl.py", "baselines/*.py", "train/*.py") for path in ROOT.glob(place)))
+RUN_SCRIPT = ROOT / "run_ner_multiimage.py"
 # What predicting again, without images, must share with the run.
 PREDICTING = ("max_length", "on_extra_images", "per_device_eval_batch_size", "use_cpu", "bf16", "fp16", "disable_tqdm")
 
@@ -264,8 +262,6 @@ def circumstances(plan: Plan, use_cpu: bool) -> dict[str, Any]:
 def code_digest() -> str:
     """Return 8 hex digits of the SHA-256 of the package's models and training."""
     total = hashlib.sha256()
-    root = RUN_SCRIPT.parent
-    paths = [root / f"{name}_smcl.py" for name in ROOMS] + sorted((root / "baselines").glob("*.py"))
-    for path in (*paths, RUN_SCRIPT):
+    for path in CODE:
         total.update(path.read_bytes())
     return total.hexdigest()[:8]

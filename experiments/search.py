@@ -19,7 +19,7 @@ from transformers import EarlyStoppingCallback
 
 from smcl.baselines import reads_images
 from smcl.run_ner_multiimage import build_trainer, label_names, load_model, load_posts, parse_arguments
-from smcl.training_smcl import SMCLTrainer
+from smcl.train.trainer import SMCLTrainer
 
 from .plan import Plan, make_parser, parse_plan, to_argv
 from .runs import Cell, circumstances, digest, settings_of

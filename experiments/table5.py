@@ -53,7 +53,7 @@ def measure_rounds(plan: Plan, cells: Sequence[Cell], rounds: int, num_posts: in
                 arguments |= {"dataset": plan.dataset, "output_dir": folder, "do_train": "true", "do_predict": "true"}
                 arguments |= {"disable_tqdm": "true", "seed": str(plan.seeds[0])}
                 path = Path(folder) / "cost.json"
-                command = [sys.executable, "-m", "smcl.experiments.cost", str(path), str(num_posts)]
+                command = [sys.executable, "-m", "smcl.experiments.table5_measure", str(path), str(num_posts)]
                 done = subprocess.run(
                     [*command, *to_argv(arguments)], env=os.environ | threads, capture_output=True, text=True
                 )

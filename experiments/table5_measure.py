@@ -1,6 +1,6 @@
 """What one system costs, measured in a process of its own; `smcl.experiments.table5` calls it for each in turn.
 
-python -m smcl.experiments.cost FILE POSTS [arguments of run_ner_multiimage.py]
+python -m smcl.experiments.table5_measure FILE POSTS [arguments of run_ner_multiimage.py]
 """
 
 import sys
@@ -14,9 +14,9 @@ from torch import nn
 from transformers import EarlyStoppingCallback, set_seed
 
 from smcl.baselines import reads_images
-from smcl.dry_run_smcl import peak_process_memory
 from smcl.run_ner_multiimage import build_trainer, label_names, load_model, load_posts, parse_arguments
-from smcl.training_smcl import SMCLTrainer
+from smcl.train.dry_run import peak_process_memory
+from smcl.train.trainer import SMCLTrainer
 
 from .runs import write
 

@@ -1,4 +1,4 @@
-"""Export of SMCL models to ONNX: the network up to the emissions; `onnx_runtime_smcl` does the rest in NumPy."""
+"""Export of SMCL models to ONNX: the network up to the emissions; `onnx_tagger` does the rest in NumPy."""
 
 import copy
 import json
@@ -9,9 +9,9 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from .configuration_smcl import SMCLConfig
-from .modeling_smcl import SMCLForTokenClassification
-from .processing_smcl import SMCLProcessor
+from ..configuration_smcl import SMCLConfig
+from ..modeling_smcl import SMCLForTokenClassification
+from ..processing_smcl import SMCLProcessor
 
 TOLERANCE = 1e-4
 
@@ -58,7 +58,7 @@ def export_onnx(
     """Write a model as ONNX for any number of posts, tokens, and images up to `max_images`; see [`OnnxTagger`].
 
     The folder gets the graph up to the emissions (`model.onnx`, `model.onnx.data`), the CRF's parameters
-    (`crf.safetensors`), the configuration (`config.json`), `onnx_runtime_smcl.py`, which runs all this without torch,
+    (`crf.safetensors`), the configuration (`config.json`), `onnx_tagger.py`, which runs all this without torch,
     and the processor. Before anything is written, the graph's emissions are compared with the model's on several
     numbers of posts, tokens and images.
 
@@ -208,7 +208,7 @@ def _save_companions(
         config.pop(name, None)
     config["quantized"] = quantized
     (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    shutil.copyfile(Path(__file__).with_name("onnx_runtime_smcl.py"), folder / "onnx_runtime_smcl.py")
+    shutil.copyfile(Path(__file__).with_name("onnx_tagger.py"), folder / "onnx_tagger.py")
     if processor is not None:
         processor.save_pretrained(folder)
 

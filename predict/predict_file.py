@@ -26,7 +26,7 @@ from datasets.exceptions import DatasetNotFoundError
 from tqdm.auto import tqdm
 from transformers.utils import logging
 
-from .pipeline_smcl import MultiImageNERPipeline
+from ..pipeline_smcl import MultiImageNERPipeline
 
 try:
     import fcntl

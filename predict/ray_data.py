@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 from transformers.utils import logging
 
-from .modeling_smcl import SMCLForTokenClassification
-from .pipeline_smcl import MultiImageNERPipeline
-from .prediction_smcl import RECORD_SCHEMA, predict_rows
-from .processing_smcl import SMCLProcessor
+from ..modeling_smcl import SMCLForTokenClassification
+from ..pipeline_smcl import MultiImageNERPipeline
+from ..processing_smcl import SMCLProcessor
+from .predict_file import RECORD_SCHEMA, predict_rows
 
 if TYPE_CHECKING:
     import ray.data
@@ -22,7 +22,7 @@ class RayPredictor:
     Args:
         model (`str`): A saved SMCL that every machine can read: folder or Hub name.
         device (`str`, *optional*, defaults to `"cpu"`): Where it computes.
-        **options: Those of [`~prediction_smcl.predict_rows`]: `folder`, `ignore_images`, `on_bad_image`,
+        **options: Those of [`~predict_file.predict_rows`]: `folder`, `ignore_images`, `on_bad_image`,
             `on_extra_images`.
 
     Example:
@@ -49,7 +49,7 @@ class RayPredictor:
             batch (`pyarrow.Table`): With `id`, `text` or `tokens` and, if there are any, `images`.
 
         Returns:
-            `pyarrow.Table`: with the columns of `prediction_smcl.RECORD_SCHEMA`.
+            `pyarrow.Table`: with the columns of `predict_file.RECORD_SCHEMA`.
         """
         return pa.Table.from_pylist(predict_rows(self.pipe, batch.to_pylist(), **self.options), RECORD_SCHEMA)
 
@@ -75,10 +75,10 @@ def predict_with_ray(
         num_gpus (`float`, *optional*, defaults to 0): GPUs of each actor; less than 1 for several actors on one.
         batch_size (`int`, *optional*, defaults to 16): Posts that are computed at once.
         **options: `folder` (which relative paths of images start at), `ignore_images`, `on_bad_image` and
-            `on_extra_images`, as of [`~prediction_smcl.predict_rows`].
+            `on_extra_images`, as of [`~predict_file.predict_rows`].
 
     Returns:
-        `ray.data.Dataset`: one record for each post, with the columns of `prediction_smcl.RECORD_SCHEMA`: of `output`
+        `ray.data.Dataset`: one record for each post, with the columns of `predict_file.RECORD_SCHEMA`: of `output`
         if it is given, else computed when it is read.
 
     Raises:

@@ -7,7 +7,7 @@ from typing import Any
 
 from huggingface_hub import DatasetCardData
 
-from .model_card_smcl import UNKNOWN, format_table
+from .model_card import UNKNOWN, format_table
 
 SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 PROBLEMS = ("missing_images", "repaired_images", "broken_images", "illegal_transitions")

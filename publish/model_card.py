@@ -8,7 +8,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from .configuration_smcl import SMCLConfig
+from ..configuration_smcl import SMCLConfig
 
 UNKNOWN, UNMEASURED = "not recorded", "not measured"
 METRICS = ("precision", "recall", "f1")

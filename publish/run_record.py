@@ -18,7 +18,7 @@ from datasets import Dataset, DatasetDict
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
-from .pipeline_smcl import find_entities
+from ..pipeline_smcl import find_entities
 
 RUN_FILE, REPORT_FILE = "run.json", "report.json"
 PACKAGES = ("smcl", "torch", "transformers", "datasets")

@@ -24,13 +24,13 @@ from huggingface_hub import HfApi, constants
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 from transformers.trainer_utils import HubStrategy
 
-from .configuration_smcl import SMCLConfig
-from .dataset_card_smcl import dataset_card, parquet_files
-from .model_card_smcl import ModelCard
-from .modeling_smcl import SMCLForTokenClassification
-from .pipeline_smcl import MultiImageNERPipeline
-from .processing_smcl import SMCLProcessor
-from .record_smcl import REPORT_FILE, read_runs
+from ..configuration_smcl import SMCLConfig
+from ..modeling_smcl import SMCLForTokenClassification
+from ..pipeline_smcl import MultiImageNERPipeline
+from ..processing_smcl import SMCLProcessor
+from .dataset_card import dataset_card, parquet_files
+from .model_card import ModelCard
+from .run_record import REPORT_FILE, read_runs
 
 T = TypeVar("T")
 
@@ -291,7 +291,3 @@ def main(argv: Sequence[str] | None = None) -> None:
             )
     except ValueError as error:
         parser.exit(2, f"{parser.prog}: {error}\n")
-
-
-if __name__ == "__main__":
-    main()

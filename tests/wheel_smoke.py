@@ -13,7 +13,8 @@ import tempfile
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-PACKAGES = (".", "baselines", "benchmarks", "dataset_scripts", "experiments")
+ROOMS = {"baselines", "dataset_scripts", "experiments", "predict", "publish", "train"}
+PACKAGES = (".", *sorted(ROOMS), "experiments/benchmarks", "predict/figures")
 LOADING = """
 import sys
 sys.modules["smcl"] = None  # as on a machine without the package
@@ -36,7 +37,7 @@ def check_files(package: Path) -> None:
         expected = {path.name for path in (REPOSITORY / folder).glob("*.py")}
         assert {path.name for path in (package / folder).glob("*.py")} == expected, folder
     assert (package / "py.typed").is_file()
-    assert {path.name for path in package.iterdir() if path.is_dir()} - {"__pycache__"} == set(PACKAGES[1:])
+    assert {path.name for path in package.iterdir() if path.is_dir()} - {"__pycache__"} == ROOMS
 
 
 def make_inputs() -> None:
@@ -87,7 +88,7 @@ def main() -> None:
         )
         assert run("-c", LOADING, f"{folder}/published").strip() == "4"
         Path("post.json").write_text(json.dumps({"text": "from Monroe to Magnolia", "images": []}), encoding="utf-8")
-        run("-m", "smcl.plotting_smcl", "--model", "model", "--post", "post.json", "--output", "card.html")
+        run("-m", "smcl.predict.figures.plot", "--model", "model", "--post", "post.json", "--output", "card.html")
         assert "Monroe" in Path("card.html").read_text(encoding="utf-8")
         os.chdir("/")
     sys.stdout.write(f"The wheel of smcl works: {len(code)} code files travel with a model.\n")

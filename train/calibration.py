@@ -11,8 +11,8 @@ from scipy.optimize import minimize_scalar
 from torch.utils.data import DataLoader
 from transformers import Trainer
 
-from .crf_smcl import LinearChainCRF
-from .pipeline_smcl import find_entities
+from ..crf_smcl import LinearChainCRF
+from ..pipeline_smcl import find_entities
 
 # First word, last word, type.
 Entity = tuple[int, int, str]

@@ -19,9 +19,9 @@ from datasets import Dataset, DatasetDict
 from tqdm.auto import tqdm
 from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallback, TrainerCallback
 
-from .features_smcl import keep_images_encoded
-from .images_smcl import ImageError, load_image
-from .training_smcl import SMCLTrainer, SMCLTrainingArguments
+from ..images_smcl import ImageError, load_image
+from .image_cache import keep_images_encoded
+from .trainer import SMCLTrainer, SMCLTrainingArguments
 
 # Posts of each split whose images are read.
 SAMPLE = 200

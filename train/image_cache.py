@@ -25,10 +25,10 @@ from safetensors.torch import save
 from tqdm.auto import tqdm
 from transformers.utils import logging
 
-from .configuration_smcl import SMCLConfig
-from .images_smcl import load_image
-from .modeling_smcl import SMCLTaggingModel
-from .processing_smcl import SMCLProcessor
+from ..configuration_smcl import SMCLConfig
+from ..images_smcl import load_image
+from ..modeling_smcl import SMCLTaggingModel
+from ..processing_smcl import SMCLProcessor
 
 logger = logging.get_logger(__name__)
 

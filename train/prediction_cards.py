@@ -10,10 +10,10 @@ from transformers import TrainerCallback
 from transformers.integrations import MLflowCallback, TensorBoardCallback, WandbCallback
 from transformers.utils import logging
 
-from .features_smcl import keep_images_encoded
-from .pipeline_smcl import MultiImageNERPipeline, find_entities
-from .png_smcl import draw_card
-from .training_smcl import SMCLTrainer
+from ..pipeline_smcl import MultiImageNERPipeline, find_entities
+from ..predict.figures.png import draw_card
+from .image_cache import keep_images_encoded
+from .trainer import SMCLTrainer
 
 logger = logging.get_logger(__name__)
 

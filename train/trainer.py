@@ -23,11 +23,11 @@ from transformers import EarlyStoppingCallback, EvalPrediction, Trainer, Trainin
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy, TrainOutput
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, logging
 
-from .distributed_smcl import BatchShare, SharedBatchSampler
-from .encoders_smcl import real_image_indices
-from .features_smcl import CachedImages, keep_images_encoded
-from .processing_smcl import SMCLProcessor
-from .sampling_smcl import LengthSampler, token_counts
+from ..distributed_smcl import BatchShare, SharedBatchSampler
+from ..encoders_smcl import real_image_indices
+from ..processing_smcl import SMCLProcessor
+from .image_cache import CachedImages, keep_images_encoded
+from .samplers import LengthSampler, token_counts
 
 logger = logging.get_logger(__name__)
 
@@ -93,7 +93,7 @@ class SMCLTrainer(Trainer):
         if self.is_fsdp_enabled and "FULL" not in str(self.accelerator.state.fsdp_plugin.state_dict_type):
             raise ValueError(
                 "Expected `fsdp_state_dict_type: FULL_STATE_DICT` in accelerate's configuration: other kinds save no "
-                "whole model. configs/accelerate/fsdp2.yaml has it."
+                "whole model. examples/accelerate/fsdp2.yaml has it."
             )
         self._forget_losses()
 

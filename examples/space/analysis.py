@@ -12,9 +12,9 @@ from pathlib import Path
 from PIL import Image
 
 from smcl import MultiImageNERPipeline, SMCLForTokenClassification, SMCLProcessor
-from smcl.drawing_smcl import ink_on, type_colours
 from smcl.images_smcl import ImageError, load_image
-from smcl.plotting_smcl import plot_explanation
+from smcl.predict.figures.plot import plot_explanation
+from smcl.predict.figures.style import ink_on, type_colours
 
 MAX_EXAMPLES = 6
 EXAMPLE_PIXELS = 512

@@ -1,6 +1,6 @@
 """Measure how long a data set as large as MNER-MI takes to convert, and the memory it takes.
 
-    python -m smcl.benchmarks.convert --photos FOLDER [--side 1200] [--output benchmarks/results]
+    python -m smcl.experiments.benchmarks.convert --photos FOLDER [--side 1200] [--output FOLDER]
 
 The posts are icon posts' words in MNER-MI's published layout; their images are the photographs of a folder, again and
 again, with a comment in each file that makes its bytes differ. Each number of processes converts the same folder, in
@@ -28,7 +28,7 @@ from smcl.dataset_scripts.icons import draw_post
 from smcl.dataset_scripts.mner_mi import FILE_SPLITS
 from smcl.experiments.tables import markdown
 
-from .measure import save
+from .measure import RESULTS, save
 
 POSTS = {"train": 6856, "validation": 860, "test": 860}
 PHOTOGRAPHS = 25_000
@@ -180,7 +180,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--side", type=int, help="scale them to so many pixels on the longer side")
     parser.add_argument("--processes", type=int, nargs="+", default=[1, os.cpu_count()], help="processes to compare")
     parser.add_argument("--repeats", type=int, default=3, help="how often each converts")
-    parser.add_argument("--output", type=Path, default=Path("benchmarks/results"), help="folder of the JSON file")
+    parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the JSON file")
     arguments = parser.parse_args(argv)
     photographs = read_photographs(arguments.photos, arguments.side)
     results = {"side": arguments.side, **compare(photographs, arguments.processes, arguments.repeats)}

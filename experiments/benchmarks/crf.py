@@ -1,6 +1,6 @@
 """Compare the CRF with pytorch-crf's: decoding, and loss with gradients.
 
-    python -m smcl.benchmarks.crf [--threads 1] [--output benchmarks/results]
+    python -m smcl.experiments.benchmarks.crf [--threads 1] [--output FOLDER]
 
 64 posts, 9 labels, all posts of the same number of words. Both decode to the same tags and have the same likelihoods,
 which is checked first; they take turns of 10 calls.

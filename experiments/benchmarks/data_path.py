@@ -1,7 +1,8 @@
 """Measure the share of training that is spent waiting for data, with and without what shortens it.
 
-    python -m smcl.benchmarks.data_path --text TWITTER2017 --photos FOLDER --text_model TEXT --vision_model VISION
-    python -m smcl.benchmarks.data_path ... --base_size --systems plain cached --name data_path_base
+    python -m smcl.experiments.benchmarks.data_path --text TWITTER2017 --photos FOLDER --text_model TEXT \
+        --vision_model VISION
+    python -m smcl.experiments.benchmarks.data_path ... --base_size --systems plain cached --name data_path_base
 
 Posts are tweets with one to four photographs, about three. Each system trains one epoch a round, in turn, after a round
 that warms up. Worker processes start anew for each epoch, and the wait for them counts. Ratios are taken within a
@@ -30,12 +31,12 @@ from smcl.baselines.bert_crf import BertCRFConfig, BertCRFForTokenClassification
 from smcl.dataset_scripts.schema import FEATURES
 from smcl.dataset_scripts.twitter import read_posts
 from smcl.experiments.tables import markdown
-from smcl.features_smcl import CachedImages, ImageFeatures, ImagePixels, keep_images_encoded
 from smcl.processing_smcl import load_tokenizer
-from smcl.training_smcl import SMCLDataCollator, SMCLTrainer, SMCLTrainingArguments
+from smcl.train.image_cache import CachedImages, ImageFeatures, ImagePixels, keep_images_encoded
+from smcl.train.trainer import SMCLDataCollator, SMCLTrainer, SMCLTrainingArguments
 
 from .convert import number_photograph, read_photographs, spread_images
-from .measure import save, spread, written
+from .measure import RESULTS, save, spread, written
 
 
 @dataclass
@@ -252,7 +253,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--batch_size", type=int, default=16, help="posts of a batch")
     parser.add_argument("--threads", type=int, default=1, help="threads of PyTorch")
     parser.add_argument("--rounds", type=int, default=5, help="timed epochs of each system, after one that warms up")
-    parser.add_argument("--output", type=Path, default=Path("benchmarks/results"), help="folder of the JSON file")
+    parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the JSON file")
     parser.add_argument("--name", default="data_path", help="name of the JSON file, without its ending")
     arguments = parser.parse_args(argv)
     if not arguments.base_size and arguments.vision_model is None:

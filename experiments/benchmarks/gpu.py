@@ -1,7 +1,7 @@
 """Measure base-size SMCL on a CUDA device within 8 minutes: posts a second, share of the peak, parts of a step.
 
-    python -m smcl.benchmarks.gpu --text_model TEXT [--output benchmarks/results]
-    python -m smcl.benchmarks.gpu --text_model TEXT --device cpu    # tries the script out on tiny models
+    python -m smcl.experiments.benchmarks.gpu --text_model TEXT [--output FOLDER]
+    python -m smcl.experiments.benchmarks.gpu --text_model TEXT --device cpu    # tries the script out on tiny models
 
 Times are those of CUDA events, in bfloat16 with SDPA, as it is and compiled; posts are like MNER-MI's. Host
 synchronisation is looked for by `torch.cuda.set_sync_debug_mode("error")`. What no time is left for is not measured.

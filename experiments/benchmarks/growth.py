@@ -1,6 +1,6 @@
 """Measure how time and memory grow with posts in a batch, words, images of a post, and posts of a data set.
 
-    python -m smcl.benchmarks.growth --text_model TEXT [--threads 1] [--output benchmarks/results]
+    python -m smcl.experiments.benchmarks.growth --text_model TEXT [--threads 1] [--output FOLDER]
 
 Models are small, 4 layers of 256 each with random weights, so that what lies around the encoders weighs more than at
 base size. Time and memory are those of forward passes and decoding; memory is what a process of its own needs for
@@ -24,7 +24,7 @@ from smcl.dataset_scripts.schema import FEATURES
 from smcl.experiments.tables import markdown
 from smcl.modeling_smcl import SMCLForTokenClassification
 from smcl.processing_smcl import SMCLProcessor
-from smcl.training_smcl import SMCLDataCollator, SMCLTrainer, SMCLTrainingArguments
+from smcl.train.trainer import SMCLDataCollator, SMCLTrainer, SMCLTrainingArguments
 
 from .measure import (
     Memory,

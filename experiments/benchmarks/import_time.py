@@ -1,6 +1,6 @@
 """Measure how long `import smcl` takes beyond torch and the parts of transformers that every model needs.
 
-    python -m smcl.benchmarks.import_time [--output benchmarks/results]
+    python -m smcl.experiments.benchmarks.import_time [--output FOLDER]
 
 `import transformers` alone loads next to nothing: its models, processors and pipelines come when they are named, so
 those that SMCL is built on count as transformers'. Each import is a process of its own. Processor time.

@@ -1,6 +1,6 @@
 """Compare inference at base size with its floor, the two bare encoders, and with encoding of all image slots.
 
-    python -m smcl.benchmarks.inference --text_model TEXT [--posts 16] [--threads 1] [--output benchmarks/results]
+    python -m smcl.experiments.benchmarks.inference --text_model TEXT [--posts 16] [--threads 1] [--output FOLDER]
 
 Weights are random, of BERT-base's and ViT-base's size; TEXT gives the tokenizer. Posts have 12 to 36 words and
 photographs of noise, about as many as in MNER-MI and MNER-MI-Plus. *Floor*: one forward pass of the stock text encoder

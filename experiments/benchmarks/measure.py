@@ -23,12 +23,13 @@ from transformers import AutoModel, BertConfig, ViTConfig, ViTImageProcessorPil
 
 from smcl.configuration_smcl import SMCLConfig
 from smcl.dataset_scripts.schema import FEATURES
-from smcl.dry_run_smcl import peak_process_memory
 from smcl.encoders_smcl import real_image_indices
 from smcl.experiments.tables import NOT_MEASURED
 from smcl.processing_smcl import SMCLProcessor, load_tokenizer
+from smcl.train.dry_run import peak_process_memory
 
 # Images of the posts of a batch, again and again: about as many as in each data set.
+RESULTS = Path("experiments/benchmarks/results")
 IMAGE_COUNTS = {"MNER-MI": (3, 2, 4, 3), "MNER-MI-Plus": (4, 1, 2, 1)}
 IMAGE_SIZE = (640, 480)
 WORDS = (12, 36)
@@ -135,7 +136,7 @@ def make_parser(about: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=1, help="threads of PyTorch (%(default)s)")
     parser.add_argument("--repeats", type=int, default=5, help="how often each is timed (%(default)s)")
-    parser.add_argument("--output", type=Path, default=Path("benchmarks/results"), help="folder of the JSON file")
+    parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the JSON file")
     return parser
 
 

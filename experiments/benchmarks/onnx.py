@@ -1,6 +1,6 @@
 """Compare PyTorch, ONNX and int8 ONNX on a test split: size, tags, speed.
 
-    python -m smcl.benchmarks.onnx --model demo/model --dataset demo/data [--threads 1] [--output benchmarks/results]
+    python -m smcl.experiments.benchmarks.onnx --model demo/model --dataset demo/data [--threads 1] [--output FOLDER]
 
 Times are medians of inputs to tags, forward pass and Viterbi, without reading and scaling of images. The systems take
 turns on each batch, so that whatever else the machine does slows all of them.
@@ -19,14 +19,14 @@ import transformers
 from datasets import Dataset
 
 from smcl.experiments.tables import markdown
-from smcl.export_smcl import export_onnx
 from smcl.modeling_smcl import SMCLForTokenClassification
-from smcl.onnx_runtime_smcl import OnnxTagger
+from smcl.predict.onnx_export import export_onnx
+from smcl.predict.onnx_tagger import OnnxTagger
 from smcl.processing_smcl import SMCLProcessor
 from smcl.run_ner_multiimage import load_split
-from smcl.training_smcl import entity_metrics, word_tags
+from smcl.train.trainer import entity_metrics, word_tags
 
-from .measure import save
+from .measure import RESULTS, save
 
 SIZES = (1, 16)
 PYTORCH = "PyTorch"
@@ -163,7 +163,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--threads", type=int, default=1, help="threads of PyTorch and of ONNX Runtime")
     parser.add_argument("--repeats", type=int, default=10, help="how often each batch is timed")
     parser.add_argument("--max_batches", type=int, default=32, help="how many batches of each size are timed")
-    parser.add_argument("--output", type=Path, default=Path("benchmarks/results"), help="folder of the JSON file")
+    parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the JSON file")
     arguments = parser.parse_args(argv)
     results = compare(arguments.model, arguments.dataset, arguments.threads, arguments.repeats, arguments.max_batches)
     save(results, arguments.output, "onnx", table)

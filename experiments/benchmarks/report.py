@@ -1,6 +1,6 @@
-"""Write docs/performance.md from the results in benchmarks/results/, with the command of each table.
+"""Write docs/performance.md from the results in `results/`, with the command of each table.
 
-    python -m smcl.benchmarks.report [--results benchmarks/results] [--output docs/performance.md]
+    python -m smcl.experiments.benchmarks.report [--results FOLDER] [--output docs/performance.md]
 
 Runs nothing. A benchmark without a JSON file is "not measured".
 """
@@ -15,6 +15,7 @@ from typing import NamedTuple
 from smcl.experiments.tables import NOT_MEASURED
 
 from . import convert, crf, data_path, gpu, growth, import_time, inference, onnx, training_step
+from .measure import RESULTS
 
 
 class Section(NamedTuple):
@@ -57,9 +58,10 @@ SECTIONS = {
 }
 HEAD = """# Performance
 
-Written by `python -m smcl.benchmarks.report` from `benchmarks/results/`; do not edit. Numbers are medians with the
-range in brackets; systems that are compared take turns, and ratios are taken within a round. Times by the clock
-mean little where other programs run beside: then look at the ratios of processor time.
+Written by `python -m smcl.experiments.benchmarks.report` from `experiments/benchmarks/results/`; do not
+edit. Numbers are medians with the range in brackets; systems that are compared take turns, and ratios are taken
+within a round. Times by the clock mean little where other programs run beside: then look at the ratios of processor
+time.
 """
 
 
@@ -79,7 +81,7 @@ def write_report(results: Path) -> str:
         if path.is_file():
             body = section.table(json.loads(path.read_text(encoding="utf-8")))
             body += f"\n{section.remark}" if section.remark else ""
-        parts.append(f"## {section.title}\n\n`python -m smcl.benchmarks.{section.command}`\n\n{body}")
+        parts.append(f"## {section.title}\n\n`python -m smcl.experiments.benchmarks.{section.command}`\n\n{body}")
     return "\n".join(parts)
 
 
@@ -90,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         argv (`Sequence[str]`, *optional*): The arguments; those of the process by default.
     """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--results", type=Path, default=Path("benchmarks/results"), help="folder of JSON files")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of JSON files")
     parser.add_argument("--output", type=Path, default=Path("docs/performance.md"), help="file to write")
     arguments = parser.parse_args(sys.argv[1:] if argv is None else argv)
     arguments.output.write_text(write_report(arguments.results), encoding="utf-8")

@@ -1,8 +1,8 @@
 """Compare a training step at base size, forward and backward, with that of the two bare encoders.
 
-    python -m smcl.benchmarks.training_step --text_model TEXT [--posts 4] [--threads 1] [--output benchmarks/results]
+    python -m smcl.experiments.benchmarks.training_step --text_model TEXT [--posts 4] [--threads 1] [--output FOLDER]
 
-See `smcl.benchmarks.inference` for the posts. *Floor*: the encoders of `inference`'s floor, and backward from the mean
+See `inference.py` for the posts. *Floor*: the encoders of `inference`'s floor, and backward from the mean
 of their last states. *SMCL*: all losses. Neither steps an optimizer.
 """
 

@@ -7,7 +7,8 @@ from html import escape
 import numpy as np
 from PIL import Image
 
-from .drawing_smcl import (
+from ...explanations_smcl import EntityExplanation, Explanation, ImageEvidence
+from .style import (
     ATTENTION_COLOURS,
     FAINT,
     FRAME,
@@ -32,7 +33,6 @@ from .drawing_smcl import (
     type_text,
     without_text,
 )
-from .explanations_smcl import EntityExplanation, Explanation, ImageEvidence
 
 STYLE = f"""
 body {{ margin: 0 auto; padding: 16px; max-width: 820px; background: {PAPER}; color: {INK};

@@ -1,6 +1,7 @@
 """Figures of explanations, as PNG or HTML.
 
-    python -m smcl.plotting_smcl --model demo/model --post post.json --output card.png [--kind card] [--patch_grid 6]
+    python -m smcl.predict.figures.plot --model demo/model --post post.json --output card.png \
+        [--kind card] [--patch_grid 6]
 
 `post.json` is `{"text": ..., "images": [paths from its folder]}`.
 """
@@ -11,12 +12,12 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from .explanations_smcl import Explanation
-from .html_smcl import explanation_to_html
-from .modeling_smcl import SMCLForTokenClassification
-from .pipeline_smcl import MultiImageNERPipeline
-from .png_smcl import draw_card, draw_heat_map
-from .processing_smcl import SMCLProcessor
+from ...explanations_smcl import Explanation
+from ...modeling_smcl import SMCLForTokenClassification
+from ...pipeline_smcl import MultiImageNERPipeline
+from ...processing_smcl import SMCLProcessor
+from .html import explanation_to_html
+from .png import draw_card, draw_heat_map
 
 DRAWERS = {"card": draw_card, "heat_map": draw_heat_map}
 

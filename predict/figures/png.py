@@ -10,7 +10,8 @@ from collections.abc import Iterator
 import numpy as np
 from PIL import Image
 
-from .drawing_smcl import (
+from ...explanations_smcl import EntityExplanation, Explanation, ImageEvidence
+from .style import (
     ATTENTION_COLOURS,
     FAINT,
     FRAME,
@@ -35,7 +36,6 @@ from .drawing_smcl import (
     type_text,
     without_text,
 )
-from .explanations_smcl import EntityExplanation, Explanation, ImageEvidence
 
 # In points, of which 72 make an inch. A figure is as high as it takes.
 WIDTH, MARGIN, GAP = 400, 14, 8

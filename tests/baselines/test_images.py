@@ -20,9 +20,9 @@ from smcl import MultiImageNERPipeline
 from smcl.baselines import SYSTEMS, needed_encoders, reads_images
 from smcl.dataset_scripts.icons import convert
 from smcl.dataset_scripts.schema import FEATURES
-from smcl.features_smcl import ImageFeatures
 from smcl.run_ner_multiimage import main
-from smcl.training_smcl import SMCLDataCollator, SMCLTrainer, SMCLTrainingArguments
+from smcl.train.image_cache import ImageFeatures
+from smcl.train.trainer import SMCLDataCollator, SMCLTrainer, SMCLTrainingArguments
 
 NAMES = ["umt", "umt-mi", "hvpnet", "tpm-mi"]
 FIRST_IMAGE_ONLY = ["umt", "hvpnet"]

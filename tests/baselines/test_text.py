@@ -18,7 +18,7 @@ from smcl.baselines.text_only import TextProcessor
 from smcl.baselines.word_vectors import read_word_vectors
 from smcl.dataset_scripts.schema import FEATURES
 from smcl.run_ner_multiimage import main
-from smcl.training_smcl import SMCLDataCollator, SMCLTrainer, SMCLTrainingArguments
+from smcl.train.trainer import SMCLDataCollator, SMCLTrainer, SMCLTrainingArguments
 
 NAMES = ["bilstm-crf", "hbilstm-crf", "bert", "bert-crf"]
 LSTM_SIZE = {"vocab_size": 100, "embedding_size": 12, "hidden_size": 32}

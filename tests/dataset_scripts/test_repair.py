@@ -4,7 +4,7 @@ import struct
 import pytest
 from PIL import Image, ImageFile, ImageOps
 
-from smcl.dataset_scripts.images import encode_png, read_image
+from smcl.dataset_scripts.repair import encode_png, read_image
 
 
 def photograph(image_format="JPEG", mode="RGB", size=(40, 30), **options):

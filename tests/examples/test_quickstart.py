@@ -6,7 +6,7 @@ from nbclient import NotebookClient
 
 import smcl
 
-NOTEBOOKS = Path(smcl.__file__).parent / "notebooks"
+NOTEBOOKS = Path(smcl.__file__).parent / "examples"
 # In place of what a reader runs, to end in seconds.
 SMALL = {"NUM_POSTS = 1500": "NUM_POSTS = 64", "NUM_EPOCHS = 8": "NUM_EPOCHS = 1", "STEPS = 350": "STEPS = 5"}
 

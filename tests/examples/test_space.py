@@ -22,7 +22,7 @@ from smcl import MultiImageNERPipeline
 from smcl.dataset_scripts.icons import convert
 
 ROOT = Path(smcl.__file__).parent
-SPACE = ROOT / "space"
+SPACE = ROOT / "examples" / "space"
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
 FLAGS += ["--disable-component-update", "--disable-sync"]
@@ -221,6 +221,7 @@ def address(decided, tmp_path_factory):
     (folder / "smcl").mkdir()
     for path in [ROOT / "__init__.py", *ROOT.glob("*_smcl.py")]:
         shutil.copy(path, folder / "smcl")
+    shutil.copytree(ROOT / "predict", folder / "smcl" / "predict", ignore=shutil.ignore_patterns("__pycache__"))
     decided[0].save_pretrained(str(folder / "model"))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

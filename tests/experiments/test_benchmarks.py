@@ -6,8 +6,8 @@ import pytest
 import torch
 from factories import make_config, make_inputs
 
-from smcl.benchmarks import crf, gpu, growth, measure, report
-from smcl.benchmarks.measure import BareEncoders, Seconds, floor_inputs, summarise, take_turns
+from smcl.experiments.benchmarks import crf, gpu, growth, measure, report
+from smcl.experiments.benchmarks.measure import BareEncoders, Seconds, floor_inputs, summarise, take_turns
 
 
 def test_systems_take_turns_and_the_first_round_does_not_count():

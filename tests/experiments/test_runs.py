@@ -6,15 +6,13 @@ import time
 from dataclasses import replace
 
 import pytest
+from cells import SMALL, call_here
 
 from smcl.dataset_scripts.icons import convert
 from smcl.experiments import runs
-from smcl.experiments.plan import make_parser, make_plan, read_overrides, to_argv
+from smcl.experiments.plan import make_parser, make_plan, read_overrides
 from smcl.experiments.runs import Cell, find, measure
-from smcl.run_ner_multiimage import main as run_ner
-from smcl.training_smcl import last_complete_checkpoint
-
-SMALL = ["--num_train_epochs", "3", "--use_cpu", "--learning_rate", "1e-3", "--per_device_train_batch_size", "8"]
+from smcl.train.trainer import last_complete_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -30,11 +28,6 @@ def plan(data, encoder_folders, tmp_path):
     parser = make_parser("")
     options = ["--dataset", str(data), "--results", str(tmp_path / "results"), "--seeds", "0"]
     return make_plan("table2", *parser.parse_known_args([*options, *encoders, *SMALL]))
-
-
-def call_here(arguments) -> bool:
-    run_ner(to_argv(arguments))
-    return True
 
 
 @pytest.fixture

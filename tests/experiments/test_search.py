@@ -2,7 +2,7 @@ import json
 
 import optuna
 import pytest
-from test_experiments_runs import SMALL
+from cells import SMALL
 from transformers import EarlyStoppingCallback
 
 from smcl.dataset_scripts.icons import convert

@@ -1,11 +1,11 @@
 import json
 
 import pytest
+from cells import SMALL, call_here
 from factories import make_model
-from test_experiments_runs import SMALL, call_here
 
 from smcl.dataset_scripts.icons import convert
-from smcl.experiments import cost, figures, runs, table5
+from smcl.experiments import figures_5_7, runs, table5, table5_measure
 from smcl.experiments.plan import make_parser, make_plan, to_argv
 
 
@@ -25,11 +25,11 @@ def test_cost_of_a_system_counts_each_parameter_once(argv, tmp_path):
     plan = make_plan("table5", *make_parser("").parse_known_args(argv))
     arguments = plan.arguments | {"dataset": plan.dataset, "system": "smcl", "do_train": "true"}
     arguments |= {"output_dir": str(tmp_path)}
-    found = cost.measure_cost(to_argv(arguments | {"disable_tqdm": "true"}), 8)
+    found = table5_measure.measure_cost(to_argv(arguments | {"disable_tqdm": "true"}), 8)
     parts = found["parameters"]
     assert {"text_model", "vision_model", "fusion", "encoders", "image_guidance", "crf", "classifier"} <= set(parts)
     model = make_model()
-    assert sum(cost.count_parameters(model).values()) == sum(p.numel() for p in model.parameters())
+    assert sum(table5_measure.count_parameters(model).values()) == sum(p.numel() for p in model.parameters())
     assert found["epoch_seconds"] > 0 and found["posts_per_second"] > 0 and found["peak_memory"] > 50
     assert found["encoding_seconds"] > 0
 
@@ -67,9 +67,9 @@ def test_cost_rounds_take_turns_and_a_failure_is_told(argv, tmp_path, monkeypatc
 def test_figures_are_drawn_from_a_cell_that_kept_its_model(argv, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(runs, "_call", lambda arguments, *rest: call_here(arguments))
     argv = [*argv, "--results", str(tmp_path), "--systems", "smcl", "bert-crf"]
-    figures.main([*argv, "--no_run"])
+    figures_5_7.main([*argv, "--no_run"])
     assert "| Figure 5 | not measured |" in capsys.readouterr().out
-    figures.main(argv)
+    figures_5_7.main(argv)
     folder = tmp_path / "figures" / "icons"
     assert {"figure5.html", "figure5.png", "figure7.html", "table.json"} <= {path.name for path in folder.iterdir()}
     assert table(folder)["figures"]["Figure 5"].startswith("figure5.html and figure5.png, post icons-test-")

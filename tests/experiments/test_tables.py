@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from smcl.experiments import errors, figure6, figures, paper, report, significance, table2, table3, table6, tables
+from smcl.experiments import errors, figure6, figures_5_7, paper, report, significance, table2, table3, table6, tables
 from smcl.experiments.plan import make_parser, make_plan
 from smcl.experiments.runs import cell_folder, settings_of, write
 
@@ -37,7 +37,7 @@ def test_mcnemar_is_the_exact_binomial_test_of_the_disagreements():
 
 
 def test_f1_over_posts_equals_the_scores_of_training():
-    from smcl.training_smcl import entity_metrics
+    from smcl.train.trainer import entity_metrics
 
     run = posts(("PpOL", "PpOG"), ("OLlO", "OLlO"), ("OO", "PO"), ("PO", "OO"))
     expected = entity_metrics([p["gold"] for p in run], [p["predicted"] for p in run])["f1"]
@@ -240,10 +240,10 @@ def test_sensitivity_changes_one_variable_and_scales_learning_rates(make_cell, c
 def test_cases_are_posts_that_one_has_right_and_the_other_not(photo):
     first = posts(("PpO", "PpO"), ("LOO", "LOO"), ("OPO", "OPO"), ("OLl", "OOO"), ("OOO", "OOO"))
     second = posts(("PpO", "LlO"), ("LOO", "LOO"), ("OPO", "OOO"), ("OLl", "OLl"), ("OOO", "POO"))
-    assert figures.pick_cases(first, second, 5) == [0, 2]
-    assert figures.pick_cases(first, second, 1) == [0]
+    assert figures_5_7.pick_cases(first, second, 5) == [0, 2]
+    assert figures_5_7.pick_cases(first, second, 1) == [0]
     first[0]["tokens"][0] = "<script>"
-    page = figures.case_page(["A", "B & C"], [(first[0], second[0], [photo, photo])])
+    page = figures_5_7.case_page(["A", "B & C"], [(first[0], second[0], [photo, photo])])
     assert "<script" not in page and "&lt;script&gt; b" in page
     assert (
         page.count("data:image/png;base64,") == 2

@@ -12,10 +12,10 @@ import pytest
 from factories import make_model
 from PIL import Image
 
-from smcl import drawing_smcl, png_smcl
 from smcl.explanations_smcl import EntityExplanation, Explanation, ImageEvidence
-from smcl.html_smcl import explanation_to_html
-from smcl.plotting_smcl import DRAWERS, main, plot_explanation
+from smcl.predict.figures import png, style
+from smcl.predict.figures.html import explanation_to_html
+from smcl.predict.figures.plot import DRAWERS, main, plot_explanation
 
 TYPES = ["PER", "LOC", "ORG", "MISC"]
 SCRIPT = "<script>alert(1)</script>"
@@ -207,7 +207,7 @@ def test_page_shows_the_images_and_the_effect_of_each_patch():
     effects = explanation.entities[1].images[0].patch_effects
     strongest = max(np.abs(x.patch_effects).max() for e in explanation.entities for x in e.images)
     for rectangle, effect in zip(rectangles[50:75], effects.ravel(), strict=True):
-        assert rectangle["fill"] == drawing_smcl.PATCH_COLOURS[int(effect < 0)]
+        assert rectangle["fill"] == style.PATCH_COLOURS[int(effect < 0)]
         share = np.sqrt(abs(effect) / max(1, strongest))
         assert float(rectangle["fill-opacity"]) == pytest.approx(0.8 * share, abs=0.006)
     # Patches cover the image once.
@@ -237,8 +237,8 @@ def test_heat_map_has_a_cell_for_each_word_and_image_on_the_scale_of_the_data(at
     cells = re.findall(r'<td style="background:(#\w+);color:(#\w+)">([\d.]+)</td>', html)
     assert [float(text) for _, _, text in cells] == pytest.approx(weights.ravel(), abs=0.0051)
     low, high = (cells[int(index)][0] for index in (weights.argmin(), weights.argmax()))
-    assert (low, high) == (drawing_smcl.ATTENTION_COLOURS[0], drawing_smcl.ATTENTION_COLOURS[-1])
-    assert all(drawing_smcl.contrast(colour, ink) >= 4.5 for colour, ink, _ in cells)
+    assert (low, high) == (style.ATTENTION_COLOURS[0], style.ATTENTION_COLOURS[-1])
+    assert all(style.contrast(colour, ink) >= 4.5 for colour, ink, _ in cells)
     assert f"{weights.min():.2f} <span" in html and f"</span> {weights.max():.2f}" in html
     assert ("in the fusion" in html) == (attention == "fusion")
     assert [x["rowspan"] for tag, x in Page(html).elements if "rowspan" in x] == ["1", "2"]
@@ -247,7 +247,7 @@ def test_heat_map_has_a_cell_for_each_word_and_image_on_the_scale_of_the_data(at
 def test_heat_map_of_even_attention_has_a_scale_too():
     even = np.full((len(WORDS), 2), 0.5, dtype=np.float32)
     html = explanation_to_html(make_explanation(fusion_attention=even), "heat_map")
-    assert html.count(f"background:{drawing_smcl.ATTENTION_COLOURS[-1]}") == 2 * len(WORDS)
+    assert html.count(f"background:{style.ATTENTION_COLOURS[-1]}") == 2 * len(WORDS)
     close = even + np.linspace(-0.01, 0.01, even.size, dtype=np.float32).reshape(even.shape)
     html = explanation_to_html(make_explanation(fusion_attention=close), "heat_map")
     assert "0.490 <span" in html and "</span> 0.510" in html
@@ -259,7 +259,7 @@ def test_heat_map_of_even_attention_has_a_scale_too():
 def test_heat_map_without_attention_says_why(settings, reason):
     explanation = make_explanation(**settings)
     assert reason in explanation_to_html(explanation, "heat_map")
-    assert any(reason in line for line in [" ".join(drawn(png_smcl.draw_heat_map(explanation)))])
+    assert any(reason in line for line in [" ".join(drawn(png.draw_heat_map(explanation)))])
 
 
 # PNG
@@ -283,7 +283,7 @@ def test_every_post_is_drawn_without_a_warning_and_inside_the_figure(name, kind,
 
 
 def test_card_has_the_words_the_entities_and_what_happens_without_images():
-    lines = [line.replace("\u00a0", " ") for line in drawn(png_smcl.draw_card(make_explanation()))]
+    lines = [line.replace("\u00a0", " ") for line in drawn(png.draw_card(make_explanation()))]
     labels = ["what", "do", "ORG 0.81", "Maple", "and", "Houston", "PER 0.81", "Dawn", "have", "in", "common"]
     assert lines[: len(labels)] == labels
     text = " ".join(lines)
@@ -294,16 +294,16 @@ def test_card_has_the_words_the_entities_and_what_happens_without_images():
 
 
 def test_card_frames_the_images_without_which_something_else_is_most_probable():
-    page = png_smcl.draw_card(make_explanation())
+    page = png.draw_card(make_explanation())
     from matplotlib.colors import to_hex
 
     edges = [to_hex(patch.get_edgecolor()).upper() for patch in page.axes.patches if patch.get_edgecolor()[3]]
-    assert edges == ["#009E73", "#0072B2", drawing_smcl.FAINT]
+    assert edges == ["#009E73", "#0072B2", style.FAINT]
 
 
 def test_card_paints_patches_over_the_images():
     explanation = make_explanation()
-    page = png_smcl.draw_card(explanation)
+    page = png.draw_card(explanation)
     arrays = [image.get_array() for image in page.axes.images]
     # The images, and for each entity each faded image and its patches.
     assert [array.shape[2] for array in arrays] == [3, 3, *[3, 4] * 4]
@@ -315,7 +315,7 @@ def test_card_paints_patches_over_the_images():
 
 
 def test_letters_that_no_font_has_are_said_and_not_dropped(tmp_path):
-    page = png_smcl.draw_card(make_explanation(["a\U000e1000b", "🤼\u200d♀️", "\U0010fffd"], ()))
+    page = png.draw_card(make_explanation(["a\U000e1000b", "🤼\u200d♀️", "\U0010fffd"], ()))
     page.save(tmp_path / "figure.png")
     first, second, third = drawn(page)[:3]
     assert first == "a□b" and third == "□"
@@ -325,12 +325,12 @@ def test_letters_that_no_font_has_are_said_and_not_dropped(tmp_path):
 
 
 def test_fonts_are_asked_only_for_what_the_first_lacks():
-    assert png_smcl.choose_fonts("Größe и λ שלום العربية → 😀") == ([png_smcl.FONT], set())
-    assert png_smcl.choose_fonts("\U0010fffd")[1] == {"\U0010fffd"}
+    assert png.choose_fonts("Größe и λ שלום العربية → 😀") == ([png.FONT], set())
+    assert png.choose_fonts("\U0010fffd")[1] == {"\U0010fffd"}
 
 
 def test_dollars_are_no_formulas(tmp_path):
-    page = png_smcl.draw_card(make_explanation(["$x_1$", "$\\frac{$"], ()))
+    page = png.draw_card(make_explanation(["$x_1$", "$\\frac{$"], ()))
     page.save(tmp_path / "figure.png")
     assert drawn(page)[:2] == ["$x_1$", "$\\frac{$"]
     assert not any(text.get_parse_math() for text in page.axes.texts)
@@ -338,7 +338,7 @@ def test_dollars_are_no_formulas(tmp_path):
 
 def test_posts_from_right_to_left_are_drawn_from_right_to_left():
     words = ["في", "مدينة", "القاهرة", "Coral", "Drake", "قهوة"]
-    page = png_smcl.draw_card(make_explanation(words, ((3, 4, "PER"),)))
+    page = png.draw_card(make_explanation(words, ((3, 4, "PER"),)))
     places = {text.get_text(): text.get_position()[0] for text in page.axes.texts[:6]}
     order = sorted(places, key=places.get, reverse=True)
     assert order == ["في", "مدينة", "القاهرة", "Coral Drake", "PER 0.81", "قهوة"]
@@ -347,7 +347,7 @@ def test_posts_from_right_to_left_are_drawn_from_right_to_left():
 def test_a_label_stays_on_the_line_of_its_entity():
     words = [*["word"] * 40]
     spans = tuple((row, row, "PER") for row in range(0, 40, 2))
-    page = png_smcl.draw_card(make_explanation(words, spans, num_images=0))
+    page = png.draw_card(make_explanation(words, spans, num_images=0))
     places = [(text.get_text(), text.get_position()) for text in page.axes.texts[:60]]
     pairs = [(a, b) for a, b in zip(places, places[1:], strict=False) if a[0] == "PER 0.81"]
     assert len(pairs) == 20
@@ -355,10 +355,10 @@ def test_a_label_stays_on_the_line_of_its_entity():
 
 
 def test_heat_map_goes_on_in_panels(monkeypatch):
-    monkeypatch.setattr(png_smcl, "ROWS", 4)
-    monkeypatch.setattr(png_smcl, "PANELS", 2)
+    monkeypatch.setattr(png, "ROWS", 4)
+    monkeypatch.setattr(png, "PANELS", 2)
     # The second entity lies on both sides of a border.
-    page = png_smcl.draw_heat_map(make_explanation(spans=((2, 4, "ORG"),)))
+    page = png.draw_heat_map(make_explanation(spans=((2, 4, "ORG"),)))
     lines = drawn(page)
     assert [line for line in lines if line in WORDS] == WORDS
     # Each panel has its images and, beside the bar, their numbers.
@@ -370,7 +370,7 @@ def test_heat_map_goes_on_in_panels(monkeypatch):
 
 
 def test_figures_too_high_for_agg_are_drawn_smaller(monkeypatch, tmp_path):
-    monkeypatch.setattr(png_smcl, "MOST_PIXELS", 300)
+    monkeypatch.setattr(png, "MOST_PIXELS", 300)
     plot_explanation(make_explanation(), tmp_path / "figure.png")
     with Image.open(tmp_path / "figure.png") as image:
         assert max(image.size) <= 301
@@ -420,7 +420,7 @@ VISIONS = {
 
 def lab(colour: str, vision: str) -> np.ndarray:
     """CIELAB of a colour as somebody sees it."""
-    rgb = drawing_smcl.to_rgb(colour)
+    rgb = style.to_rgb(colour)
     linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
     linear = np.clip(np.array(VISIONS[vision]) @ linear, 0, 1)
     matrix = [[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]
@@ -430,7 +430,7 @@ def lab(colour: str, vision: str) -> np.ndarray:
 
 @pytest.mark.parametrize("vision", list(VISIONS))
 def test_colours_are_told_apart_with_any_colour_vision(vision):
-    for colours in (drawing_smcl.TYPE_COLOURS, drawing_smcl.PATCH_COLOURS, drawing_smcl.ATTENTION_COLOURS):
+    for colours in (style.TYPE_COLOURS, style.PATCH_COLOURS, style.ATTENTION_COLOURS):
         seen = [lab(colour, vision) for colour in colours]
         distances = [np.linalg.norm(a - b) for row, a in enumerate(seen) for b in seen[:row]]
         # 2.3 is a difference just noticed.
@@ -438,25 +438,25 @@ def test_colours_are_told_apart_with_any_colour_vision(vision):
 
 
 def test_text_has_the_contrast_that_wcag_asks_for():
-    for colour in drawing_smcl.TYPE_COLOURS:
-        assert drawing_smcl.contrast(colour, drawing_smcl.ink_on(colour)) >= 4.5
-        assert drawing_smcl.contrast(drawing_smcl.tint(colour), drawing_smcl.INK) >= 7
-    assert drawing_smcl.contrast(drawing_smcl.FAINT, drawing_smcl.PAPER) >= 4.5
+    for colour in style.TYPE_COLOURS:
+        assert style.contrast(colour, style.ink_on(colour)) >= 4.5
+        assert style.contrast(style.tint(colour), style.INK) >= 7
+    assert style.contrast(style.FAINT, style.PAPER) >= 4.5
     for share in np.linspace(0, 1, 101):
-        colour = drawing_smcl.mix(drawing_smcl.ATTENTION_COLOURS, share)
-        assert drawing_smcl.contrast(colour, drawing_smcl.ink_on(colour)) >= 4.5
-    assert drawing_smcl.contrast("#000000", "#FFFFFF") == pytest.approx(21)
+        colour = style.mix(style.ATTENTION_COLOURS, share)
+        assert style.contrast(colour, style.ink_on(colour)) >= 4.5
+    assert style.contrast("#000000", "#FFFFFF") == pytest.approx(21)
 
 
 def test_colours_of_types_follow_the_order_of_the_labels():
     names = [f"type {row}" for row in range(9)]
-    colours = drawing_smcl.type_colours(names)
+    colours = style.type_colours(names)
     assert list(colours) == names and len(set(colours.values())) == 7
     assert colours["type 7"] == colours["type 0"]
     # Whatever a post has of them.
     one, other = (explanation_to_html(make_explanation(spans=((0, 0, name),))) for name in ("LOC", "MISC"))
-    assert drawing_smcl.TYPE_COLOURS[1] in one and drawing_smcl.TYPE_COLOURS[3] in other
-    assert drawing_smcl.TYPE_COLOURS[3] not in one
+    assert style.TYPE_COLOURS[1] in one and style.TYPE_COLOURS[3] in other
+    assert style.TYPE_COLOURS[3] not in one
 
 
 def test_command_line_draws_a_post_of_a_file(processor, photo, tmp_path, monkeypatch):

@@ -12,9 +12,9 @@ from safetensors import safe_open
 from transformers import CLIPVisionConfig, RobertaConfig
 
 import smcl
-from smcl.benchmarks.onnx import score
-from smcl.export_smcl import _check, _sample, export_onnx
-from smcl.onnx_runtime_smcl import OnnxTagger
+from smcl.experiments.benchmarks.onnx import score
+from smcl.predict.onnx_export import _check, _sample, export_onnx
+from smcl.predict.onnx_tagger import OnnxTagger
 
 
 def as_numpy(inputs: dict) -> dict:
@@ -133,7 +133,7 @@ def test_folder_runs_without_torch_and_without_this_package(folder, tmp_path):
 import sys
 sys.modules["torch"] = sys.modules["smcl"] = sys.modules["transformers"] = None
 import numpy as np
-from onnx_runtime_smcl import OnnxTagger
+from onnx_tagger import OnnxTagger
 ids = np.arange(5, 12)[None]
 tagger = OnnxTagger(sys.argv[1])
 tags = tagger.decode(tagger.logits(ids), ids % 2 == 1)

@@ -17,12 +17,13 @@ from datasets import Dataset, Features, Image, List, Value
 from factories import make_model
 from PIL import Image as PILImage
 
-import smcl.prediction_smcl as prediction
+import smcl
+import smcl.predict.predict_file as prediction
 from smcl import MultiImageNERPipeline
-from smcl.prediction_smcl import ParquetFiles, PartFile, merge_parts, open_input, predict_file
+from smcl.predict.predict_file import ParquetFiles, PartFile, merge_parts, open_input, predict_file
 from smcl.run_ner_multiimage import main
 
-RUN = Path(prediction.__file__).with_name("run_ner_multiimage.py")
+RUN = Path(smcl.__file__).with_name("run_ner_multiimage.py")
 NUM_POSTS = 23
 WORDS = ["joey", "and", "niko", "rest", "after", "wrestling", "in", "verona"]
 

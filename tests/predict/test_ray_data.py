@@ -6,8 +6,8 @@ from factories import make_model
 from PIL import Image
 
 from smcl import MultiImageNERPipeline
-from smcl.prediction_smcl import RECORD_SCHEMA, predict_rows
-from smcl.ray_smcl import predict_with_ray
+from smcl.predict.predict_file import RECORD_SCHEMA, predict_rows
+from smcl.predict.ray_data import predict_with_ray
 
 
 def make_posts() -> list[dict]:

@@ -6,9 +6,9 @@ import pytest
 from factories import make_config, make_model
 from huggingface_hub import ModelCard as HubCard
 
-from smcl.model_card_smcl import ModelCard
-from smcl.publish import complete
-from smcl.record_smcl import RunRecord, command_line, read_runs
+from smcl.publish.model_card import ModelCard
+from smcl.publish.run_record import RunRecord, command_line, read_runs
+from smcl.publish.upload import complete
 
 SCORES = {f"test_{name}": 0.5 for name in ("precision", "recall", "f1", "PER_f1", "LOC_f1", "ORG_f1")}
 

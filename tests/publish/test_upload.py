@@ -18,9 +18,9 @@ from transformers import BertConfig
 
 from smcl import MultiImageNERPipeline
 from smcl.dataset_scripts.icons import convert
-from smcl.publish import complete, publish
-from smcl.publish import main as publish_main
-from smcl.record_smcl import read_report, read_runs
+from smcl.publish.run_record import read_report, read_runs
+from smcl.publish.upload import complete, publish
+from smcl.publish.upload import main as publish_main
 from smcl.run_ner_multiimage import main as run_ner
 
 DEMO, CODE = "someone/smcl-demo", "modeling_smcl.py"

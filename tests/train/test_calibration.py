@@ -8,10 +8,10 @@ import torch
 from factories import make_model
 
 from smcl import MultiImageNERPipeline, SMCLConfig
-from smcl.calibration_smcl import EntityConfidences, expected_calibration_error, fit_temperature
 from smcl.crf_smcl import LinearChainCRF
 from smcl.dataset_scripts.icons import convert
 from smcl.run_ner_multiimage import main
+from smcl.train.calibration import EntityConfidences, expected_calibration_error, fit_temperature
 
 LABELS = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]
 

@@ -28,10 +28,10 @@ from smcl.dataset_scripts.icons import convert
 from smcl.dataset_scripts.schema import FEATURES
 from smcl.distributed_smcl import SharedBatchSampler
 from smcl.run_ner_multiimage import main
-from smcl.training_smcl import checkpoint_faults
+from smcl.train.trainer import checkpoint_faults
 
-TESTS = Path(__file__).parent
-CONFIGURATIONS = TESTS.parent / "configs" / "accelerate"
+TESTS = Path(__file__).parents[1]
+CONFIGURATIONS = TESTS.parent / "examples" / "accelerate"
 PARTS = "loss", "task_loss", "similarity_loss", "difference_loss", "contrastive_loss"
 
 

@@ -6,7 +6,7 @@ from datasets import Dataset, load_dataset
 
 from smcl.dataset_scripts.schema import FEATURES
 from smcl.run_ner_multiimage import main
-from smcl.training_smcl import SMCLTrainer
+from smcl.train.trainer import SMCLTrainer
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from smcl import SMCLForTokenClassification
 from smcl.dataset_scripts.icons import convert
 from smcl.run_ner_multiimage import checkpoint_to_resume, main
-from smcl.training_smcl import (
+from smcl.train.trainer import (
     SMCLTrainer,
     SMCLTrainingArguments,
     checkpoint_faults,
@@ -249,7 +249,7 @@ def test_missing_shard_of_a_checkpoint_is_named(checkpoint, tmp_path):
 
 def test_last_complete_checkpoint_skips_others_with_a_warning(checkpoint, tmp_path, monkeypatch):
     warnings = []
-    monkeypatch.setattr("smcl.training_smcl.logger.warning", warnings.append)
+    monkeypatch.setattr("smcl.train.trainer.logger.warning", warnings.append)
     assert last_complete_checkpoint(tmp_path) is None
     for name in ("checkpoint-3", "checkpoint-12", "checkpoint-100", "checkpoint-12-copy"):
         shutil.copytree(checkpoint, tmp_path / name)

@@ -14,12 +14,13 @@ from factories import make_model
 from PIL import Image
 from safetensors.torch import load_file
 
-from smcl import SMCLProcessor, features_smcl
+from smcl import SMCLProcessor
 from smcl.dataset_scripts.icons import convert
 from smcl.dataset_scripts.schema import FEATURES
-from smcl.features_smcl import ImageFeatures, ImagePixels, ImageStore, image_digest
 from smcl.run_ner_multiimage import main
-from smcl.training_smcl import SMCLDataCollator
+from smcl.train import image_cache
+from smcl.train.image_cache import ImageFeatures, ImagePixels, ImageStore, image_digest
+from smcl.train.trainer import SMCLDataCollator
 
 
 def noise(seed: int) -> bytes:
@@ -116,7 +117,7 @@ def test_stores_are_parted_by_all_that_features_depend_on_and_by_nothing_else(
 
 
 def test_interrupted_run_leaves_what_it_had_written(processor, tmp_path, monkeypatch):
-    monkeypatch.setattr(features_smcl, "MAX_FILE_IMAGES", 2)
+    monkeypatch.setattr(image_cache, "MAX_FILE_IMAGES", 2)
     encode, calls = ImageFeatures.compute, []
 
     def compute(self, pixel_values):
@@ -153,7 +154,7 @@ class caplog_of_transformers:
     """transformers' loggers do not pass on what they log."""
 
     def __init__(self, caplog):
-        self.handler, self.logger = caplog.handler, features_smcl.logger
+        self.handler, self.logger = caplog.handler, image_cache.logger
 
     def __enter__(self):
         self.logger.addHandler(self.handler)

@@ -13,8 +13,8 @@ from transformers.utils import logging
 
 from smcl import MultiImageNERPipeline, SMCLForTokenClassification, SMCLProcessor
 from smcl.run_ner_multiimage import main
-from smcl.tracking_smcl import GROUP, SENDERS, PredictionFigures, add_prediction_figures
-from smcl.training_smcl import SMCLTrainer, SMCLTrainingArguments
+from smcl.train.prediction_cards import GROUP, SENDERS, PredictionFigures, add_prediction_figures
+from smcl.train.trainer import SMCLTrainer, SMCLTrainingArguments
 
 ARGUMENTS = ["--do_train", "--num_train_epochs", "2", "--use_cpu", "--disable_tqdm", "true", "--freeze_vision"]
 ARGUMENTS += ["--per_device_train_batch_size", "8", "--logging_steps", "1", "--learning_rate", "1e-3"]
@@ -116,7 +116,7 @@ def test_without_a_tracker_that_takes_images_nothing_is_drawn(trainer, data):
 
 def test_missing_matplotlib_is_told(trainer, data, monkeypatch, caplog):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    logging.get_logger("smcl.tracking_smcl").addHandler(caplog.handler)
+    logging.get_logger("smcl.train.prediction_cards").addHandler(caplog.handler)
     tracked = trainer(report_to="tensorboard")
     add_prediction_figures(tracked, load_dataset(data, split="validation"))
     assert count_figures(tracked) == 0 and "pip install smcl[track]" in caplog.text

@@ -9,9 +9,9 @@ from transformers.utils import logging
 
 from smcl import SMCLForTokenClassification
 from smcl.dataset_scripts.schema import FEATURES
-from smcl.features_smcl import ImageFeatures, ImagePixels
-from smcl.sampling_smcl import token_counts
-from smcl.training_smcl import (
+from smcl.train.image_cache import ImageFeatures, ImagePixels
+from smcl.train.samplers import token_counts
+from smcl.train.trainer import (
     SMCLDataCollator,
     SMCLTrainer,
     SMCLTrainingArguments,

@@ -14,9 +14,9 @@ from PIL import Image, ImageFile
 from transformers import CLIPImageProcessorPil
 
 from smcl import SMCLProcessor, images_smcl
-from smcl.dataset_scripts.images import read_image
-from smcl.features_smcl import ImageFeatures, keep_images_encoded
-from smcl.training_smcl import (
+from smcl.dataset_scripts.repair import read_image
+from smcl.train.image_cache import ImageFeatures, keep_images_encoded
+from smcl.train.trainer import (
     SMCLDataCollator,
     SMCLTrainer,
     SMCLTrainingArguments,
@@ -365,7 +365,7 @@ def test_urls_are_refused_offline_and_bounded_online(pixels, monkeypatch):
 
 def test_a_huge_file_is_broken_for_the_converters_without_reading_it(tmp_path, monkeypatch):
     (tmp_path / "photo.png").write_bytes(encode(picture()))
-    monkeypatch.setattr("smcl.dataset_scripts.images.MAX_FILE_BYTES", 100)
+    monkeypatch.setattr("smcl.dataset_scripts.repair.MAX_FILE_BYTES", 100)
     assert read_image(tmp_path / "photo.png") == ("broken", None)
 
 

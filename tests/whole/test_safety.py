@@ -11,8 +11,8 @@ from smcl.dataset_scripts.icons import convert
 from smcl.run_ner_multiimage import main
 
 ROOT = Path(smcl.__file__).parent
-FOLDERS = (".", "baselines", "benchmarks", "dataset_scripts", "experiments", "space")
-SOURCES = [path for folder in FOLDERS for path in (ROOT / folder).glob("*.py")]
+ROOMS = ("baselines", "dataset_scripts", "examples", "experiments", "predict", "publish", "train")
+SOURCES = [*ROOT.glob("*.py"), *(path for room in ROOMS for path in (ROOT / room).rglob("*.py"))]
 # Modules that run what they read, and calls that do.
 FORBIDDEN_MODULES = {"pickle", "cPickle", "dill", "joblib", "marshal", "shelve"}
 FORBIDDEN_CALLS = {"eval", "exec", "compile", "__import__"}

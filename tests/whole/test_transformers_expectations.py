@@ -23,7 +23,7 @@ from transformers import (
 )
 
 from smcl import SMCLConfig, SMCLForTokenClassification, SMCLModel, encoders_smcl
-from smcl.training_smcl import SMCLTrainer, SMCLTrainingArguments
+from smcl.train.trainer import SMCLTrainer, SMCLTrainingArguments
 
 # The name that all supported releases of transformers have.
 pytestmark = pytest.mark.filterwarnings("ignore:`(is_)?gradient_checkpointing:FutureWarning")
