@@ -1,10 +1,25 @@
 """SMCL model configuration."""
 
+import inspect
 from typing import Literal
 
 from huggingface_hub.dataclasses import strict
-from transformers import AutoConfig, PreTrainedConfig
+from transformers import MODEL_MAPPING, AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
+
+# Text encoders that images can guide, as `check_text_backbone` finds them, and image encoders that give a vector.
+TEXT_BACKBONES = (
+    "bert",
+    "camembert",
+    "data2vec-text",
+    "electra",
+    "ernie",
+    "eurobert",
+    "modernbert",
+    "roberta",
+    "xlm-roberta",
+)
+VISION_BACKBONES = ("clip_vision_model", "deit", "dinov2", "siglip_vision_model", "vit")
 
 
 class _OnePipeline(dict):
@@ -148,4 +163,16 @@ class SMCLConfig(PreTrainedConfig):
             )
 
 
-__all__ = ["SMCLConfig"]
+def backbone_config(name: str, key: str) -> PreTrainedConfig:
+    """Load a backbone's configuration; of a text-and-vision model, the part called `key`."""
+    config = AutoConfig.from_pretrained(name)
+    return getattr(config, key, config)
+
+
+def without_pooler(config: PreTrainedConfig) -> dict[str, bool]:
+    """Return the argument that leaves out a backbone's unused pooling layer, if its class has one."""
+    parameters = inspect.signature(MODEL_MAPPING[type(config)].__init__).parameters
+    return {"add_pooling_layer": False} if "add_pooling_layer" in parameters else {}
+
+
+__all__ = ["TEXT_BACKBONES", "VISION_BACKBONES", "SMCLConfig", "backbone_config", "without_pooler"]

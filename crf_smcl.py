@@ -265,4 +265,80 @@ def gather_words(values: torch.Tensor, word_mask: torch.Tensor) -> tuple[torch.T
     return values.gather(1, index), mask, positions
 
 
-__all__ = ["LinearChainCRF", "bio_constraints", "gather_words"]
+NOT_FINITE = "`logits` are not finite: expected numbers, got NaN or infinity. Check the weights that were loaded."
+
+
+def _require(condition: torch.Tensor, message: str) -> None:
+    """Raise a `ValueError` unless all of a bool tensor is `True`; an accelerator stops by itself, without a wait."""
+    if torch.compiler.is_compiling():
+        return
+    if condition.device.type != "cpu":
+        torch._assert_async(condition.all(), message)
+    elif not condition.all():
+        raise ValueError(message)
+
+
+class CRFTaggingMixin:
+    """What a model with a `crf`, a [`LinearChainCRF`], tells of the words of posts from the scores of their tokens."""
+
+    def task_loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Compute the mean over posts of the CRF's negative log-likelihood (Eq. 23), in float32.
+
+        Args:
+            logits (`torch.FloatTensor` of shape `(batch_size, num_tokens, num_labels)`): Emission scores.
+            labels (`torch.LongTensor` of shape `(batch_size, num_tokens)`): Tag ids at the words' first tokens, -100
+                elsewhere.
+
+        Returns:
+            `torch.FloatTensor` of shape `()`.
+
+        Raises:
+            ValueError: if there is no such tag.
+        """
+        known = (labels == -100) | ((labels >= 0) & (labels < self.config.num_labels))
+        _require(known, f"`labels` must be -100 or tag ids from 0 to {self.config.num_labels - 1}, got others.")
+        words, mask, positions = gather_words(logits, labels != -100)
+        tags = labels.gather(1, positions).masked_fill(~mask, 0)
+        return -self.crf.log_likelihood(words, tags, mask).mean()
+
+    @torch.no_grad()
+    def decode(self, logits: torch.Tensor, word_mask: torch.Tensor) -> torch.Tensor:
+        """Find the best tag sequence of each post (Viterbi over words).
+
+        Args:
+            logits (`torch.FloatTensor` of shape `(batch_size, num_tokens, num_labels)`): Emission scores.
+            word_mask (`torch.BoolTensor` of shape `(batch_size, num_tokens)`): `True` at each word's first token.
+
+        Returns:
+            `torch.LongTensor` of shape `(batch_size, num_tokens)`: tag ids at word starts, -100 elsewhere.
+
+        Raises:
+            ValueError: if `logits` are not finite.
+        """
+        _require(logits.isfinite(), NOT_FINITE)
+        words, mask, positions = gather_words(logits, word_mask.bool())
+        tags = self.crf.decode(words, mask)
+        return torch.full_like(tags, -100).scatter(1, positions, tags)
+
+    @torch.no_grad()
+    def marginals(self, logits: torch.Tensor, word_mask: torch.Tensor) -> torch.Tensor:
+        """Compute each word's tag probabilities under the CRF (forward-backward) at the configuration's temperature.
+
+        Args:
+            logits (`torch.FloatTensor` of shape `(batch_size, num_tokens, num_labels)`): Emission scores.
+            word_mask (`torch.BoolTensor` of shape `(batch_size, num_tokens)`): `True` at each word's first token.
+
+        Returns:
+            `torch.FloatTensor` of shape `(batch_size, num_tokens, num_labels)`: probabilities, 0 off word starts.
+
+        Raises:
+            ValueError: if `logits` are not finite.
+        """
+        _require(logits.isfinite(), NOT_FINITE)
+        words, mask, positions = gather_words(logits, word_mask.bool())
+        probabilities = self.crf.marginals(words, mask, self.config.temperature)
+        index = positions[..., None].expand_as(probabilities)
+        return torch.zeros_like(probabilities).scatter(1, index, probabilities)
+
+
+__all__ = ["CRFTaggingMixin", "LinearChainCRF", "gather_words"]

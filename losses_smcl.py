@@ -1,9 +1,13 @@
-"""The regularisers of SMCL's objective as pure functions: CMD, soft orthogonality, and InfoNCE."""
+"""The regularisers of SMCL's objective as pure functions: CMD, soft orthogonality, and InfoNCE (Eq. 18-22).
+
+With [`BatchShare`], they look at the posts of all processes that share a batch.
+"""
 
 from collections.abc import Callable
 from itertools import pairwise
 
 import torch
+import torch.distributed as dist
 
 # Inside the roots: a norm has no gradient at 0.
 EPSILON = 1e-8
@@ -130,4 +134,128 @@ def info_nce(x: torch.Tensor, y: torch.Tensor, mask: torch.Tensor, temperature: 
     return torch.where(mask.sum() > 1, loss, torch.zeros_like(loss))
 
 
-__all__ = ["as_it_is", "central_moment_discrepancy", "info_nce", "masked_mean", "soft_orthogonality"]
+class _Sum(torch.autograd.Function):
+    """Sum over processes; back goes the gradient of the own summand, times a scale."""
+
+    @staticmethod
+    def forward(ctx, x: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(scale)
+        total = x.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
+        (scale,) = ctx.saved_tensors
+        return gradient * scale.to(gradient.dtype), None
+
+
+class BatchShare:
+    """The posts that this process has of a batch, and what it needs to see the others'.
+
+    Data-parallel training averages the gradients of processes. Two things make that the gradient of the whole batch's
+    loss. What a process returns is multiplied by `weight`, so that each post counts the same, however many the
+    processes have. And a loss that looks at all posts at once, computed from `sum` and `gather`, is the same in all
+    processes, each of which sends gradients back through its own posts only: `sum` multiplies those by the number of
+    all posts over that of its own, which undoes `weight` and the average. Nothing is exchanged on the way back, so
+    processes whose posts have no image can't get out of step with others.
+
+    All processes must build it, and call `sum` and `gather`, equally often.
+
+    Args:
+        num_posts (`int`): Posts of this process, at least 1.
+        capacity (`int`): Most posts that any process has.
+        device (`torch.device`): Device of the model.
+
+    Raises:
+        ValueError: if there are more posts than `capacity`, or none.
+    """
+
+    def __init__(self, num_posts: int, capacity: int, device: torch.device):
+        if not 1 <= num_posts <= capacity:
+            raise ValueError(f"Expected 1 to `capacity` = {capacity} posts in the batch of a process, got {num_posts}.")
+        self.capacity = capacity
+        self.process_index, self.num_processes = dist.get_rank(), dist.get_world_size()
+        total = torch.tensor(float(num_posts), device=device)
+        dist.all_reduce(total)
+        # Tensors of shape (): reading their numbers would wait for the GPU.
+        self.weight = num_posts * self.num_processes / total
+        self.scale = total / num_posts
+
+    def sum(self, x: torch.Tensor) -> torch.Tensor:
+        """Add up a tensor over all processes.
+
+        Args:
+            x (`torch.Tensor`): Of the same shape in all processes. With gradients, it must not depend on another sum.
+
+        Returns:
+            `torch.Tensor` of that shape.
+        """
+        return _Sum.apply(x, self.scale)
+
+    def gather(self, x: torch.Tensor) -> torch.Tensor:
+        """Collect a row for each post from all processes.
+
+        Args:
+            x (`torch.Tensor` of shape `(num_posts, ...)`): Numbers of this process's posts.
+
+        Returns:
+            `torch.Tensor` of shape `(num_processes * capacity, ...)`: the rows of all, in the order of processes, each
+            process's followed by zeros.
+        """
+        rows = x.new_zeros(self.num_processes, self.capacity, *x.shape[1:])
+        rows[self.process_index, : len(x)] = x
+        return self.sum(rows).flatten(0, 1)
+
+
+def regularisers(
+    shared: dict[str, torch.Tensor],
+    specific: dict[str, torch.Tensor],
+    masks: dict[str, torch.Tensor],
+    cmd_order: int = 3,
+    contrast: bool = False,
+    share: BatchShare | None = None,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Compute what the objective has besides the task (Eq. 18), each 0 where its part of the model is missing.
+
+    Args:
+        shared (`dict` of `torch.FloatTensor` of shape `(batch_size, length, hidden_size)`): U^a of `"text"` and
+            `"image"`; empty without an alignment encoder.
+        specific (`dict`): U^r, likewise; empty without refinement encoders.
+        masks (`dict` of `torch.BoolTensor` of shape `(batch_size, length)`): `True` marks a real token or image.
+        cmd_order (`int`, *optional*, defaults to 3): Highest central moment, K in Eq. 19.
+        contrast (`bool`, *optional*, defaults to `False`): Whether to compute the contrastive loss.
+        share ([`BatchShare`], *optional*): Shows the posts of other processes.
+
+    Returns:
+        The similarity loss (Eq. 20), the difference loss (Eq. 22) and InfoNCE, each of shape `()`.
+    """
+    similarity = difference = contrastive = torch.zeros((), device=masks["text"].device)
+    total, gather = (as_it_is, as_it_is) if share is None else (share.sum, share.gather)
+    pooled_shared, pooled_specific = (
+        {m: gather(masked_mean(x, masks[m])) for m, x in states.items()} for states in (shared, specific)
+    )
+    posts = {m: gather(mask.any(dim=1).float()).bool() for m, mask in masks.items()}
+    if shared:
+        # Squashed to [0, 1), where CMD is defined and its interval factors are 1.
+        samples = [shared[m].flatten(0, 1).tanh() for m in masks]
+        sample_masks = [mask.flatten() for mask in masks.values()]
+        similarity = central_moment_discrepancy(*samples, *sample_masks, cmd_order, total)
+        if contrast:
+            contrastive = info_nce(pooled_shared["text"], pooled_shared["image"], posts["image"])
+    for m in pooled_shared.keys() & pooled_specific.keys():
+        difference = difference + soft_orthogonality(pooled_shared[m], pooled_specific[m], posts[m])
+    if specific:
+        difference = difference + soft_orthogonality(*pooled_specific.values(), posts["image"])
+    return similarity, difference, contrastive
+
+
+__all__ = [
+    "BatchShare",
+    "as_it_is",
+    "central_moment_discrepancy",
+    "info_nce",
+    "masked_mean",
+    "regularisers",
+    "soft_orthogonality",
+]

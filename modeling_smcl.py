@@ -1,24 +1,36 @@
 """PyTorch SMCL model: multi-image multimodal named-entity recognition."""
 
 from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import nn
-from transformers.utils import ModelOutput, can_return_tuple
+from torch.utils.checkpoint import checkpoint
+from transformers import AutoModel, PreTrainedModel
+from transformers import initialization as init
+from transformers.utils import ModelOutput, can_return_tuple, logging
 
-from .configuration_smcl import SMCLConfig
-from .crf_smcl import LinearChainCRF, gather_words
-from .distributed_smcl import BatchShare
-from .encoders_smcl import SMCLEncoders, SMCLPreTrainedModel
-from .fusion_smcl import (
+from .configuration_smcl import VISION_BACKBONES, SMCLConfig, backbone_config, without_pooler
+from .crf_smcl import CRFTaggingMixin, LinearChainCRF
+from .layers_smcl import (
+    TEXT_ATTENTIONS,
+    ImageGuidance,
     SMCLConcatenation,
+    SMCLImageGuidance,
     SMCLImageRelations,
     SMCLImageRelevance,
     SMCLModalityEncoders,
     SMCLSymmetricFusion,
+    check_text_backbone,
+    guide_attention,
 )
-from .guidance_smcl import SMCLImageGuidance, check_text_backbone
-from .losses_smcl import as_it_is, central_moment_discrepancy, info_nce, masked_mean, soft_orthogonality
+from .losses_smcl import BatchShare, regularisers
+
+logger = logging.get_logger(__name__)
+
+# On a CPU without gradients: of a base-size encoder, a layer then needs 20 MB at most.
+IMAGES_AT_ONCE = 8
 
 
 @dataclass
@@ -83,32 +95,318 @@ class SMCLOutput(ModelOutput):
     attentions: tuple[torch.FloatTensor, ...] | None = None
 
 
-class SMCLModel(SMCLEncoders):
-    """Image-guided text encoder, alignment, refinement and symmetric fusion, without the CRF head.
+class PostImages(NamedTuple):
+    """The images of posts, as the layers behind the image encoder read them.
 
-    Not in the paper: the head reads H_t + Hyper, where Eq. 15 has Hyper alone. From few posts, the new layers between
-    the text encoder and the CRF learn to name types worse than one linear layer on H_t does; with the sum they only
-    have to learn what images add.
+    Attributes:
+        states (`torch.FloatTensor` of shape `(batch_size, num_images, ...)`): The images, 0 at padding.
+        mask (`torch.BoolTensor` of shape `(batch_size, num_images)`): `True` marks a real image.
+        weights (`torch.FloatTensor` of shape `(batch_size, num_images)`, *optional*): How much each image counts.
+    """
+
+    states: torch.Tensor
+    mask: torch.Tensor
+    weights: torch.Tensor | None = None
+
+
+class SMCLPreTrainedModel(PreTrainedModel):
+    """Initialisation and loading shared by the SMCL models."""
+
+    config_class = SMCLConfig
+    base_model_prefix = "smcl"
+    main_input_name = "input_ids"
+    input_modalities = ("text", "image")
+    supports_gradient_checkpointing = True
+    # The loss is a mean over posts: without this, Trainer would not divide it by the accumulation steps.
+    accepts_loss_kwargs = False
+    _supports_sdpa = True
+
+    @torch.no_grad()
+    def _init_weights(self, module):
+        super()._init_weights(module)
+        if isinstance(module, SMCLImageRelations):
+            # V leaves a layer norm with unit variance: positions at 0.02 would drown in it.
+            init.normal_(module.position_embeddings, mean=0.0, std=1.0)
+        elif isinstance(module, LinearChainCRF):
+            for scores in (module.start_transitions, module.end_transitions, module.transitions):
+                init.uniform_(scores, -0.1, 0.1)
+            starts, transitions = module.constraints()
+            init.copy_(module.legal_starts, starts)
+            init.copy_(module.legal_transitions, transitions)
+
+    def _set_gradient_checkpointing(self, enable: bool = True, gradient_checkpointing_func=checkpoint, **kwargs):
+        settings = getattr(gradient_checkpointing_func, "keywords", {})
+        if enable and settings.get("use_reentrant") and self.config.use_image_guidance:
+            logger.warning_once(
+                "`use_reentrant=True` gives no gradient to what layers get by keyword, as text layers get the images. "
+                "Setting `use_reentrant=False`."
+            )
+            settings = {**settings, "use_reentrant": False}
+            gradient_checkpointing_func = partial(gradient_checkpointing_func.func, **settings)
+        super()._set_gradient_checkpointing(enable, gradient_checkpointing_func, **kwargs)
+
+    def save_pretrained(self, save_directory, **kwargs):
+        """Save weights, configuration and, of classes that are registered for it, code; see transformers' own."""
+        if self._auto_class is not None:
+            # The pipeline needs this model, so it is imported late; that it is named here makes its code travel along.
+            from .pipeline_smcl import CUSTOM_PIPELINES
+
+            self.config.custom_pipelines = CUSTOM_PIPELINES
+            # `register_for_auto_class` keeps one auto class for each model class; AutoModel must load any SMCL folder.
+            auto_map = getattr(self.config, "auto_map", None) or {}
+            self.config.auto_map = {**auto_map, "AutoModel": "modeling_smcl.SMCLModel"}
+        super().save_pretrained(save_directory, **kwargs)
+
+    @classmethod
+    def _can_set_attn_implementation(cls) -> bool:
+        return True
+
+    @classmethod
+    def from_text_vision_pretrained(
+        cls, text_model_name_or_path: str, vision_model_name_or_path: str | None = None, **config_kwargs
+    ) -> "SMCLPreTrainedModel":
+        """Join a pretrained text encoder and a pretrained image encoder; what joins them is new and untrained.
+
+        Args:
+            text_model_name_or_path (`str`): Hub name or folder of a BERT-like encoder; the paper's is
+                `google-bert/bert-base-uncased`.
+            vision_model_name_or_path (`str`, *optional*): Hub name or folder of a ViT-like encoder; the paper's is
+                `google/vit-base-patch16-224`. Of CLIP and SigLIP, the vision part is taken. Systems that read text
+                alone leave it unread.
+            **config_kwargs: Fields of the configuration, such as `id2label`.
+
+        Returns:
+            The model, in float32 and in evaluation mode.
+
+        Raises:
+            ValueError: if an encoder is missing, or of a kind that does not work; names those that do.
+        """
+        names = {"text_config": text_model_name_or_path, "vision_config": vision_model_name_or_path}
+        names = {key: name for key, name in names.items() if key in cls.config_class.sub_configs_defaults}
+        if None in names.values():
+            raise ValueError(
+                f"`vision_model_name_or_path` must name the image encoder of {cls.__name__}, such as "
+                "'google/vit-base-patch16-224', got None."
+            )
+        configs = {key: backbone_config(name, key) for key, name in names.items()}
+        model = cls(cls.config_class(**configs, **config_kwargs))
+        for key, name in names.items():
+            # A configuration of its own: this temporary model needs no guided attention.
+            config = backbone_config(name, key)
+            loaded = AutoModel.from_pretrained(name, config=config, dtype=torch.float32, **without_pooler(config))
+            target = model.base_model.text_model if key == "text_config" else model.base_model.vision_model
+            target.load_state_dict(loaded.state_dict(), strict=True)
+        return model.eval()
+
+
+class SMCLImageTextModel(SMCLPreTrainedModel):
+    """A text encoder and an image encoder, joined inside the text layers by `prompts` and above them by `fuse`.
+
+    Subclasses say how by these hooks, and by `encode_images`, what they read of an image.
 
     Args:
         config ([`SMCLConfig`]): The configuration.
 
     Raises:
-        ValueError: if a backbone is of a kind that does not work; names those that do.
+        ValueError: if the image encoder is of a kind that does not work; names those that do.
     """
+
+    # How many images of a post are looked at, from the first on; `None` is all.
+    num_images_read: int | None = None
 
     def __init__(self, config: SMCLConfig):
         super().__init__(config)
-        self.image_relations = SMCLImageRelations(config)
-        self.image_guidance = SMCLImageGuidance(config) if config.use_image_guidance else None
-        self.image_relevance = None
-        if config.image_weighting == "relevance":
-            self.image_relevance = SMCLImageRelevance(config, self.get_input_embeddings().embedding_dim)
-        self.encoders = SMCLModalityEncoders(config)
-        self.fusion = SMCLSymmetricFusion(config) if config.use_fusion else SMCLConcatenation(config)
+        text_config, vision_config = config.text_config, config.vision_config
+        if vision_config.model_type not in VISION_BACKBONES or not getattr(vision_config, "vision_use_head", True):
+            raise ValueError(
+                f"`vision_config` of type {vision_config.model_type!r} gives no single vector for an image. Expected "
+                f"one of {', '.join(VISION_BACKBONES)} (SigLIP with its pooling head)."
+            )
+        self.text_model = AutoModel.from_config(text_config, **without_pooler(text_config))
+        guide_attention(self.text_model)
+        self.vision_model = AutoModel.from_config(vision_config, **without_pooler(vision_config))
         if config.use_image_guidance:
             check_text_backbone(self.text_model)
-        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        """Return the text encoder's word embeddings."""
+        return self.text_model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module):
+        """Replace the text encoder's word embeddings."""
+        self.text_model.set_input_embeddings(value)
+
+    def _text_mask(
+        self,
+        input_ids: torch.Tensor | None,
+        inputs_embeds: torch.Tensor | None,
+        attention_mask: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """Check the text arguments; return the bool mask `(batch_size, num_tokens)` of real tokens."""
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("Expected exactly one of `input_ids` and `inputs_embeds`.")
+        implementation = self.text_model.config._attn_implementation
+        if implementation not in TEXT_ATTENTIONS:
+            raise ValueError(
+                f"The text encoder's attention implementation must be one of {', '.join(TEXT_ATTENTIONS)}, which "
+                f"images can guide, got {implementation!r}. To set the image encoder's only, pass "
+                "`attn_implementation={'vision_config': ...}`."
+            )
+        text = input_ids if inputs_embeds is None else inputs_embeds[..., 0]
+        positions = getattr(getattr(self.text_model, "embeddings", None), "position_embeddings", None)
+        if isinstance(positions, nn.Embedding):
+            # Those encoders whose padding has a position start to count after it.
+            most = positions.num_embeddings - (0 if positions.padding_idx is None else positions.padding_idx + 1)
+            if text.shape[1] > most:
+                raise ValueError(
+                    f"Posts have {text.shape[1]} tokens, but the text encoder has positions for {most}. Set the "
+                    f"tokenizer's `model_max_length` to {most}, or pass that as `max_length` to the processor."
+                )
+        return torch.ones_like(text, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
+
+    def _encode_text(
+        self,
+        input_ids: torch.Tensor | None,
+        text_mask: torch.Tensor,
+        token_type_ids: torch.Tensor | None,
+        inputs_embeds: torch.Tensor | None,
+        image_guidance: ImageGuidance | None = None,
+        **flags: bool,
+    ) -> ModelOutput:
+        """Run the text encoder, with image keys and values if there are any."""
+        # Not every encoder takes these arguments, not even as `None`.
+        optional = {"token_type_ids": token_type_ids, "image_guidance": image_guidance}
+        given = {name: value for name, value in optional.items() if value is not None}
+        # Given per token, transformers looks whether anything is masked at all, and the host waits for the answer. Only
+        # encoders with local attention must make the mask themselves.
+        is_local = "sliding_attention" in (getattr(self.text_model.config, "layer_types", None) or ())
+        attention_mask = text_mask if is_local else text_mask[:, None, None, :]
+        return self.text_model(input_ids, attention_mask, inputs_embeds=inputs_embeds, **given, **flags)
+
+    def encode_images(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """Encode images one by one, outside any post.
+
+        Systems that need other features of an image override this; more dimensions than one for each image are fine.
+
+        Args:
+            pixel_values (`torch.FloatTensor` of shape `(num_images, 3, height, width)`): Normalised images.
+
+        Returns:
+            `torch.FloatTensor` of shape `(num_images, vision_hidden_size)`: [CLS] of the last layer after its final
+            layer norm, or the vision model's own pooled vector where it has no [CLS] (Sec. 3.3.1).
+        """
+        outputs = self.vision_model(pixel_values=pixel_values)
+        pooled = outputs.pooler_output
+        return outputs.last_hidden_state[:, 0] if pooled is None else pooled
+
+    def encode_images_in_groups(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """Encode images as `encode_images` does, on a CPU without gradients a few at a time.
+
+        What a layer computes of many images is so large that the C library gets the memory from the operating system
+        each time: in groups, inference takes less time and memory. Processes that may share the parts of a model encode
+        all at once, because all must use its layers equally often.
+        """
+        is_shared = torch.distributed.is_available() and torch.distributed.is_initialized()
+        on_cpu = pixel_values.device.type == "cpu"
+        if not on_cpu or torch.is_grad_enabled() or torch.compiler.is_compiling() or is_shared:
+            return self.encode_images(pixel_values)
+        return torch.cat([self.encode_images(group) for group in pixel_values.split(IMAGES_AT_ONCE)])
+
+    def _encode_posts(
+        self, pixel_values: torch.Tensor, image_mask: torch.Tensor, image_indices: torch.Tensor | None
+    ) -> torch.Tensor:
+        """Encode the images of posts to V `(batch_size, num_images, ...)`; only real ones pass through the encoder."""
+        if image_indices is None and torch.compiler.is_compiling():
+            # One static shape: the number of real images is data.
+            features = self.encode_images(pixel_values.flatten(0, 1)).unflatten(0, image_mask.shape)
+            return torch.where(image_mask_like(features, image_mask), features, torch.zeros_like(features))
+        if image_indices is None:
+            image_indices = real_image_indices(image_mask)
+        if image_indices.shape[0] == 0:
+            # Image encoders want at least one image: a blank one tells the shape of the features.
+            features = self.encode_images(pixel_values.new_zeros(1, *pixel_values.shape[2:]))[:0]
+        else:
+            features = self.encode_images_in_groups(pixel_values.flatten(0, 1).index_select(0, image_indices))
+        slots = features.new_zeros(image_mask.numel(), *features.shape[1:])
+        return slots.index_copy(0, image_indices, features).unflatten(0, image_mask.shape)
+
+    def _image_inputs(
+        self,
+        pixel_values: torch.Tensor | None,
+        image_embeds: torch.Tensor | None,
+        image_mask: torch.Tensor | None,
+        image_indices: torch.Tensor | None,
+    ) -> PostImages | None:
+        """Check the image arguments; return V with its mask, or `None` where the batch has no image slot."""
+        if pixel_values is not None and image_embeds is not None:
+            raise ValueError("Got both `pixel_values` and `image_embeds`: pass images or their vectors, not both.")
+        images = pixel_values if image_embeds is None else image_embeds
+        if images is None or images.shape[1] == 0:
+            return None
+        if images.shape[1] > self.config.max_images:
+            raise ValueError(
+                f"Expected at most `config.max_images` = {self.config.max_images} images for each post, got "
+                f"{images.shape[1]} slots: pass fewer, or raise `max_images` and train with it."
+            )
+        image_mask = images.new_ones(images.shape[:2]) if image_mask is None else image_mask
+        if image_mask.shape != images.shape[:2]:
+            raise ValueError(
+                f"`image_mask` must have the shape (batch_size, num_images) of the images, {tuple(images.shape[:2])}, "
+                f"got {tuple(image_mask.shape)}."
+            )
+        read = self.num_images_read
+        if read is not None and read < images.shape[1]:
+            # The indices count the slots that are left out, too.
+            image_mask, images, image_indices = image_mask[:, :read], images[:, :read], None
+        image_mask = image_mask.bool()
+        if image_embeds is None:
+            return PostImages(self._encode_posts(images, image_mask, image_indices), image_mask)
+        return PostImages(torch.where(image_mask_like(images, image_mask), images.to(self.dtype), 0), image_mask)
+
+    def relate_images(self, images: PostImages, text_mask: torch.Tensor, **text: torch.Tensor | None) -> PostImages:
+        """Relate the images of a post to each other and its text before any layer reads them; by default not at all.
+
+        Args:
+            images ([`PostImages`]): What `encode_images` gives for each image.
+            text_mask (`torch.BoolTensor` of shape `(batch_size, num_tokens)`): `True` marks a real token.
+            **text: `input_ids` and `inputs_embeds` of `forward`.
+        """
+        return images
+
+    def prompts(self, images: PostImages, text_mask: torch.Tensor) -> ImageGuidance | None:
+        """Turn what `relate_images` returned into keys and values of each text layer; by default into none.
+
+        Only configurations with `use_image_guidance` may.
+        """
+        return None
+
+    def fuse(
+        self, text_states: torch.Tensor, text_mask: torch.Tensor, images: PostImages | None, output_attentions: bool
+    ) -> SMCLModelOutput:
+        """Join the encoded text with the images, by default not at all.
+
+        Args:
+            text_states (`torch.FloatTensor` of shape `(batch_size, num_tokens, hidden_size)`): H_t.
+            text_mask (`torch.BoolTensor` of shape `(batch_size, num_tokens)`): `True` marks a real token.
+            images ([`PostImages`], *optional*): What `relate_images` returned; `None` where the batch has no image.
+            output_attentions (`bool`): Whether to return attention weights.
+
+        Returns:
+            [`SMCLModelOutput`] or a subclass, with the `last_hidden_state` that the head reads.
+        """
+        return SMCLModelOutput(last_hidden_state=text_states)
+
+    def weights_by_image(self, weights: torch.Tensor, num_images: int) -> torch.Tensor:
+        """Give a text layer's attention weights one column for each image in front, by default as they are.
+
+        Args:
+            weights (`torch.FloatTensor` of shape `(batch_size, num_heads, num_tokens, num_keys)`): The weights.
+            num_images (`int`): Images of the inputs, read or not.
+
+        Returns:
+            `torch.FloatTensor` of shape `(batch_size, num_heads, num_tokens, num_images + num_tokens)`.
+        """
+        return weights
 
     @can_return_tuple
     def forward(
@@ -134,8 +432,8 @@ class SMCLModel(SMCLEncoders):
                 Normalised images in post order; padding slots may hold anything.
             image_mask (`torch.BoolTensor` of shape `(batch_size, num_images)`, *optional*): `True` marks a real
                 image; by default all are.
-            image_embeds (`torch.FloatTensor` of shape `(batch_size, num_images, vision_hidden_size)`, *optional*):
-                Vectors from `encode_images` in place of `pixel_values`.
+            image_embeds (`torch.FloatTensor` of shape `(batch_size, num_images, ...)`, *optional*): What
+                `encode_images` gives for each image, in place of `pixel_values`.
             image_indices (`torch.LongTensor` of shape `(num_real_images,)`, *optional*): Where `image_mask` is `True`,
                 as `real_image_indices` tells: spares an accelerator's host the wait for the number of images.
             output_attentions, output_hidden_states (`bool`, *optional*): What to return of the text encoder.
@@ -147,57 +445,103 @@ class SMCLModel(SMCLEncoders):
             ValueError: if the inputs do not fit together or the text encoder's attention was changed.
         """
         text_mask = self._text_mask(input_ids, inputs_embeds, attention_mask)
-        image_states, image_mask = self._image_inputs(pixel_values, image_embeds, image_mask, image_indices)
-        image_weights, guidance = None, None
-        if image_states is not None:
-            image_states = self.image_relations(image_states, image_mask)
-            if self.image_relevance is not None:
-                embeds = self.get_input_embeddings()(input_ids) if inputs_embeds is None else inputs_embeds
-                image_weights = self.image_relevance(embeds, text_mask, image_states, image_mask)
-            if self.image_guidance is not None:
-                guidance = self.image_guidance(image_states, image_mask, text_mask, image_weights)
-        output_attentions = self._flag("output_attentions", output_attentions)
-        text_outputs = self._encode_text(
-            input_ids,
-            text_mask,
-            token_type_ids,
-            inputs_embeds,
-            image_guidance=guidance,
-            output_attentions=output_attentions,
-            output_hidden_states=self._flag("output_hidden_states", output_hidden_states),
+        images = self._image_inputs(pixel_values, image_embeds, image_mask, image_indices)
+        guidance = None
+        if images is not None:
+            images = self.relate_images(images, text_mask, input_ids=input_ids, inputs_embeds=inputs_embeds)
+            guidance = self.prompts(images, text_mask)
+        flags = {"output_attentions": output_attentions, "output_hidden_states": output_hidden_states}
+        flags = {name: getattr(self.config, name) if flag is None else flag for name, flag in flags.items()}
+        text_outputs = self._encode_text(input_ids, text_mask, token_type_ids, inputs_embeds, guidance, **flags)
+        outputs = self.fuse(text_outputs.last_hidden_state, text_mask, images, flags["output_attentions"])
+        outputs.hidden_states, outputs.attentions = text_outputs.hidden_states, text_outputs.attentions
+        if guidance is not None and outputs.attentions is not None:
+            num_images = (pixel_values if image_embeds is None else image_embeds).shape[1]
+            outputs.attentions = tuple(self.weights_by_image(weights, num_images) for weights in outputs.attentions)
+        return outputs
+
+
+def real_image_indices(image_mask: torch.Tensor) -> torch.Tensor:
+    """Tell where the real images are; on an accelerator, the host waits for their number.
+
+    Args:
+        image_mask (`torch.Tensor` of shape `(batch_size, num_images)`): `True` or 1 marks a real image.
+
+    Returns:
+        `torch.LongTensor` of shape `(num_real_images,)`: their places among all slots, post by post.
+    """
+    return image_mask.flatten().nonzero().squeeze(1)
+
+
+def image_mask_like(features: torch.Tensor, image_mask: torch.Tensor) -> torch.Tensor:
+    """Give a mask of images as many dimensions as their features `(batch_size, num_images, ...)` have."""
+    return image_mask.reshape(*image_mask.shape, *[1] * (features.dim() - 2))
+
+
+class SMCLModel(SMCLImageTextModel):
+    """Image-guided text encoder, alignment, refinement and symmetric fusion, without the CRF head.
+
+    Not in the paper: the head reads H_t + Hyper, where Eq. 15 has Hyper alone. From few posts, the new layers between
+    the text encoder and the CRF learn to name types worse than one linear layer on H_t does; with the sum they only
+    have to learn what images add.
+
+    Args:
+        config ([`SMCLConfig`]): The configuration.
+
+    Raises:
+        ValueError: if a backbone is of a kind that does not work; names those that do.
+    """
+
+    def __init__(self, config: SMCLConfig):
+        super().__init__(config)
+        self.image_relations = SMCLImageRelations(config)
+        self.image_guidance = SMCLImageGuidance(config) if config.use_image_guidance else None
+        self.image_relevance = None
+        if config.image_weighting == "relevance":
+            self.image_relevance = SMCLImageRelevance(config, self.get_input_embeddings().embedding_dim)
+        self.encoders = SMCLModalityEncoders(config)
+        self.fusion = SMCLSymmetricFusion(config) if config.use_fusion else SMCLConcatenation(config)
+        self.post_init()
+
+    def relate_images(self, images: PostImages, text_mask: torch.Tensor, **text: torch.Tensor | None) -> PostImages:
+        """Give images their places in time and relate them to G; see [`SMCLImageTextModel.relate_images`]."""
+        states, weights = self.image_relations(images.states, images.mask), None
+        if self.image_relevance is not None:
+            embeds = text["inputs_embeds"]
+            embeds = self.get_input_embeddings()(text["input_ids"]) if embeds is None else embeds
+            weights = self.image_relevance(embeds, text_mask, states, images.mask)
+        return PostImages(states, images.mask, weights)
+
+    def prompts(self, images: PostImages, text_mask: torch.Tensor) -> ImageGuidance | None:
+        """Guide the text layers (Eq. 2-5); see [`SMCLImageTextModel.prompts`]."""
+        if self.image_guidance is None:
+            return None
+        return self.image_guidance(images.states, images.mask, text_mask, images.weights)
+
+    def fuse(
+        self, text_states: torch.Tensor, text_mask: torch.Tensor, images: PostImages | None, output_attentions: bool
+    ) -> SMCLModelOutput:
+        """Align, refine and fuse (Eq. 6-15); see [`SMCLImageTextModel.fuse`]."""
+        text, seen = self.encoders(text_states, "text"), {}
+        image_mask = image_weights = None
+        if images is not None:
+            seen, image_mask, image_weights = self.encoders(images.states, "image"), images.mask, images.weights
+        hyper, fusion_attentions = self.fusion(
+            text, text_mask, seen or None, image_mask, image_weights, output_attentions
         )
-        text = self.encoders(text_outputs.last_hidden_state, "text")
-        images = None if image_states is None else self.encoders(image_states, "image")
-        hyper, fusion_attentions = self.fusion(text, text_mask, images, image_mask, image_weights, output_attentions)
-        images = images or {}
         return SMCLModelOutput(
             # What BERT knows of a word need not pass through new layers; see the class.
-            last_hidden_state=text_outputs.last_hidden_state + hyper,
+            last_hidden_state=text_states + hyper,
             text_shared=text.get("shared"),
             text_specific=text.get("specific"),
-            image_shared=images.get("shared"),
-            image_specific=images.get("specific"),
+            image_shared=seen.get("shared"),
+            image_specific=seen.get("specific"),
             image_weights=image_weights,
             fusion_attentions=fusion_attentions,
-            hidden_states=text_outputs.hidden_states,
-            attentions=text_outputs.attentions,
         )
 
 
-NOT_FINITE = "`logits` are not finite: expected numbers, got NaN or infinity. Check the weights that were loaded."
-
-
-def _require(condition: torch.Tensor, message: str) -> None:
-    """Raise a `ValueError` unless all of a bool tensor is `True`; an accelerator stops by itself, without a wait."""
-    if torch.compiler.is_compiling():
-        return
-    if condition.device.type != "cpu":
-        torch._assert_async(condition.all(), message)
-    elif not condition.all():
-        raise ValueError(message)
-
-
-class SMCLTaggingModel(SMCLPreTrainedModel):
+class SMCLTaggingModel(CRFTaggingMixin, SMCLPreTrainedModel):
     """A CRF over the words of a post, on top of any model that represents its tokens.
 
     Subclasses name that model, `base_class`, which takes the arguments of [`SMCLModel.forward`] and returns an
@@ -244,8 +588,6 @@ class SMCLTaggingModel(SMCLPreTrainedModel):
                 that a processor's output can be passed whole. [`~SMCLForTokenClassification.decode`] needs it.
             labels (`torch.LongTensor` of shape `(batch_size, num_tokens)`, *optional*): Tag ids at the words' first
                 tokens, -100 elsewhere.
-            output_attentions (`bool`, *optional*): Whether to return attention weights.
-            output_hidden_states (`bool`, *optional*): Whether to return the text encoder's hidden states.
             batch_share ([`BatchShare`], *optional*): Where several processes share a batch: has the losses that look at
                 all its posts look at those of all processes.
 
@@ -337,65 +679,6 @@ class SMCLTaggingModel(SMCLPreTrainedModel):
         """
         return {}
 
-    def task_loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """Compute the mean over posts of the CRF's negative log-likelihood (Eq. 23), in float32.
-
-        Args:
-            logits (`torch.FloatTensor` of shape `(batch_size, num_tokens, num_labels)`): Emission scores.
-            labels (`torch.LongTensor` of shape `(batch_size, num_tokens)`): Tag ids at the words' first tokens, -100
-                elsewhere.
-
-        Returns:
-            `torch.FloatTensor` of shape `()`.
-
-        Raises:
-            ValueError: if there is no such tag.
-        """
-        known = (labels == -100) | ((labels >= 0) & (labels < self.config.num_labels))
-        _require(known, f"`labels` must be -100 or tag ids from 0 to {self.config.num_labels - 1}, got others.")
-        words, mask, positions = gather_words(logits, labels != -100)
-        tags = labels.gather(1, positions).masked_fill(~mask, 0)
-        return -self.crf.log_likelihood(words, tags, mask).mean()
-
-    @torch.no_grad()
-    def decode(self, logits: torch.Tensor, word_mask: torch.Tensor) -> torch.Tensor:
-        """Find the best tag sequence of each post (Viterbi over words).
-
-        Args:
-            logits (`torch.FloatTensor` of shape `(batch_size, num_tokens, num_labels)`): Emission scores.
-            word_mask (`torch.BoolTensor` of shape `(batch_size, num_tokens)`): `True` at each word's first token.
-
-        Returns:
-            `torch.LongTensor` of shape `(batch_size, num_tokens)`: tag ids at word starts, -100 elsewhere.
-
-        Raises:
-            ValueError: if `logits` are not finite.
-        """
-        _require(logits.isfinite(), NOT_FINITE)
-        words, mask, positions = gather_words(logits, word_mask.bool())
-        tags = self.crf.decode(words, mask)
-        return torch.full_like(tags, -100).scatter(1, positions, tags)
-
-    @torch.no_grad()
-    def marginals(self, logits: torch.Tensor, word_mask: torch.Tensor) -> torch.Tensor:
-        """Compute each word's tag probabilities under the CRF (forward-backward) at the configuration's temperature.
-
-        Args:
-            logits (`torch.FloatTensor` of shape `(batch_size, num_tokens, num_labels)`): Emission scores.
-            word_mask (`torch.BoolTensor` of shape `(batch_size, num_tokens)`): `True` at each word's first token.
-
-        Returns:
-            `torch.FloatTensor` of shape `(batch_size, num_tokens, num_labels)`: probabilities, 0 off word starts.
-
-        Raises:
-            ValueError: if `logits` are not finite.
-        """
-        _require(logits.isfinite(), NOT_FINITE)
-        words, mask, positions = gather_words(logits, word_mask.bool())
-        probabilities = self.crf.marginals(words, mask, self.config.temperature)
-        index = positions[..., None].expand_as(probabilities)
-        return torch.zeros_like(probabilities).scatter(1, index, probabilities)
-
 
 class SMCLForTokenClassification(SMCLTaggingModel):
     """SMCL with a CRF over the words of a post.
@@ -426,30 +709,14 @@ class SMCLForTokenClassification(SMCLTaggingModel):
         batch_share: BatchShare | None = None,
     ) -> dict[str, tuple[float, torch.Tensor]]:
         """Compute the similarity (Eq. 20), difference (Eq. 22) and contrastive losses; 0 where a part is missing."""
-        similarity = difference = contrastive = torch.zeros((), device=text_mask.device)
-        total = gather = as_it_is
-        if batch_share is not None:
-            total, gather = batch_share.sum, batch_share.gather
         if image_mask is None:
             # Other processes may have images, and all must take part in the same sums.
             image_mask = text_mask.new_zeros(len(text_mask), 1)
         masks = {"text": text_mask, "image": image_mask}
         shared, specific = (self._streams(outputs, kind, masks) for kind in ("shared", "specific"))
-        pooled_shared, pooled_specific = (
-            {m: gather(masked_mean(x, masks[m])) for m, x in states.items()} for states in (shared, specific)
+        similarity, difference, contrastive = regularisers(
+            shared, specific, masks, self.config.cmd_order, self.config.contrastive_weight > 0, batch_share
         )
-        posts = {m: gather(mask.any(dim=1).float()).bool() for m, mask in masks.items()}
-        if shared:
-            # Squashed to [0, 1), where CMD is defined and its interval factors are 1.
-            samples = [shared[m].flatten(0, 1).tanh() for m in masks]
-            sample_masks = [mask.flatten() for mask in masks.values()]
-            similarity = central_moment_discrepancy(*samples, *sample_masks, self.config.cmd_order, total)
-            if self.config.contrastive_weight > 0:
-                contrastive = info_nce(pooled_shared["text"], pooled_shared["image"], posts["image"])
-        for m in pooled_shared.keys() & pooled_specific.keys():
-            difference = difference + soft_orthogonality(pooled_shared[m], pooled_specific[m], posts[m])
-        if specific:
-            difference = difference + soft_orthogonality(*pooled_specific.values(), posts["image"])
         return {
             "similarity_loss": (self.config.similarity_weight, similarity),
             "difference_loss": (self.config.difference_weight, difference),
@@ -466,4 +733,15 @@ class SMCLForTokenClassification(SMCLTaggingModel):
         return streams
 
 
-__all__ = ["SMCLForTokenClassification", "SMCLModel", "SMCLModelOutput", "SMCLOutput", "SMCLTaggingModel"]
+__all__ = [
+    "PostImages",
+    "SMCLImageTextModel",
+    "SMCLForTokenClassification",
+    "SMCLModel",
+    "SMCLModelOutput",
+    "SMCLOutput",
+    "SMCLPreTrainedModel",
+    "SMCLTaggingModel",
+    "image_mask_like",
+    "real_image_indices",
+]

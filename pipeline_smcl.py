@@ -1,16 +1,18 @@
-"""The inference pipeline of SMCL: posts in, entities with confidences out."""
+"""The inference pipeline of SMCL: posts in, entities with confidences out, and what each image did for them."""
 
 import copy
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 from torch.nn.utils.rnn import pad_sequence
 from transformers.pipelines.base import ChunkPipeline
 from transformers.utils import logging
 
-from .explanations_smcl import Explanation, explain_post
 from .images_smcl import ImageError, load_image
 from .processing_smcl import check_words
 
@@ -24,6 +26,8 @@ CUSTOM_PIPELINES = {
 }
 # Share of a window, on each side, that repeats tokens of its neighbour.
 CONTEXT = 0.25
+# Variants of a post that an explanation computes at once.
+BATCH_SIZE = 16
 CHOICES = {
     "on_bad_image": ("error", "skip"),
     "on_extra_images": ("error", "first"),
@@ -48,6 +52,75 @@ class Post:
     offsets: list[tuple[int, int]] = field(default_factory=list)
     skipped_images: list[str] = field(default_factory=list)
     error: str | None = None
+
+
+@dataclass
+class ImageEvidence:
+    """What one image did for one entity.
+
+    Attributes:
+        fusion_attention (`float`, *optional*): Share of this image in the fusion's attention of the entity's words to
+            images, averaged over the words; `None` without the symmetric fusion.
+        guidance_attention (`float`, *optional*): Attention of the entity's words to this image inside the text encoder,
+            averaged over words, heads and layers; `None` without image guidance.
+        score_without (`float`): The entity's posterior when the image is taken out of the post.
+        label_without (`str`): What is then most probable of these very words: a type, or `"O"` for no entity of exactly
+            these words.
+        label_score_without (`float`): The posterior of that.
+        patch_effects (`np.ndarray` of shape `(grid, grid)`, *optional*): How much the log-odds of the entity fall when
+            one patch of the image is painted in the normalisation's mean colour; negative where they rise.
+    """
+
+    fusion_attention: float | None
+    guidance_attention: float | None
+    score_without: float
+    label_without: str
+    label_score_without: float
+    patch_effects: np.ndarray | None = None
+
+
+@dataclass
+class EntityExplanation:
+    """An entity and what each image did for it.
+
+    Attributes:
+        entity (`dict`): The entity, as the pipeline returns it.
+        score_without_images (`float`): Its posterior when all images are taken out of the post.
+        label_without_images (`str`): What is then most probable of its words, as in [`ImageEvidence`].
+        label_score_without_images (`float`): The posterior of that.
+        images (`list[ImageEvidence]`): What each image did.
+    """
+
+    entity: dict[str, Any]
+    score_without_images: float
+    label_without_images: str
+    label_score_without_images: float
+    images: list[ImageEvidence]
+
+
+@dataclass
+class Explanation:
+    """What the images of a post did for its entities.
+
+    Attributes:
+        words (`list[str]`): The words of the post.
+        images (`list[PIL.Image.Image]`): Its images as the model sees them, scaled and cropped.
+        entities (`list[EntityExplanation]`): Its entities, whatever the pipeline's threshold.
+        fusion_attention (`np.ndarray` of shape `(num_words, num_images)`, *optional*): Attention of each word over the
+            images in the fusion (the mirror of Eq. 14); `None` without images or without the symmetric fusion.
+        guidance_attention (`np.ndarray` of shape `(num_words, num_images)`, *optional*): Attention of each word to each
+            image inside the text encoder (Eq. 4), averaged over heads and layers; `None` without images or guidance.
+        skipped_images (`list[str]`): Why images were left out.
+        types (`list[str]`): The types of entities that the model knows, in the order of its labels.
+    """
+
+    words: list[str]
+    images: list[Image.Image]
+    entities: list[EntityExplanation]
+    fusion_attention: np.ndarray | None
+    guidance_attention: np.ndarray | None
+    skipped_images: list[str]
+    types: list[str]
 
 
 class MultiImageNERPipeline(ChunkPipeline):
@@ -415,4 +488,201 @@ def find_entities(tags: list[str]) -> list[tuple[int, int, str]]:
     return found
 
 
-__all__ = ["CUSTOM_PIPELINES", "TASK", "MultiImageNERPipeline", "find_entities", "split_into_windows"]
+@torch.no_grad()
+def explain_post(pipe: MultiImageNERPipeline, post: dict, patch_grid: int = 0, **settings) -> Explanation:
+    """Explain the entities of a post by taking its images, and patches of them, away.
+
+    Args:
+        pipe ([`MultiImageNERPipeline`]): The pipeline.
+        post (`dict`): A post, as in a call of the pipeline.
+        patch_grid (`int`, *optional*, defaults to 0): With g > 0, also measure each of g x g patches of each image.
+        **settings: `on_bad_image` and `on_extra_images`, as in a call of the pipeline, and with the same defaults.
+
+    Returns:
+        [`Explanation`].
+
+    Raises:
+        ValueError: if the post, `patch_grid` or a setting can't be used, or the model reads no images.
+    """
+    if getattr(pipe.model.config, "vision_config", None) is None:
+        raise ValueError(
+            f"`explain` tells what images do, but a {type(pipe.model).__name__} reads none. Expected a model that does."
+        )
+    about, windows = pipe.read_post(post, **_read_settings(pipe, settings))
+    pixels = windows[0]["inputs"].get("pixel_values")
+    pixels = torch.empty(0) if pixels is None else pixels[0]
+    most = min(pixels.shape[-2:]) if len(pixels) else math.inf
+    if not isinstance(patch_grid, int) or not 0 <= patch_grid <= most:
+        raise ValueError(
+            f"`patch_grid` must be a whole number from 0 to the pixels of a side, {most}, got {patch_grid!r}."
+        )
+    vectors = _encode(pipe.model, pixels)
+    numbers = range(len(vectors))
+    variants = [vectors, vectors[:0], *(vectors[[n for n in numbers if n != gone]] for gone in numbers)]
+    emissions = _score(pipe, windows, variants)
+    found = pipe.entities(about, emissions[0], pipe.decode(emissions[0]))
+    fusion, guidance = _attentions(pipe, windows, vectors)
+    has_patches = patch_grid > 0 and found and len(pixels)
+    effects = _patch_effects(pipe, windows, vectors, pixels, found, patch_grid) if has_patches else None
+    explained = [
+        EntityExplanation(
+            entity,
+            *_without(pipe, emissions[1], entity),
+            [
+                ImageEvidence(
+                    _mean_over_words(fusion, entity, image),
+                    _mean_over_words(guidance, entity, image),
+                    *_without(pipe, emissions[2 + image], entity),
+                    None if effects is None else effects[image][row],
+                )
+                for image in numbers
+            ],
+        )
+        for row, entity in enumerate(found)
+    ]
+    seen = [_to_image(pixel_values, pipe.processor.image_processor) for pixel_values in pixels]
+    return Explanation(about.words, seen, explained, fusion, guidance, about.skipped_images, _types(pipe))
+
+
+def _read_settings(pipe, settings: dict[str, str]) -> dict[str, str]:
+    """Return how to read a post: what the pipeline was built with, but for what is asked for here."""
+    known = ("on_bad_image", "on_extra_images")
+    if settings.keys() - set(known):
+        raise ValueError(f"Expected {' and '.join(known)} as settings of an explanation, got {sorted(settings)}.")
+    checked, _, _ = pipe._sanitize_parameters(**settings)
+    return {name: value for name, value in (pipe._preprocess_params | checked).items() if name in known}
+
+
+def _encode(model, pixels: torch.Tensor) -> torch.Tensor:
+    """Encode images `(num_images, 3, height, width)` to vectors `(num_images, vision_hidden_size)`."""
+    if not len(pixels):
+        return torch.zeros(0, model.config.vision_config.hidden_size, device=model.device, dtype=model.dtype)
+    parts = pixels.split(BATCH_SIZE)
+    return torch.cat([model.base_model.encode_images_in_groups(part.to(model.device, model.dtype)) for part in parts])
+
+
+def _score(pipe, windows: list[dict], variants: list[torch.Tensor]) -> list[torch.Tensor]:
+    """Return the emissions `(num_words, num_labels)` of a post with each of several lists of image vectors."""
+    emissions = []
+    for start in range(0, len(variants), BATCH_SIZE):
+        batch = variants[start : start + BATCH_SIZE]
+        parts = [_score_window(pipe, window, batch) for window in windows]
+        emissions += [torch.cat(rows) for rows in zip(*parts, strict=True)]
+    return emissions
+
+
+def _score_window(pipe, window: dict, variants: list[torch.Tensor]) -> list[torch.Tensor]:
+    """Return the emissions of the words that a window answers for, with each list of image vectors."""
+    inputs = _text_inputs(pipe, [window] * len(variants)) | _image_inputs(variants)
+    logits, word_mask = pipe.model(**inputs).logits.cpu(), inputs["word_mask"].cpu()
+    return [row[mask][window["core"]] for row, mask in zip(logits, word_mask, strict=True)]
+
+
+def _text_inputs(pipe, windows: list[dict]) -> dict[str, torch.Tensor]:
+    texts = [
+        {name: x for name, x in window["inputs"].items() if name not in ("pixel_values", "image_mask")}
+        for window in windows
+    ]
+    return pipe.collate(texts)
+
+
+def _image_inputs(variants: list[torch.Tensor]) -> dict[str, torch.Tensor]:
+    image_embeds = pad_sequence(variants, batch_first=True)
+    counts = torch.tensor([len(vectors) for vectors in variants])
+    image_mask = torch.arange(image_embeds.shape[1]) < counts[:, None]
+    return {"image_embeds": image_embeds, "image_mask": image_mask.to(image_embeds.device)}
+
+
+def _attentions(pipe, windows: list[dict], vectors: torch.Tensor) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """Return the fusion's and the guidance's attention of words over images, each `(num_words, num_images)`."""
+    if not len(vectors):
+        return None, None
+    fusion, guidance = [], []
+    for window in windows:
+        inputs = _text_inputs(pipe, [window]) | _image_inputs([vectors])
+        outputs, word_mask = pipe.model(**inputs, output_attentions=True), inputs["word_mask"][0]
+        if outputs.fusion_attentions is not None:
+            fusion.append(outputs.fusion_attentions[1][0][word_mask][window["core"]])
+        if pipe.model.config.use_image_guidance:
+            # shape: (num_tokens, num_images)
+            weights = torch.stack(outputs.attentions)[..., : len(vectors)].mean(dim=(0, 1, 2))
+            guidance.append(weights[word_mask][window["core"]])
+    return tuple(torch.cat(rows).float().cpu().numpy() if rows else None for rows in (fusion, guidance))
+
+
+def _patch_effects(
+    pipe, windows: list[dict], vectors: torch.Tensor, pixels: torch.Tensor, found: list[dict], grid: int
+) -> list[np.ndarray]:
+    """Return for each image `(num_entities, grid, grid)`: what each entity's log-odds lose without each patch."""
+    log_odds = _log_odds([entity["score"] for entity in found])
+    rows, columns = (patch_edges(side, grid) for side in pixels.shape[-2:])
+    effects = []
+    for image, original in enumerate(pixels):
+        painted = original.repeat(grid * grid, 1, 1, 1)
+        for patch, pixel_values in enumerate(painted):
+            row, column = divmod(patch, grid)
+            # 0 is the mean colour of the normalisation.
+            pixel_values[:, rows[row] : rows[row + 1], columns[column] : columns[column + 1]] = 0
+        variants = [
+            torch.cat([vectors[:image], vector[None], vectors[image + 1 :]]) for vector in _encode(pipe.model, painted)
+        ]
+        without = _log_odds([_posteriors(pipe, emissions, found) for emissions in _score(pipe, windows, variants)])
+        effects.append((log_odds - without).T.reshape(len(found), grid, grid))
+    return effects
+
+
+def patch_edges(side: int, grid: int) -> list[int]:
+    """Return the `grid + 1` pixels between which the patches of an image's side lie."""
+    return torch.linspace(0, side, grid + 1).round().int().tolist()
+
+
+def _log_odds(probabilities: list) -> np.ndarray:
+    """Return log(p / (1 - p)), kept finite."""
+    p = np.clip(probabilities, 1e-12, 1 - 1e-12)
+    return np.log(p) - np.log1p(-p)
+
+
+def _posteriors(pipe, emissions: torch.Tensor, entities: list[dict]) -> list[float]:
+    """Return the posteriors of entities, whatever the best tags are."""
+    return pipe.posteriors(emissions, [(*entity["words"], entity["entity_group"]) for entity in entities])
+
+
+def _types(pipe) -> list[str]:
+    """Return the types of entities that the labels can spell."""
+    return [label[2:] for label in pipe.crf.labels if label.startswith("B-")]
+
+
+def _without(pipe, emissions: torch.Tensor, entity: dict) -> tuple[float, str, float]:
+    """Return an entity's posterior, the most probable type of its words, `"O"` for none, and the posterior of that."""
+    types = _types(pipe)
+    scores = _posteriors(pipe, emissions, [{**entity, "entity_group": name} for name in types])
+    best = max([*zip(types, scores, strict=True), ("O", 1 - sum(scores))], key=lambda pair: pair[1])
+    return scores[types.index(entity["entity_group"])], *best
+
+
+def _mean_over_words(attention: np.ndarray | None, entity: dict, image: int) -> float | None:
+    first, last = entity["words"]
+    return None if attention is None else float(attention[first : last + 1, image].mean())
+
+
+def _to_image(pixel_values: torch.Tensor, image_processor) -> Image.Image:
+    """Undo the normalisation of `(3, height, width)` pixel values."""
+    if image_processor.do_normalize:
+        mean, std = (torch.tensor(getattr(image_processor, f"image_{name}"))[:, None, None] for name in ("mean", "std"))
+        pixel_values = pixel_values.float() * std + mean
+    values = (pixel_values * 255).round().clamp(0, 255).byte()
+    return Image.fromarray(values.permute(1, 2, 0).numpy())
+
+
+__all__ = [
+    "CUSTOM_PIPELINES",
+    "TASK",
+    "EntityExplanation",
+    "Explanation",
+    "ImageEvidence",
+    "MultiImageNERPipeline",
+    "explain_post",
+    "find_entities",
+    "patch_edges",
+    "split_into_windows",
+]

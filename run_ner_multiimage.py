@@ -96,9 +96,6 @@ class SwitchArguments:
     use_alignment: bool | None = field(default=None, metadata={"help": "The alignment encoder (true)."})
     use_refinement: bool | None = field(default=None, metadata={"help": "The refinement encoders (true)."})
     use_fusion: bool | None = field(default=None, metadata={"help": "Symmetric fusion, not concatenation (true)."})
-    published_attention: bool | None = field(
-        default=None, metadata={"help": "Of tpm-mi: images attend across the batch, as in its released code (false)."}
-    )
     constrain_bio: bool | None = field(default=None, metadata={"help": "Forbid illegal BIO2 when decoding (true)."})
     dropout: float | None = field(default=None, metadata={"help": "Dropout outside the two encoders (0.1)."})
 

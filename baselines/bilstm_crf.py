@@ -13,8 +13,7 @@ from transformers.configuration_utils import SubConfigSpec
 from transformers.utils import can_return_tuple, logging
 
 from ..crf_smcl import gather_words
-from ..encoders_smcl import SMCLPreTrainedModel
-from ..modeling_smcl import SMCLModelOutput, SMCLTaggingModel
+from ..modeling_smcl import SMCLModelOutput, SMCLPreTrainedModel, SMCLTaggingModel
 from ..processing_smcl import check_words
 from .text_only import TextOnlyConfig, TextProcessor
 from .word_vectors import WordVectors, read_word_vectors

@@ -5,9 +5,9 @@ from huggingface_hub.dataclasses import strict
 from torch import nn
 from torch.nn import functional as F
 
-from ..guidance_smcl import ImageGuidance
-from ..modeling_smcl import SMCLTaggingModel
-from .image_system import ImageSystemConfig, ImageSystemModel, prompt_projection, split_heads
+from ..layers_smcl import ImageGuidance
+from ..modeling_smcl import PostImages, SMCLImageTextModel, SMCLTaggingModel
+from .image_system import ImageSystemConfig, prompt_projection, split_heads
 
 # Each level of an image is averaged over a grid of so many rows and columns: its prefix has 4 places.
 GRID = 2
@@ -35,7 +35,7 @@ class HVPNeTConfig(ImageSystemConfig):
                 raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
 
 
-class HVPNeTModel(ImageSystemModel):
+class HVPNeTModel(SMCLImageTextModel):
     """A text encoder whose layers take a mixture of an image's levels as prefix, without the CRF head.
 
     Args:
@@ -96,17 +96,17 @@ class HVPNeTModel(ImageSystemModel):
         mean = prefixes.mean(dim=2).flatten(1)
         return F.leaky_relu(torch.stack([gate(mean) for gate in self.gates], dim=1)).softmax(dim=-1)
 
-    def prompts(self, image_states: torch.Tensor, image_mask: torch.Tensor, text_mask: torch.Tensor) -> ImageGuidance:
+    def prompts(self, images: PostImages, text_mask: torch.Tensor) -> ImageGuidance:
         """Turn the levels `(batch_size, 1, num_levels, 4, vision_hidden_size)` into 4 keys and values by layer."""
         # shape: (batch_size, 4, num_levels, 2 * hidden_size)
-        states = image_states[:, 0].transpose(1, 2).flatten(2)
+        states = images.states[:, 0].transpose(1, 2).flatten(2)
         prefixes = self.projection(states).unflatten(-1, (len(self.levels), -1))
         keys, values = [], []
         for weights in self.gate_weights(prefixes).unbind(dim=1):
             key, value = (prefixes * weights[:, None, :, None]).sum(dim=2).chunk(2, dim=-1)
             keys.append(split_heads(key, self.config.text_config.num_attention_heads))
             values.append(split_heads(value, self.config.text_config.num_attention_heads))
-        return ImageGuidance(tuple(keys), tuple(values), image_mask.expand(-1, GRID**2), text_mask, "none")
+        return ImageGuidance(tuple(keys), tuple(values), images.mask.expand(-1, GRID**2), text_mask, "none")
 
     def weights_by_image(self, weights: torch.Tensor, num_images: int) -> torch.Tensor:
         """Sum the weights of the first image's places; images that are not read get weights of 0."""

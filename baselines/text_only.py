@@ -9,9 +9,8 @@ from transformers import AutoConfig, AutoModel, PreTrainedTokenizerBase, Process
 from transformers.configuration_utils import SubConfigSpec
 from transformers.utils import can_return_tuple
 
-from ..configuration_smcl import SMCLConfig
-from ..encoders_smcl import SMCLPreTrainedModel, _without_pooler
-from ..modeling_smcl import SMCLModelOutput
+from ..configuration_smcl import SMCLConfig, without_pooler
+from ..modeling_smcl import SMCLModelOutput, SMCLPreTrainedModel
 from ..processing_smcl import SMCLProcessor, check_tokenizer, load_tokenizer
 
 
@@ -47,7 +46,7 @@ class TextOnlyModel(SMCLPreTrainedModel):
 
     def __init__(self, config: TextOnlyConfig):
         super().__init__(config)
-        self.text_model = AutoModel.from_config(config.text_config, **_without_pooler(config.text_config))
+        self.text_model = AutoModel.from_config(config.text_config, **without_pooler(config.text_config))
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:

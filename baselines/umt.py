@@ -7,10 +7,10 @@ from huggingface_hub.dataclasses import strict
 from torch import nn
 
 from ..crf_smcl import LinearChainCRF, gather_words
-from ..distributed_smcl import BatchShare
-from ..fusion_smcl import SMCLTransformerLayer
-from ..modeling_smcl import SMCLModelOutput, SMCLOutput, SMCLTaggingModel
-from .image_system import ImageSystemConfig, ImageSystemModel
+from ..layers_smcl import SMCLTransformerLayer
+from ..losses_smcl import BatchShare
+from ..modeling_smcl import PostImages, SMCLImageTextModel, SMCLModelOutput, SMCLOutput, SMCLTaggingModel
+from .image_system import ImageSystemConfig
 
 SPAN_LABELS = ["O", "B-ENTITY", "I-ENTITY"]
 
@@ -69,7 +69,7 @@ class CrossModalLayer(SMCLTransformerLayer):
         return self.output_norm(x + self.feed_forward(x))
 
 
-class UMTModel(ImageSystemModel):
+class UMTModel(SMCLImageTextModel):
     """Words and the patches of the first image, fused above the text encoder, without the CRF head.
 
     Args:
@@ -108,35 +108,28 @@ class UMTModel(ImageSystemModel):
         """
         return self.vision_model(pixel_values=pixel_values).last_hidden_state
 
-    def patches(
-        self, text_states: torch.Tensor, image_states: torch.Tensor | None, image_mask: torch.Tensor | None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def patches(self, text_states: torch.Tensor, images: PostImages | None) -> tuple[torch.Tensor, torch.Tensor]:
         """Line up the patches of all images that are read.
 
         Args:
             text_states (`torch.FloatTensor` of shape `(batch_size, num_tokens, hidden_size)`): Encoded text.
-            image_states (`torch.FloatTensor` of shape `(batch_size, num_images, num_patches, vision_hidden_size)`,
-                *optional*): Their patches; `None` where the batch has no image.
-            image_mask (`torch.BoolTensor` of shape `(batch_size, num_images)`, *optional*): `True` = real image.
+            images ([`PostImages`], *optional*): Their patches `(batch_size, num_images, num_patches,
+                vision_hidden_size)`; `None` where the batch has no image.
 
         Returns:
             The patches `(batch_size, num_images * num_patches, vision_hidden_size)`, and their mask.
         """
-        if image_states is None:
+        if images is None:
             # One place of padding, as attention to nothing at all is not defined.
             states = text_states.new_zeros(len(text_states), 1, self.config.vision_config.hidden_size)
             return states, torch.zeros(states.shape[:2], dtype=torch.bool, device=states.device)
-        return image_states.flatten(1, 2), image_mask.repeat_interleave(image_states.shape[2], dim=1)
+        return images.states.flatten(1, 2), images.mask.repeat_interleave(images.states.shape[2], dim=1)
 
     def fuse(
-        self,
-        text_states: torch.Tensor,
-        text_mask: torch.Tensor,
-        image_states: torch.Tensor | None,
-        image_mask: torch.Tensor | None,
+        self, text_states: torch.Tensor, text_mask: torch.Tensor, images: PostImages | None, output_attentions: bool
     ) -> UMTModelOutput:
-        """Join words and patches; see [`ImageSystemModel.fuse`]."""
-        patches, patch_mask = self.patches(text_states, image_states, image_mask)
+        """Join words and patches; see [`SMCLImageTextModel.fuse`]."""
+        patches, patch_mask = self.patches(text_states, images)
         text_states = self.dropout(text_states)
         words = self.word_layer(text_states, text_mask)
         # shape: (batch_size, num_patches, hidden_size), patches in the light of the words

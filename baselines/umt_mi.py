@@ -6,6 +6,7 @@ from torch import nn
 from transformers import initialization as init
 
 from ..configuration_smcl import SMCLConfig
+from ..modeling_smcl import PostImages
 from .umt import UMTConfig, UMTForTokenClassification, UMTModel
 
 
@@ -53,13 +54,9 @@ class UMTMIModel(UMTModel):
             # As SMCL's: patches leave a layer norm with unit variance.
             init.normal_(module.embeddings, mean=0.0, std=1.0)
 
-    def patches(
-        self, text_states: torch.Tensor, image_states: torch.Tensor | None, image_mask: torch.Tensor | None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Line up the patches of all images, each with its image's temporal position; see [`UMTModel.patches`]."""
-        if image_states is not None:
-            image_states = self.image_positions(image_states)
-        return super().patches(text_states, image_states, image_mask)
+    def relate_images(self, images: PostImages, text_mask: torch.Tensor, **text: torch.Tensor | None) -> PostImages:
+        """Give all patches of an image its temporal position; see [`SMCLImageTextModel.relate_images`]."""
+        return images._replace(states=self.image_positions(images.states))
 
 
 class UMTMIForTokenClassification(UMTForTokenClassification):

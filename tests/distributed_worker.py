@@ -10,7 +10,7 @@ from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import DistributedType
 from factories import make_inputs, make_model
 
-from smcl.distributed_smcl import BatchShare
+from smcl.losses_smcl import BatchShare
 from smcl.run_ner_multiimage import main
 
 LOSSES = "task_loss", "similarity_loss", "difference_loss", "contrastive_loss"

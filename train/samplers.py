@@ -1,7 +1,10 @@
-"""The order in which training reads posts."""
+"""The order in which training reads posts, and which of a batch each process gets."""
+
+from collections.abc import Iterator
 
 import torch
 from datasets import Dataset
+from torch.utils.data import BatchSampler, Sampler
 from transformers import PreTrainedTokenizerBase
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
@@ -49,4 +52,38 @@ def token_counts(posts: Dataset, tokenizer: PreTrainedTokenizerBase) -> list[int
     return counts
 
 
-__all__ = ["LengthSampler", "token_counts"]
+class SharedBatchSampler(BatchSampler):
+    """Batches of which each process takes its even part; the parts of a short last batch differ by at most one post.
+
+    A last batch of fewer posts than processes is left out.
+
+    Args:
+        sampler (`Sampler`): Order of the posts, the same in all processes.
+        batch_size (`int`): Posts of a batch over all processes.
+        drop_last (`bool`): Whether to leave out any last batch that is not full.
+        process_index (`int`): This process.
+        num_processes (`int`): Number of processes.
+    """
+
+    def __init__(self, sampler: Sampler, batch_size: int, drop_last: bool, process_index: int, num_processes: int):
+        super().__init__(sampler, batch_size, drop_last)
+        self.process_index = process_index
+        self.num_processes = num_processes
+
+    @property
+    def num_left_out(self) -> int:
+        """Number of posts in a last batch of fewer posts than processes."""
+        rest = len(self.sampler) % self.batch_size
+        return rest if rest < self.num_processes and not self.drop_last else 0
+
+    def __len__(self) -> int:
+        return super().__len__() - (self.num_left_out > 0)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for batch in super().__iter__():
+            if len(batch) >= self.num_processes:
+                start, end = (len(batch) * (self.process_index + k) // self.num_processes for k in (0, 1))
+                yield batch[start:end]
+
+
+__all__ = ["SharedBatchSampler", "LengthSampler", "token_counts"]

@@ -23,11 +23,11 @@ from transformers import EarlyStoppingCallback, EvalPrediction, Trainer, Trainin
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy, TrainOutput
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, logging
 
-from ..distributed_smcl import BatchShare, SharedBatchSampler
-from ..encoders_smcl import real_image_indices
+from ..losses_smcl import BatchShare
+from ..modeling_smcl import real_image_indices
 from ..processing_smcl import SMCLProcessor
 from .image_cache import CachedImages, keep_images_encoded
-from .samplers import LengthSampler, token_counts
+from .samplers import LengthSampler, SharedBatchSampler, token_counts
 
 logger = logging.get_logger(__name__)
 

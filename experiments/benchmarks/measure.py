@@ -23,8 +23,8 @@ from transformers import AutoModel, BertConfig, ViTConfig, ViTImageProcessorPil
 
 from smcl.configuration_smcl import SMCLConfig
 from smcl.dataset_scripts.schema import FEATURES
-from smcl.encoders_smcl import real_image_indices
 from smcl.experiments.tables import NOT_MEASURED
+from smcl.modeling_smcl import real_image_indices
 from smcl.processing_smcl import SMCLProcessor, load_tokenizer
 from smcl.train.dry_run import peak_process_memory
 

@@ -7,7 +7,7 @@ from html import escape
 import numpy as np
 from PIL import Image
 
-from ...explanations_smcl import EntityExplanation, Explanation, ImageEvidence
+from ...pipeline_smcl import EntityExplanation, Explanation, ImageEvidence
 from .style import (
     ATTENTION_COLOURS,
     FAINT,

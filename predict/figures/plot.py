@@ -12,9 +12,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from ...explanations_smcl import Explanation
 from ...modeling_smcl import SMCLForTokenClassification
-from ...pipeline_smcl import MultiImageNERPipeline
+from ...pipeline_smcl import Explanation, MultiImageNERPipeline
 from ...processing_smcl import SMCLProcessor
 from .html import explanation_to_html
 from .png import draw_card, draw_heat_map

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import numpy as np
 from PIL import Image
 
-from ...explanations_smcl import EntityExplanation, Explanation, ImageEvidence
+from ...pipeline_smcl import EntityExplanation, Explanation, ImageEvidence
 from .style import (
     ATTENTION_COLOURS,
     FAINT,

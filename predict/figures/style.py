@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from PIL import Image
 
-from ...explanations_smcl import EntityExplanation, Explanation, ImageEvidence, patch_edges
+from ...pipeline_smcl import EntityExplanation, Explanation, ImageEvidence, patch_edges
 
 # Okabe and Ito's colours, told apart with any colour vision; blue before those that are alike to some.
 TYPE_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442")

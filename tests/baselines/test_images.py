@@ -20,6 +20,7 @@ from smcl import MultiImageNERPipeline
 from smcl.baselines import SYSTEMS, needed_encoders, reads_images
 from smcl.dataset_scripts.icons import convert
 from smcl.dataset_scripts.schema import FEATURES
+from smcl.modeling_smcl import PostImages
 from smcl.run_ner_multiimage import main
 from smcl.train.image_cache import ImageFeatures
 from smcl.train.trainer import SMCLDataCollator, SMCLTrainer, SMCLTrainingArguments
@@ -265,13 +266,13 @@ def test_hvpnet_gates_differ_by_layer_and_weigh_every_level():
 def test_hvpnet_mixes_the_levels_by_its_gates():
     model, inputs = make_system("hvpnet"), make_inputs()
     states = model.smcl.encode_images(inputs["pixel_values"][:, 0])[:, None]
-    masks = inputs["image_mask"][:, :1], inputs["attention_mask"].bool()
+    images, text_mask = PostImages(states, inputs["image_mask"][:, :1]), inputs["attention_mask"].bool()
     prefixes = model.smcl.projection(states[:, 0].transpose(1, 2).flatten(2)).unflatten(-1, (2, 64))
     for level in range(2):
         one = torch.zeros(3, 2, 2)
         one[:, 0, level], one[:, 1, 1 - level] = 1, 1
         model.smcl.gate_weights = lambda prefixes, one=one: one
-        guidance = model.smcl.prompts(states, *masks)
+        guidance = model.smcl.prompts(images, text_mask)
         keys = [key.transpose(1, 2).flatten(2) for key in guidance.keys]
         assert torch.equal(keys[0], prefixes[:, :, level, :32]) and torch.equal(keys[1], prefixes[:, :, 1 - level, :32])
 
@@ -291,32 +292,21 @@ def test_hvpnet_levels_are_quarters_of_hidden_states_of_several_depths():
 # TPM-MI
 
 
-def test_tpm_mi_published_attention_makes_predictions_depend_on_the_batch_and_the_default_does_not():
+def test_tpm_mi_does_not_attend_across_the_batch():
     inputs = make_inputs(image_counts=(3, 3, 3))
     pixels = inputs["pixel_values"].clone()
     pixels[1:] = -pixels[1:]
-    for published in (True, False):
-        model = make_system("tpm-mi", published_attention=published)
-        effect = difference(logits_of(model, inputs, pixel_values=pixels)[0], logits_of(model, inputs)[0])
-        assert effect > 1e-3 if published else effect < 1e-4
+    model = make_system("tpm-mi")
+    assert difference(logits_of(model, inputs, pixel_values=pixels)[0], logits_of(model, inputs)[0]) < 1e-4
 
 
-def test_tpm_mi_images_attend_to_their_own_post_and_as_published_to_the_batch_alone():
+def test_tpm_mi_images_attend_to_their_own_post():
     states, mask = torch.randn(2, 3, 24), torch.ones(2, 3, dtype=torch.bool)
-    for published in (True, False):
-        relations = make_system("tpm-mi", published_attention=published).smcl.image_relations
-        changed = states.clone()
-        changed[1, 2] += 1
-        effect = (relations(changed, mask) - relations(states, mask)).abs().amax(dim=-1) > 1e-4
-        expected = [[False, False, True], [False, False, True]] if published else [[False] * 3, [True] * 3]
-        assert effect.tolist() == expected
-
-
-def test_tpm_mi_attention_is_chosen_without_other_weights(tmp_path):
-    make_system("tpm-mi").save_pretrained(tmp_path)
-    published, info = SYSTEMS["tpm-mi"].from_pretrained(tmp_path, published_attention=True, output_loading_info=True)
-    assert not info["missing_keys"] and not info["unexpected_keys"]
-    assert published.config.published_attention
+    relations = make_system("tpm-mi").smcl.image_relations
+    changed = states.clone()
+    changed[1, 2] += 1
+    effect = (relations(changed, mask) - relations(states, mask)).abs().amax(dim=-1) > 1e-4
+    assert effect.tolist() == [[False] * 3, [True] * 3]
 
 
 # UMT
@@ -508,11 +498,11 @@ def test_command_line_trains_and_predicts_again_to_the_letter(name, data, encode
     assert written[0] == written[1]
 
 
-def test_command_line_keeps_the_published_attention_of_tpm_mi(data, encoder_folders, tmp_path):
+def test_command_line_takes_the_switches_of_a_system_and_no_others(data, encoder_folders, tmp_path):
     text, vision = encoder_folders
     arguments = ["--dataset", data, "--do_train", "--num_train_epochs", "1", "--use_cpu", "--disable_tqdm", "true"]
     arguments += ["--text_model", text, "--vision_model", vision, "--output_dir", str(tmp_path)]
-    with pytest.raises(ValueError, match="'umt' has no `--published_attention`"):
-        main([*arguments, "--system", "umt", "--published_attention", "true"])
-    main([*arguments, "--system", "tpm-mi", "--published_attention", "true"])
-    assert json.loads((tmp_path / "config.json").read_text())["published_attention"]
+    with pytest.raises(ValueError, match="'umt' has no `--num_image_layers`"):
+        main([*arguments, "--system", "umt", "--num_image_layers", "2"])
+    main([*arguments, "--system", "tpm-mi", "--num_image_layers", "2"])
+    assert json.loads((tmp_path / "config.json").read_text())["num_image_layers"] == 2

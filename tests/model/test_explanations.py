@@ -7,8 +7,7 @@ from factories import LABELS, make_model
 from PIL import Image
 
 from smcl import MultiImageNERPipeline
-from smcl.explanations_smcl import patch_edges
-from smcl.pipeline_smcl import find_entities
+from smcl.pipeline_smcl import find_entities, patch_edges
 
 TEXT = "joey and niko rest"
 

@@ -17,7 +17,7 @@ from transformers import (
 )
 
 from smcl import SMCLConfig, SMCLForTokenClassification, SMCLModel
-from smcl.encoders_smcl import real_image_indices
+from smcl.modeling_smcl import real_image_indices
 
 SWITCHES = [
     {},

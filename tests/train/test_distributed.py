@@ -26,8 +26,8 @@ from transformers import BertConfig, BertModel, ViTConfig, ViTModel
 
 from smcl.dataset_scripts.icons import convert
 from smcl.dataset_scripts.schema import FEATURES
-from smcl.distributed_smcl import SharedBatchSampler
 from smcl.run_ner_multiimage import main
+from smcl.train.samplers import SharedBatchSampler
 from smcl.train.trainer import checkpoint_faults
 
 TESTS = Path(__file__).parents[1]
@@ -157,7 +157,7 @@ def test_each_post_is_scored_and_predicted_once(runs, training, name):
 def test_checkpoints_are_written_once_with_the_random_state_of_each_process(runs):
     checkpoint = runs / "two" / "checkpoint-8"
     names = {path.name for path in checkpoint.iterdir()}
-    assert {"model.safetensors", "optimizer.pt", "modeling_smcl.py", "distributed_smcl.py"} <= names
+    assert {"model.safetensors", "optimizer.pt", "modeling_smcl.py", "losses_smcl.py"} <= names
     assert {name for name in names if name.startswith("rng")} == {"rng_state_0.pth", "rng_state_1.pth"}
 
 

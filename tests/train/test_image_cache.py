@@ -71,7 +71,7 @@ def refuse(monkeypatch):
         monkeypatch.setattr("smcl.images_smcl.open_image", fail)
         if encoding:
             monkeypatch.setattr(ImageFeatures, "compute", fail)
-            monkeypatch.setattr("smcl.encoders_smcl.SMCLEncoders._encode_posts", fail)
+            monkeypatch.setattr("smcl.modeling_smcl.SMCLImageTextModel._encode_posts", fail)
 
     return start
 

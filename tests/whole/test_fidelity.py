@@ -7,7 +7,7 @@ import torch
 from factories import make_config, make_inputs, make_model
 
 from smcl.crf_smcl import LinearChainCRF
-from smcl.fusion_smcl import (
+from smcl.layers_smcl import (
     SMCLAttention,
     SMCLImageRelations,
     SMCLModalityEncoders,

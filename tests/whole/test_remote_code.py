@@ -2,10 +2,12 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import torch
 from factories import make_model
 
+import smcl
 from smcl import MultiImageNERPipeline
 
 PROGRAM = """
@@ -74,3 +76,10 @@ def test_saved_folder_gives_the_same_logits_bit_for_bit_without_the_package(tmp_
         save_file(inputs, folder / again / "inputs")
         assert run_without_package(folder / again, tmp_path / again, cache) == tags
         assert torch.equal(load_file(tmp_path / again)["logits"], logits)
+
+
+def test_the_code_that_travels_is_what_the_names_say(tmp_path):
+    make_model().save_pretrained(tmp_path / "model")
+    travelling = {path.name for path in Path(smcl.__file__).parent.glob("*_smcl.py")}
+    assert len(travelling) == 8
+    assert {path.name for path in (tmp_path / "model").glob("*.py")} == travelling

@@ -22,7 +22,7 @@ from transformers import (
     XLMRobertaConfig,
 )
 
-from smcl import SMCLConfig, SMCLForTokenClassification, SMCLModel, encoders_smcl
+from smcl import SMCLConfig, SMCLForTokenClassification, SMCLModel, modeling_smcl
 from smcl.train.trainer import SMCLTrainer, SMCLTrainingArguments
 
 # The name that all supported releases of transformers have.
@@ -175,7 +175,7 @@ def test_gradient_checkpointing_gives_the_same_gradients(settings, switches):
 
 def test_reentrant_checkpointing_which_would_lose_guidance_is_replaced_with_a_warning(monkeypatch):
     messages = []
-    monkeypatch.setattr(encoders_smcl.logger, "warning_once", messages.append)
+    monkeypatch.setattr(modeling_smcl.logger, "warning_once", messages.append)
     make_model(use_image_guidance=False).gradient_checkpointing_enable({"use_reentrant": True})
     assert not messages
     make_model().gradient_checkpointing_enable({"use_reentrant": True})
