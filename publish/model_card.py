@@ -1,37 +1,38 @@
-"""The model card of a published model, written from what its runs recorded; what they did not is said to be unknown."""
+"""The model card of a published model, written from what its runs recorded; what they did not is said to be unknown.
 
+Its text is the template beside this file.
+"""
+
+import inspect
 import os
+import re
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import EvalResult, ModelCardData
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from ..configuration_smcl import SMCLConfig
 
+TEMPLATE = Path(__file__).with_suffix(".md")
 UNKNOWN, UNMEASURED = "not recorded", "not measured"
 METRICS = ("precision", "recall", "f1")
-USE = """from transformers import pipeline
-
-ner = pipeline(model="{name}", trust_remote_code=True)
-post = {{"text": "Joey and Niko rest after wrestling", "images": []}}
-for entity in ner(post):
-    print(entity["word"], entity["entity_group"], round(entity["score"], 3))"""
-CITATION = """@article{wu2026smcl,
-  author  = {Wu, Yubo and Liu, Junqiang},
-  title   = {Multimodal Named-Entity Recognition Based on Symmetric Fusion with Contrastive Learning},
-  journal = {Symmetry},
-  volume  = {18},
-  number  = {2},
-  pages   = {353},
-  year    = {2026},
-  doi     = {10.3390/sym18020353}
-}"""
+# Also behind `--name=`, and in lists and JSON; no path of a URL, other than that of a local file.
+ABSOLUTE_PATH = re.compile(r"""(?:^|(?<=[=,"'\[]))(?:file:/*)?/[^,"'\]]*""")
+# What a card tells elsewhere, or what is no part of the method.
+TOLD_ELSEWHERE = ("text_config", "vision_config", "max_images", "temperature")
 
 
-class ModelCard:
-    """What a card tells of a model.
+def model_card(
+    name: str,
+    config: SMCLConfig,
+    num_parameters: int,
+    runs: Sequence[dict[str, Any]] = (),
+    results: dict[str, float] | None = None,
+    license: str | None = None,
+) -> ModelCard:
+    """Write the card of a model.
 
     Args:
         name (`str`): Its name on the Hub, `"namespace/name"`.
@@ -40,221 +41,157 @@ class ModelCard:
         runs (`Sequence[dict]`): The runs that made it, as [`read_runs`] returns them; may be empty.
         results (`dict`, *optional*): Scores in place of those of the runs, for a folder without recorded runs.
         license (`str`, *optional*): Identifier of the weights' licence.
+
+    Returns:
+        `huggingface_hub.ModelCard`: metadata, and sections of Markdown.
     """
+    trained, tested, results = _last_runs(runs, results or {})
+    types = [label[2:] for _, label in sorted(config.id2label.items()) if label.startswith("B-")]
+    title = name.split("/")[-1]
+    metadata = ModelCardData(
+        model_name=title,
+        license=license or "unknown",
+        library_name="transformers",
+        pipeline_tag="token-classification",
+        tags=["multimodal", "named-entity-recognition", "ner", "smcl", "custom_code"],
+        base_model=_hub_names(origin for run in runs for origin in run["started_from"].values()),
+        datasets=_hub_names(run["data"] for run in (trained, tested) if run),
+        metrics=list(METRICS),
+        eval_results=_eval_results(tested, results),
+    )
+    return ModelCard.from_template(
+        metadata,
+        template_path=str(TEMPLATE),
+        unknown=UNKNOWN,
+        unmeasured=UNMEASURED,
+        name=name,
+        title=as_text(title),
+        license=license and as_text(license),
+        types=[as_text(one) for one in types],
+        max_images=config.max_images,
+        num_parameters=num_parameters,
+        switches=_other_settings(config),
+        encoders={"Text": config.text_config, "Image": config.vision_config},
+        origins=_origins(runs),
+        temperature=config.temperature,
+        calibration=_calibration(results),
+        labels=_label_rows(types, trained),
+        scores=_score_rows(types, results),
+        tested_on=as_text(tested["data"]["title"]) if tested else UNKNOWN,
+        tested_without_images=tested is not None and tested["ignore_images"],
+        trained_without_images=trained is not None and trained["ignore_images"],
+        data=_data(trained, tested),
+        runs=[_run(run) for run in runs],
+        worst=_worst(types, results),
+    )
 
-    def __init__(
-        self,
-        name: str,
-        config: SMCLConfig,
-        num_parameters: int,
-        runs: Sequence[dict[str, Any]] = (),
-        results: dict[str, float] | None = None,
-        license: str | None = None,
-    ):
-        self.name, self.config, self.num_parameters = name, config, num_parameters
-        self.runs, self.license = list(runs), license
-        self.types = [label[2:] for _, label in sorted(config.id2label.items()) if label.startswith("B-")]
-        self.results = dict(results or {}) if not runs else {}
-        self.trained: dict[str, Any] | None = None
-        self.tested: dict[str, Any] | None = None
-        for run in self.runs:
-            if "train" in run["stages"]:
-                # Scores of the weights before say nothing of those after.
-                self.trained, self.tested, self.results = run, None, {}
-            if "test" in run["stages"]:
-                self.tested = run
-            self.results |= run["results"]
 
-    def text(self) -> str:
-        """Return the card: metadata, and sections of Markdown."""
-        sections = [self._introduction(), self._use(), self._labels(), self._scores(), self._data(), self._training()]
-        sections += [self._limits(), f"## Citation\n\n```bibtex\n{CITATION}\n```"]
-        return f"---\n{self.metadata()}\n---\n\n" + "\n\n".join(sections) + "\n"
+def _last_runs(
+    runs: Sequence[dict[str, Any]], results: dict[str, float]
+) -> tuple[dict[str, Any] | None, dict[str, Any] | None, dict[str, float]]:
+    """Find the runs that trained and tested the weights as they are, and the scores of these weights."""
+    trained = tested = calibrated = None
+    results = {} if runs else dict(results)
+    for run in runs:
+        if "train" in run["stages"]:
+            # Scores of the weights before say nothing of those after.
+            trained, tested, results = run, None, {}
+        if "test" in run["stages"]:
+            tested = run
+            results = {k: v for k, v in results.items() if not k.startswith("test_") or k.startswith("test_ece")}
+        if "calibration" in run["stages"]:
+            # Another temperature has another error, also on splits that this run did not read.
+            calibrated = run
+            results = {key: value for key, value in results.items() if "_ece" not in key}
+        results |= run["results"]
+    if tested and calibrated and not _same_data(tested, calibrated):
+        results = {key: value for key, value in results.items() if not key.startswith("test_ece")}
+    return trained, tested, results
 
-    def metadata(self) -> ModelCardData:
-        """Return what the Hub reads of the card: licence, base models, data set, scores."""
-        return ModelCardData(
-            model_name=self.name.split("/")[-1],
-            license=self.license or "unknown",
-            library_name="transformers",
-            pipeline_tag="token-classification",
-            tags=["multimodal", "named-entity-recognition", "ner", "smcl", "custom_code"],
-            base_model=self._base_models() or None,
-            datasets=self._hub_data() or None,
-            metrics=list(METRICS),
-            eval_results=self._eval_results() or None,
+
+def _hub_names(origins) -> list[str] | None:
+    return list(dict.fromkeys(origin["name"] for origin in origins if not origin["is_local"])) or None
+
+
+def _eval_results(tested: dict[str, Any] | None, results: dict[str, float]) -> list[EvalResult] | None:
+    if tested is None:
+        # The Hub wants the data's name beside each score.
+        return None
+    data = tested["data"]
+    return [
+        EvalResult(
+            task_type="token-classification",
+            task_name="Named-entity recognition in posts with images",
+            dataset_type=data["title"] if data["is_local"] else data["name"],
+            dataset_name=data["title"],
+            dataset_split="test",
+            metric_type=metric,
+            metric_name=f"strict entity-level {metric}, micro-averaged",
+            metric_value=round(results[f"test_{metric}"], 4),
         )
+        for metric in METRICS
+    ]
 
-    def _base_models(self) -> list[str]:
-        origins = [origin for run in self.runs for origin in run["started_from"].values()]
-        return list(dict.fromkeys(origin["name"] for origin in origins if not origin["is_local"]))
 
-    def _hub_data(self) -> list[str]:
-        data = [run["data"] for run in (self.trained, self.tested) if run]
-        return list(dict.fromkeys(origin["name"] for origin in data if not origin["is_local"]))
+def _other_settings(config: SMCLConfig) -> list[str]:
+    """Name the settings of the method that are not those of the published model."""
+    names = [name for name in inspect.get_annotations(SMCLConfig) if name not in TOLD_ELSEWHERE]
+    values = {name: (getattr(config, name), getattr(SMCLConfig, name)) for name in names}
+    return [f"`{name}` {value}" for name, (value, default) in values.items() if value != default]
 
-    def _eval_results(self) -> list[EvalResult]:
-        if self.tested is None:
-            # The Hub wants the data's name beside each score.
-            return []
-        data = self.tested["data"]
-        return [
-            EvalResult(
-                task_type="token-classification",
-                task_name="Named-entity recognition in posts with images",
-                dataset_type=data["title"] if data["is_local"] else data["name"],
-                dataset_name=data["title"],
-                dataset_split="test",
-                metric_type=metric,
-                metric_name=f"strict entity-level {metric}, micro-averaged",
-                metric_value=round(self.results[f"test_{metric}"], 4),
-            )
-            for metric in METRICS
+
+def _origins(runs: Sequence[dict[str, Any]]) -> str:
+    origins = runs[0]["started_from"].values() if runs else []
+    return ", ".join(
+        f"{as_text(Path(origin['name']).name)} (a local folder)" if origin["is_local"] else as_text(origin["name"])
+        for origin in origins
+    )
+
+
+def _calibration(results: dict[str, float]) -> dict[str, float] | None:
+    if not {"test_ece", "test_ece_before"} <= results.keys():
+        return None
+    return {"after": results["test_ece"], "before": results["test_ece_before"]}
+
+
+def _label_rows(types: Sequence[str], trained: dict[str, Any] | None) -> list[tuple[str, ...]]:
+    mentions = (trained or {}).get("data", {}).get("mentions") or {}
+    rows = []
+    for name in types:
+        told = mentions.get(name)
+        examples = ", ".join(map(as_text, told["examples"])) if told else UNKNOWN
+        rows.append((as_text(name), _count(told and told["count"]), examples or "none"))
+    return rows
+
+
+def _score_rows(types: Sequence[str], results: dict[str, float]) -> list[tuple[str, ...]]:
+    if results.get("test_f1") is None:
+        return []
+    rows = []
+    for title, prefix in [("all", "test"), *((name, f"test_{name}") for name in types)]:
+        values = [results.get(f"{prefix}_{metric}") for metric in METRICS]
+        named = types if title == "all" else [title]
+        supports = [results.get(f"test_{name}_support") for name in named]
+        rows.append((as_text(title), *map(_score, values), _count(None if None in supports else sum(supports))))
+    return rows
+
+
+def _data(trained: dict[str, Any] | None, tested: dict[str, Any] | None) -> list[dict[str, Any]]:
+    """Tell the splits that were trained and tested on, once if both are of the same data."""
+    told = {"Trained on": trained, "Tested on": tested}
+    if trained is not None and tested is not None and _same_data(trained, tested):
+        told = {"Trained and tested on": trained}
+    parts = []
+    for use, run in told.items():
+        splits = dict(run["data"]["splits"]) if run else {}
+        if len(told) == 1:
+            splits |= tested["data"]["splits"]
+        rows = [
+            (split, *(_count(s[key]) for key in ("posts", "images", "lost_images")), f"`{s['sha256'] or UNKNOWN}`")
+            for split, s in splits.items()
         ]
-
-    def _introduction(self) -> str:
-        encoders = {"Text": self.config.text_config, "Image": self.config.vision_config}
-        parts = [
-            f"{key} encoder: {part.model_type}, {part.num_hidden_layers} layers of width {part.hidden_size}"
-            for key, part in encoders.items()
-        ]
-        return f"""# {self.name.split("/")[-1]}
-
-Finds the named entities ({", ".join(self.types)}) in posts with up to {self.config.max_images} images: the words are
-tagged in BIO2, and the images decide where the words alone are ambiguous. The model is SMCL (Wu & Liu, *Symmetry* 2026,
-18(2), 353), with {self.num_parameters:,} weights.
-
-{". ".join(parts)}. Started from: {self._origins()}.
-
-Licence: {self.license or UNKNOWN}. The code in this repository is under Apache-2.0."""
-
-    def _origins(self) -> str:
-        origins = self.runs[0]["started_from"] if self.runs else {}
-        named = [
-            f"{origin['name']}" if not origin["is_local"] else f"{Path(origin['name']).name} (a local folder)"
-            for origin in origins.values()
-        ]
-        return ", ".join(named) or UNKNOWN
-
-    def _use(self) -> str:
-        return f"""## Use
-
-`pip install torch transformers pytorch-crf pillow`; then
-
-```python
-{USE.format(name=self.name)}
-```
-
-`images` are paths, URLs, PIL images or bytes, in the order of the post. `trust_remote_code=True` runs the Python files
-of this repository: read them first, and pin what you read by `revision="COMMIT"`. `score` is the probability under the
-CRF that exactly these words are an entity of this type. {self._calibration()}"""
-
-    def _calibration(self) -> str:
-        if "test_ece" not in self.results:
-            return f"Its expected calibration error is {UNMEASURED}."
-        return (
-            f"Its expected calibration error on the test split is {self.results['test_ece']:.3f}, at the fitted "
-            f"temperature {self.config.temperature:.2f} ({self.results['test_ece_before']:.3f} before)."
-        )
-
-    def _labels(self) -> str:
-        mentions = (self.trained or {}).get("data", {}).get("mentions") or {}
-        rows = []
-        for name in self.types:
-            told = mentions.get(name)
-            examples = ", ".join(map(_cell, told["examples"])) if told else UNKNOWN
-            rows.append((name, f"{told['count']:,}" if told else UNKNOWN, examples or "none"))
-        return f"## Labels\n\n{format_table(('type', 'mentions in training', 'most frequent'), rows)}"
-
-    def _scores(self) -> str:
-        if self.results.get("test_f1") is None:
-            return f"## Scores\n\nPrecision, recall and F1 on a test split: {UNMEASURED}."
-        rows = []
-        for title, prefix in [("all", "test"), *((name, f"test_{name}") for name in self.types)]:
-            values = [self.results.get(f"{prefix}_{metric}") for metric in METRICS]
-            named = self.types if title == "all" else [title]
-            supports = [self.results.get(f"test_{name}_support") for name in named]
-            rows.append((title, *map(_score, values), _count(None if None in supports else sum(supports))))
-        data = UNKNOWN if self.tested is None else self.tested["data"]["title"]
-        return f"""## Scores
-
-Strict and entity-level (type and both borders must be right), micro-averaged over all entities; test split of the data
-{data}; one run.
-
-{format_table(("", "precision", "recall", "F1", "entities"), rows)}"""
-
-    def _data(self) -> str:
-        told = [("trained on", self.trained), ("tested on", self.tested)]
-        if self.trained is not None and self.tested is not None and _same_data(self.trained, self.tested):
-            told = [("trained and tested on", self.trained)]
-        parts = []
-        for title, run in told:
-            if run is None:
-                parts.append(f"{title.capitalize()}: {UNKNOWN}.")
-                continue
-            splits = dict(run["data"]["splits"])
-            if len(told) == 1:
-                splits |= self.tested["data"]["splits"]
-            rows = [
-                (
-                    split,
-                    _count(s["posts"]),
-                    _count(s["images"]),
-                    _count(s["lost_images"]),
-                    f"`{s['sha256'] or UNKNOWN}`",
-                )
-                for split, s in splits.items()
-            ]
-            head = ("split", "posts", "images", "images missing or broken", "SHA-256")
-            parts.append(f"{title.capitalize()} {run['data']['title']}.\n\n{format_table(head, rows)}")
-        note = "A split's SHA-256 is the one in its data set's `report.json`; it covers words, tags and images."
-        return "\n\n".join(["## Data", *parts, note])
-
-    def _training(self) -> str:
-        if not self.runs:
-            return f"## Training\n\nCommand, versions, hardware, time, seed and energy: {UNKNOWN}."
-        parts = ["## Training", "Absolute paths are cut to their last part, tokens are left out."]
-        for run in self.runs:
-            stages = ", ".join(run["stages"])
-            energy = run["energy_kwh"]
-            rows = [
-                ("versions", ", ".join(f"{key} {value or UNKNOWN}" for key, value in run["versions"].items())),
-                ("hardware", run["hardware"]),
-                ("time", f"{run['seconds']:,.0f} s, finished {run['finished']}"),
-                (
-                    "settings",
-                    ", ".join(f"{key} {value}" for key, value in run["settings"].items() if value is not None),
-                ),
-            ]
-            if "train" in run["stages"]:
-                seconds = f"{run['results']['train_runtime']:,.0f} s of training"
-                if run["resumed_from"]:
-                    seconds += f" since {run['resumed_from']}, where it was resumed; the time before is {UNKNOWN}"
-                rows.insert(3, ("of that", f"{seconds}, {run['results']['epoch']:g} epochs"))
-                rows.append(("energy", f"{energy:.4f} kWh (codecarbon)" if energy is not None else UNMEASURED))
-            parts.append(
-                f"{stages.capitalize()}:\n\n```bash\n{_public(run['command'])}\n```\n\n{format_table(('', ''), rows)}"
-            )
-        return "\n\n".join(parts)
-
-    def _limits(self) -> str:
-        limits = []
-        scored = {name: self.results[f"test_{name}_f1"] for name in self.types if f"test_{name}_f1" in self.results}
-        if scored:
-            worst = min(scored, key=scored.get)
-            limits.append(f"It is worst at {worst}: F1 {scored[worst]:.3f} on the test split.")
-        if self.trained and self.trained["ignore_images"]:
-            limits.append("It was trained without images: what it makes of them is chance.")
-        limits += [
-            "The scores are of one run on one data set; on other posts, times or languages they are not measured.",
-            f'Posts with more than {self.config.max_images} images are refused, or cut with `on_extra_images="first"`.',
-            "The tags are no better than the data: their annotators' errors, and whom and what they show often or "
-            "never, come back in what the model finds.",
-            "Images sway it, misleading ones too: `ner.explain(post)` shows what each does.",
-            "Differences between groups of people in what is found are not measured. It is a tool to look through "
-            "posts, not one to judge or to identify persons by.",
-        ]
-        return "## Limits and bias\n\n" + "\n".join(f"- {limit}" for limit in limits)
+        parts.append({"use": use, "title": as_text(run["data"]["title"]) if run else None, "splits": rows})
+    return parts
 
 
 def _same_data(one: dict[str, Any], other: dict[str, Any]) -> bool:
@@ -265,21 +202,74 @@ def _same_data(one: dict[str, Any], other: dict[str, Any]) -> bool:
     )
 
 
+def _run(run: dict[str, Any]) -> dict[str, Any]:
+    """Tell what stands of a run under "Training"."""
+    command, results = _public(run["command"]), run["results"]
+    is_training = "train" in run["stages"]
+    return {
+        "stages": ", ".join(run["stages"]).capitalize(),
+        "command": command,
+        "fence": _fence(command, least=3),
+        "versions": ", ".join(f"{key} {value or UNKNOWN}" for key, value in run["versions"].items()),
+        "hardware": run["hardware"],
+        "seconds": run["seconds"],
+        "finished": run["finished"],
+        "training": {"seconds": results["train_runtime"], "epochs": results["epoch"]} if is_training else None,
+        "resumed_from": run["resumed_from"] and as_text(run["resumed_from"]),
+        "settings": ", ".join(f"{key} {value}" for key, value in run["settings"].items() if value is not None),
+        "energy_kwh": run["energy_kwh"],
+    }
+
+
 def _public(command: str) -> str:
     """Cut absolute paths, which tell of their owner's machine, to their last part."""
-    return shlex.join(Path(part).name if os.path.isabs(part) else part for part in shlex.split(command))
+    return shlex.join(
+        ABSOLUTE_PATH.sub(lambda path: os.path.basename(os.path.normpath(path[0])) or "/", part)
+        for part in shlex.split(command)
+    )
 
 
-def format_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Lay cells out as a table of Markdown."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+def _worst(types: Sequence[str], results: dict[str, float]) -> dict[str, Any] | None:
+    """Find the type of the lowest F1, among those that the test split has."""
+    scored = {
+        name: results[f"test_{name}_f1"]
+        for name in types
+        if f"test_{name}_f1" in results and results.get(f"test_{name}_support") != 0
+    }
+    worst = min(scored, key=scored.get, default=None)
+    return None if worst is None else {"type": as_text(worst), "f1": scored[worst]}
 
 
-def _cell(text: str) -> str:
-    """Write text of the data into a table so that it stays text."""
-    escaped = (f"&#{ord(c)};" if c in "<>&" else f"\\{c}" if c in "\\`*_[]|#" else c for c in text)
+def as_text(text: str) -> str:
+    """Write a string of the user's so that it stays text, also in a table's cell.
+
+    Args:
+        text (`str`): Any text.
+
+    Returns:
+        `str`: Markdown in one line that shows it.
+    """
+    escaped = (f"&#{ord(c)};" if c in "<>&$" else f"\\{c}" if c in "\\`*_[]|#~" else c for c in text)
     return " ".join("".join(escaped).split())
+
+
+def as_code(text: str) -> str:
+    """Write a string of the user's as code within a line.
+
+    Args:
+        text (`str`): Any text.
+
+    Returns:
+        `str`: Markdown in one line that shows it.
+    """
+    fence = _fence(text, least=1)
+    space = " " * (fence != "`")
+    return f"{fence}{space}{' '.join(text.split())}{space}{fence}"
+
+
+def _fence(code: str, least: int) -> str:
+    """Return as many backticks as surround code that may hold some itself."""
+    return "`" * max([least, *(len(run) + 1 for run in re.findall("`+", code))])
 
 
 def _score(value: float | None) -> str:
@@ -290,4 +280,4 @@ def _count(value: float | None) -> str:
     return UNKNOWN if value is None else f"{value:,.0f}"
 
 
-__all__ = ["UNKNOWN", "ModelCard", "format_table"]
+__all__ = ["UNKNOWN", "as_code", "as_text", "model_card"]

@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 import pyarrow.parquet as pq
 from datasets import Features
-from huggingface_hub import HfApi, constants
+from huggingface_hub import HfApi, RepoCard, constants
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 from transformers.trainer_utils import HubStrategy
 
@@ -29,7 +29,7 @@ from ..modeling_smcl import SMCLForTokenClassification
 from ..pipeline_smcl import MultiImageNERPipeline
 from ..processing_smcl import SMCLProcessor
 from .dataset_card import dataset_card, parquet_files
-from .model_card import ModelCard
+from .model_card import model_card
 from .run_record import REPORT_FILE, read_runs
 
 T = TypeVar("T")
@@ -166,7 +166,7 @@ def complete(folder: str | os.PathLike, output: str | os.PathLike, name: str, *,
     if any(output.iterdir()):
         raise ValueError(f"Expected an empty or a new folder to write to, but {output} holds files.")
     card = (_complete_model if kind == "model" else _complete_dataset)(folder, output, name, license)
-    (output / CARD_FILE).write_text(card, encoding="utf-8")
+    (output / CARD_FILE).write_text(f"{card}\n", encoding="utf-8")
 
 
 def check_model_type(model_type: str) -> None:
@@ -185,7 +185,7 @@ def check_model_type(model_type: str) -> None:
         )
 
 
-def _complete_model(folder: Path, output: Path, name: str, license: str | None) -> str:
+def _complete_model(folder: Path, output: Path, name: str, license: str | None) -> RepoCard:
     """Save a model with its processor and code anew, and return its card."""
     check_model_type(json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type"))
     model = SMCLForTokenClassification.from_pretrained(folder)
@@ -202,14 +202,14 @@ def _complete_model(folder: Path, output: Path, name: str, license: str | None) 
         )
     results = folder / "all_results.json"
     results = json.loads(results.read_text(encoding="utf-8")) if results.is_file() else {}
-    return ModelCard(name, model.config, model.num_parameters(), read_runs(folder), results, license).text()
+    return model_card(name, model.config, model.num_parameters(), read_runs(folder), results, license)
 
 
 def _differs(path: Path, other: Path) -> bool:
     return other.is_file() and other.read_bytes() != path.read_bytes()
 
 
-def _complete_dataset(folder: Path, output: Path, name: str, license: str | None) -> str:
+def _complete_dataset(folder: Path, output: Path, name: str, license: str | None) -> RepoCard:
     """Copy a data set, and return its card."""
     report = json.loads((folder / REPORT_FILE).read_text(encoding="utf-8"))
     files = parquet_files(folder, report)
