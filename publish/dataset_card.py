@@ -8,12 +8,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
+from datasets import Features
 from huggingface_hub import DatasetCard, DatasetCardData
 
+from ..dataset_scripts.report import SplitReport
+from ..dataset_scripts.schema import Post
 from .model_card import UNKNOWN, as_code, as_text
 
 TEMPLATE = Path(__file__).with_suffix(".md")
 SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
+# What of a report can be counted again in the Parquet files; the rest tells what the converter met.
+FIGURES = ("posts", "words", "entities", "images", "images_per_post", "illegal_transitions", "sha256")
 PROBLEMS = ("missing_images", "repaired_images", "broken_images", "illegal_transitions")
 
 
@@ -96,6 +102,39 @@ def parquet_files(folder: Path, report: dict[str, Any]) -> list[Path]:
     return files
 
 
+def check_report(files: Sequence[Path], report: dict[str, Any]) -> None:
+    """See to it that a report is of the data beside it: a card that tells its figures and hashes must not be wrong.
+
+    Args:
+        files (`Sequence[Path]`): The data set's Parquet files, as [`parquet_files`] lists them.
+        report (`dict`): Its `report.json`.
+
+    Raises:
+        ValueError: if a figure or a hash of the report is not that of the posts.
+    """
+    for split, told in report["splits"].items():
+        found = SplitReport()
+        for path in files:
+            if path.name.startswith(f"{split}-"):
+                _count_posts(path, found)
+        for figure, value in found.as_dict().items():
+            if figure in FIGURES and value != told[figure]:
+                raise ValueError(
+                    f"The split {split!r} in {files[0].parents[1]} has {value} {figure}, but report.json tells of "
+                    f"{told[figure]}: it is of other data. Run the converter again."
+                )
+
+
+def _count_posts(path: Path, report: SplitReport) -> None:
+    """Add the posts of a Parquet file to a report, a few at a time, as images can be large."""
+    labels = Features.from_arrow_schema(pq.read_schema(path))["ner_tags"].feature.names
+    for batch in pq.ParquetFile(path).iter_batches(batch_size=100):
+        for row in batch.to_pylist():
+            tags = [labels[tag] for tag in row["ner_tags"]]
+            names = [image["path"] for image in row["images"]]
+            report.add(Post(row["id"], row["tokens"], tags, names, row["source"], published_tags=tags), row["images"])
+
+
 def _figure_rows(splits: Sequence[dict[str, Any]]) -> list[tuple[str, ...]]:
     """Count by split and in all: posts, words, entities of each type, images, problems."""
     types = [name for name in splits[0]["entities"] if name != "total"]
@@ -112,4 +151,4 @@ def _figure_rows(splits: Sequence[dict[str, Any]]) -> list[tuple[str, ...]]:
     return [(title, *(f"{value:,}" for value in (*values, sum(values)))) for title, values in rows]
 
 
-__all__ = ["dataset_card", "parquet_files"]
+__all__ = ["check_report", "dataset_card", "parquet_files"]

@@ -5,10 +5,11 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import shlex
 import time
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,12 @@ import torch
 from datasets import Dataset, DatasetDict
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+from huggingface_hub.utils.sha import sha_fileobj
+from transformers.utils import logging
 
 from ..pipeline_smcl import find_entities
+
+logger = logging.get_logger("smcl")
 
 RUN_FILE, REPORT_FILE = "run.json", "report.json"
 PACKAGES = ("smcl", "torch", "transformers", "datasets")
@@ -38,13 +43,22 @@ SETTINGS = (
     "fp16",
 )
 EXAMPLES = 3
+# What a card reads of each run, and of each split of a converter's report.
+RUN_KEYS = {"command", "finished", "seconds", "resumed_from", "stages", "started_from", "ignore_images", "settings"}
+RUN_KEYS |= {"data", "versions", "hardware", "energy_kwh", "results"}
+SPLIT_KEYS = {"posts", "words", "entities", "images", "images_per_post", "mapped_tags", "sha256"}
+SPLIT_KEYS |= {"missing_images", "repaired_images", "broken_images", "illegal_transitions"}
+# argparse also takes `--hub-token`, and any beginning that is clear.
+_TOKEN_NAME = re.compile("--hub[_-]t(o(k(en?)?)?)?")
+# As the Hub makes them, wherever they stand: in a URL, in JSON.
+_TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{20,}")
 
 
 class RunRecord:
     """Watches a run of `run_ner_multiimage.py` from its start and notes it at its end.
 
     Args:
-        argv (`Sequence[str]`): Its arguments, or the one YAML or JSON file that holds them. Tokens are not kept.
+        argv (`Sequence[str]`): Its arguments, or the one YAML or JSON file that holds them. The token is not kept.
     """
 
     def __init__(self, argv: Sequence[str]):
@@ -74,7 +88,7 @@ class RunRecord:
             "test": training_arguments.do_predict,
         }
         run = {
-            "command": command_line(self.argv),
+            "command": command_line(self.argv, training_arguments.hub_token),
             "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             "seconds": round(time.time() - self.started, 1),
             "resumed_from": resumed_from and Path(resumed_from).name,
@@ -89,13 +103,17 @@ class RunRecord:
             "settings": {name: getattr(training_arguments, name) for name in SETTINGS},
             "data": describe_data(data_arguments.dataset, dataset),
             "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
-            "hardware": describe_hardware(training_arguments.device),
+            "hardware": describe_hardware(training_arguments.device, training_arguments.world_size),
             "energy_kwh": self.read_energy(folder) if training_arguments.do_train else None,
+            "weights": hash_weights(folder),
             "results": {},
         }
         for stage in run["stages"]:
             run["results"] |= json.loads((folder / f"{stage}_results.json").read_text(encoding="utf-8"))
         runs = [] if start is None else read_runs(start)
+        if runs and not (training_arguments.do_train and is_same) and not tells_of(runs, start):
+            logger.warning(f"The {len(runs)} runs in {Path(start, RUN_FILE)} are of other weights: they are left out.")
+            runs = []
         (folder / RUN_FILE).write_text(json.dumps({"runs": [*runs, run]}, indent=2, default=str) + "\n", "utf-8")
 
     def read_energy(self, folder: Path) -> float | None:
@@ -115,16 +133,78 @@ def read_runs(folder: str | os.PathLike) -> list[dict[str, Any]]:
 
     Returns:
         `list[dict]`: none if nothing was recorded there.
+
+    Raises:
+        ValueError: if the file is not as a run leaves it.
     """
     path = Path(folder, RUN_FILE)
-    return json.loads(path.read_text(encoding="utf-8"))["runs"] if path.is_file() else []
+    if not path.is_file():
+        return []
+    runs = read_object(path, {"runs"})["runs"]
+    if not isinstance(runs, list) or not all(isinstance(run, dict) and RUN_KEYS <= run.keys() for run in runs):
+        raise ValueError(
+            f"Expected {path} to hold runs with {', '.join(sorted(RUN_KEYS))}. Remove it if it was edited."
+        )
+    return runs
 
 
-def command_line(argv: Sequence[str]) -> str:
+def read_object(path: Path, keys: Set[str]) -> dict[str, Any]:
+    """Read an object of JSON.
+
+    Args:
+        path (`Path`): The file.
+        keys (`Set[str]`): What it must have.
+
+    Returns:
+        `dict`.
+
+    Raises:
+        ValueError: if the file holds anything else; names it.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"Expected {path} to hold JSON, and can't read it: {error}") from error
+    if not isinstance(value, dict) or not keys <= value.keys():
+        raise ValueError(f"Expected {path} to hold an object of JSON with {', '.join(sorted(keys))}.")
+    return value
+
+
+def hash_weights(folder: str | os.PathLike) -> dict[str, str]:
+    """Take the SHA-256 of each file of a saved model's weights.
+
+    Args:
+        folder (`str` or `os.PathLike`): The model's folder.
+
+    Returns:
+        `dict[str, str]`: hexadecimal, by file name.
+    """
+    hashes = {}
+    for path in sorted(Path(folder).glob("*.safetensors")):
+        with path.open("rb") as file:
+            hashes[path.name] = sha_fileobj(file).hex()
+    return hashes
+
+
+def tells_of(runs: Sequence[dict[str, Any]], folder: str | os.PathLike) -> bool:
+    """Tell whether runs are of the weights that lie in a folder: a run that broke off leaves new ones and no record.
+
+    Args:
+        runs (`Sequence[dict]`): Runs, as [`read_runs`] returns them; the last one counts.
+        folder (`str` or `os.PathLike`): The model's folder.
+
+    Returns:
+        `bool`.
+    """
+    return runs[-1].get("weights") == hash_weights(folder)
+
+
+def command_line(argv: Sequence[str], token: str | None = None) -> str:
     """Write arguments out as a command that a shell reads, without the token.
 
     Args:
         argv (`Sequence[str]`): Arguments, or one YAML or JSON file of them.
+        token (`str`, *optional*): The token, where it is known; what looks like one is left out in any case.
 
     Returns:
         `str`: the command.
@@ -135,16 +215,25 @@ def command_line(argv: Sequence[str]) -> str:
 
         # JSON is YAML.
         given = yaml.safe_load(Path(argv[0]).read_text(encoding="utf-8"))
-        argv = [part for name, value in given.items() for part in (f"--{name}", str(value))]
+        argv = [part for name, value in given.items() if value is not None for part in _as_arguments(name, value)]
     kept, is_secret = [], False
     for argument in argv:
         name, separator, _ = argument.partition("=")
+        names_secret = bool(_TOKEN_NAME.fullmatch(name))
         if is_secret:
-            kept.append("TOKEN")
-        else:
-            kept.append(f"{name}=TOKEN" if separator and name.endswith("_token") else argument)
-        is_secret = not separator and name.startswith("--") and name.endswith("_token")
+            argument = "TOKEN"
+        elif separator and names_secret:
+            argument = f"{name}=TOKEN"
+        kept.append(_TOKEN.sub("TOKEN", argument.replace(token, "TOKEN") if token else argument))
+        is_secret = names_secret and not separator
     return shlex.join(["python", "run_ner_multiimage.py", *kept])
+
+
+def _as_arguments(name: str, value: Any) -> list[str]:
+    """Write an entry of a file of arguments as argparse reads it."""
+    if isinstance(value, list):
+        return [f"--{name}", *map(str, value)]
+    return [f"--{name}", json.dumps(value) if isinstance(value, dict) else str(value)]
 
 
 def describe_data(name: str, dataset: DatasetDict) -> dict[str, Any]:
@@ -161,25 +250,55 @@ def describe_data(name: str, dataset: DatasetDict) -> dict[str, Any]:
     splits = {}
     for split, posts in dataset.items():
         told = report["splits"].get(split, {})
-        told = told if told.get("posts") == len(posts) else {}
+        # Tags that were mended since, or another data set of as many posts, have another hash.
+        told = told if told and _is_of(told, posts) else {}
         splits[split] = {"posts": len(posts), "sha256": told.get("sha256"), "images": told.get("images")}
         lost = [told[f"{state}_images"]["count"] for state in ("missing", "broken") if told]
         splits[split]["lost_images"] = sum(lost) if told else None
     origin = _origin(name)
-    title = report.get("name") or Path(name).name if origin["is_local"] else name
+    title = (report.get("name") or Path(name).resolve().name) if origin["is_local"] else name
     mentions = count_mentions(dataset["train"]) if "train" in dataset else None
     return {**origin, "title": title, "splits": splits, "mentions": mentions}
 
 
-def read_report(name: str) -> dict[str, Any] | None:
-    """Read a data set's `report.json` from its folder or from the Hub; `None` if there is none."""
+def _is_of(told: dict[str, Any], posts: Dataset) -> bool:
+    """Tell whether a split of a report has as many posts, words and entities of each type as the posts."""
+    labels = posts.features["ner_tags"].feature.names
+    columns = posts.select_columns("ner_tags")["ner_tags"]
+    tags = Counter(labels[tag] for post in columns for tag in post)
+    entities = {label[2:]: count for label, count in tags.items() if label.startswith("B-")}
+    expected = {name: count for name, count in told["entities"].items() if count and name != "total"}
+    return (told["posts"], told["words"], expected) == (len(posts), tags.total(), entities)
+
+
+def read_report(name: str | os.PathLike) -> dict[str, Any] | None:
+    """Read a data set's `report.json` from its folder or from the Hub.
+
+    Args:
+        name (`str`): Folder or Hub name.
+
+    Returns:
+        `dict`, *optional*: `None` if there is none.
+
+    Raises:
+        ValueError: if the file is not as a converter writes it.
+    """
     path = Path(name, REPORT_FILE)
     if not Path(name).exists():
         try:
             path = Path(hf_hub_download(name, REPORT_FILE, repo_type="dataset"))
         except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled):
             return None
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    if not path.is_file():
+        return None
+    report = read_object(path, {"name", "splits", "duplicate_ids"})
+    for split, told in report["splits"].items():
+        if not SPLIT_KEYS <= told.keys():
+            raise ValueError(
+                f"Expected {path} to tell {', '.join(sorted(SPLIT_KEYS))} of the split {split!r}; it lacks "
+                f"{', '.join(sorted(SPLIT_KEYS - told.keys()))}. Run the converter again."
+            )
+    return report
 
 
 def count_mentions(posts: Dataset) -> dict[str, dict[str, Any]]:
@@ -206,10 +325,10 @@ def count_mentions(posts: Dataset) -> dict[str, dict[str, Any]]:
     }
 
 
-def describe_hardware(device: torch.device) -> str:
-    """Name what a run computed on."""
+def describe_hardware(device: torch.device, processes: int) -> str:
+    """Name what a run computed on; each of its processes has one GPU."""
     if device.type == "cuda":
-        return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name(device)}"
+        return f"{processes} x {torch.cuda.get_device_name(device)}"
     return f"{device.type}, {platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
 
 
@@ -225,4 +344,13 @@ def _version(package: str) -> str | None:
         return None
 
 
-__all__ = ["REPORT_FILE", "RUN_FILE", "RunRecord", "command_line", "read_report", "read_runs"]
+__all__ = [
+    "REPORT_FILE",
+    "RUN_FILE",
+    "RunRecord",
+    "command_line",
+    "read_object",
+    "read_report",
+    "read_runs",
+    "tells_of",
+]

@@ -22,15 +22,16 @@ import pyarrow.parquet as pq
 from datasets import Features
 from huggingface_hub import HfApi, RepoCard, constants
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
+from huggingface_hub.utils import validate_repo_id
 from transformers.trainer_utils import HubStrategy
 
 from ..configuration_smcl import SMCLConfig
 from ..modeling_smcl import SMCLForTokenClassification
 from ..pipeline_smcl import MultiImageNERPipeline
 from ..processing_smcl import SMCLProcessor
-from .dataset_card import dataset_card, parquet_files
+from .dataset_card import check_report, dataset_card, parquet_files
 from .model_card import model_card
-from .run_record import REPORT_FILE, read_runs
+from .run_record import REPORT_FILE, RUN_FILE, read_object, read_report, read_runs, tells_of
 
 T = TypeVar("T")
 
@@ -162,6 +163,7 @@ def complete(folder: str | os.PathLike, output: str | os.PathLike, name: str, *,
     """
     folder, output = Path(folder), Path(output)
     kind = find_kind(folder)
+    _ask(name, lambda: validate_repo_id(name))
     output.mkdir(parents=True, exist_ok=True)
     if any(output.iterdir()):
         raise ValueError(f"Expected an empty or a new folder to write to, but {output} holds files.")
@@ -200,9 +202,15 @@ def _complete_model(folder: Path, output: Path, name: str, license: str | None) 
             "its scores were measured with that. Install that version; or remove those files and score the model anew: "
             f"`run_ner_multiimage.py --model {folder} --output_dir {folder} --do_predict --dataset DATA`."
         )
-    results = folder / "all_results.json"
-    results = json.loads(results.read_text(encoding="utf-8")) if results.is_file() else {}
-    return model_card(name, model.config, model.num_parameters(), read_runs(folder), results, license)
+    runs, results = read_runs(folder), folder / "all_results.json"
+    if runs and not tells_of(runs, folder):
+        raise ValueError(
+            f"{RUN_FILE} in {folder} tells of other weights than those beside it, as after a training that broke off. "
+            f"Score these: `run_ner_multiimage.py --model {folder} --output_dir {folder} --do_predict --dataset DATA`; "
+            f"or remove {RUN_FILE} and all_results.json."
+        )
+    results = read_object(results, set()) if results.is_file() else {}
+    return model_card(name, model.config, model.num_parameters(), runs, results, license)
 
 
 def _differs(path: Path, other: Path) -> bool:
@@ -211,19 +219,13 @@ def _differs(path: Path, other: Path) -> bool:
 
 def _complete_dataset(folder: Path, output: Path, name: str, license: str | None) -> RepoCard:
     """Copy a data set, and return its card."""
-    report = json.loads((folder / REPORT_FILE).read_text(encoding="utf-8"))
+    report = read_report(folder)
     files = parquet_files(folder, report)
+    check_report(files, report)
     (output / "data").mkdir()
     for path in files:
         shutil.copyfile(path, output / "data" / path.name)
     shutil.copyfile(folder / REPORT_FILE, output / REPORT_FILE)
-    for split, told in report["splits"].items():
-        posts = sum(pq.read_metadata(path).num_rows for path in files if path.name.startswith(f"{split}-"))
-        if posts != told["posts"]:
-            raise ValueError(
-                f"The split {split!r} in {folder} has {posts} posts, but {REPORT_FILE} tells of {told['posts']}: "
-                "it is of other data. Run the converter again."
-            )
     labels = Features.from_arrow_schema(pq.read_schema(files[0]))["ner_tags"].feature.names
     return dataset_card(name, report, labels, sum(path.stat().st_size for path in files), license)
 

@@ -1,6 +1,4 @@
 import copy
-import json
-import os
 import re
 import shlex
 
@@ -10,7 +8,6 @@ from huggingface_hub import ModelCard
 
 from smcl import SMCLConfig
 from smcl.publish.model_card import model_card
-from smcl.publish.run_record import RunRecord, command_line, read_runs
 from smcl.publish.upload import complete
 
 SCORES = {f"test_{name}": 0.5 for name in ("precision", "recall", "f1", "PER_f1", "LOC_f1", "ORG_f1")}
@@ -94,38 +91,6 @@ def test_energy_and_resumption_are_told_if_they_were_recorded():
     text = make_card(run).text
     assert "| energy | 0.1250 kWh (codecarbon) |" in text
     assert "since checkpoint-30, where it was resumed; the time before is not recorded, 4 epochs" in text
-
-
-@pytest.mark.parametrize(
-    ("given", "kept"),
-    [
-        (["--hub_token", "hf_secret", "--seed", "1"], "--hub_token TOKEN --seed 1"),
-        (["--hub_token=hf_secret", "--seed=1"], "--hub_token=TOKEN --seed=1"),
-        (["--dataset", "my data"], "--dataset 'my data'"),
-    ],
-)
-def test_command_is_kept_without_tokens(given, kept):
-    assert command_line(given) == f"python run_ner_multiimage.py {kept}"
-
-
-@pytest.mark.parametrize("name", ["run.json", "run.yaml"])
-def test_command_of_a_file_is_written_out(name, tmp_path):
-    (tmp_path / name).write_text(json.dumps({"seed": 1, "hub_token": "hf_secret", "do_train": True}))
-    assert command_line([str(tmp_path / name)]).endswith("--seed 1 --hub_token TOKEN --do_train True")
-
-
-def test_energy_is_read_from_what_codecarbon_wrote_during_this_run(tmp_path):
-    (tmp_path / "emissions.csv").write_text("run_id,energy_consumed\nold,9.0\nnew,0.5\n")
-    os.utime(tmp_path / "emissions.csv", (1, 1))
-    assert RunRecord([]).read_energy(tmp_path) is None
-    os.utime(tmp_path / "emissions.csv")
-    record = RunRecord([])
-    record.started -= 60
-    assert record.read_energy(tmp_path) == 0.5
-
-
-def test_folder_without_a_record_has_no_runs(tmp_path):
-    assert read_runs(tmp_path) == []
 
 
 HOSTILE = "{{ 7 * 7 }} {% raw %} |<b>`*_~$x$\n---\n# no"

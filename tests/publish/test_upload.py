@@ -8,12 +8,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import transformers.utils.hub
 from factories import TEXT_SIZE, make_model
 from hub_server import HubServer, Repository
 from huggingface_hub import ModelCard, constants
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import BertConfig
 
 from smcl import MultiImageNERPipeline
@@ -257,6 +259,17 @@ def test_report_of_other_data_is_refused(data, tmp_path):
         complete(tmp_path / "other", tmp_path / "out", "someone/posts")
 
 
+def test_report_of_data_that_were_changed_since_is_refused(data, tmp_path):
+    shutil.copytree(data, tmp_path / "changed")
+    path = tmp_path / "changed" / "data" / "test-00000-of-00001.parquet"
+    table = pq.read_table(path)
+    column = table.schema.get_field_index("id")
+    ids = pa.array([f"{post}x" for post in table["id"].to_pylist()])
+    pq.write_table(table.set_column(column, table.schema.field("id"), ids), path)
+    with pytest.raises(ValueError, match="split 'test' .* sha256, but report.json tells of .*of other data"):
+        complete(tmp_path / "changed", tmp_path / "out", "someone/posts")
+
+
 def test_folder_that_is_neither_model_nor_data_is_refused(tmp_path, capsys):
     with pytest.raises(SystemExit) as stopped:
         publish_main([str(tmp_path), DEMO])
@@ -335,6 +348,22 @@ def test_runs_are_noted_beside_the_model_that_they_scored_and_nowhere_else(train
     assert first["results"]["test_f1"] == second["results"]["test_f1"]
 
 
+def test_record_of_other_weights_is_refused_and_left_out_when_these_are_scored(trained, data, tmp_path, capsys):
+    folder = tmp_path / "model"
+    shutil.copytree(trained, folder)
+    weights = load_file(folder / "model.safetensors")
+    # As a second training leaves it that breaks off before its scores.
+    save_file({name: tensor + 1e-3 for name, tensor in weights.items()}, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(SystemExit):
+        publish_main([str(folder), DEMO, "--output", str(tmp_path / "out")])
+    assert "run.json in" in (said := capsys.readouterr().err) and "tells of other weights" in said
+    arguments = ["--dataset", data, "--do_predict", "--use_cpu", "--disable_tqdm", "true", "--model", str(folder)]
+    run_ner([*arguments, "--output_dir", str(folder)])
+    assert [run["stages"] for run in read_runs(folder)] == [["test"]]
+    publish_main([str(folder), DEMO, "--output", str(tmp_path / "new")])
+    assert "Trained on: not recorded." in (tmp_path / "new" / "README.md").read_text()
+
+
 def test_push_is_refused_before_training_if_it_could_not_succeed(hub, trained, data, tmp_path):
     arguments = ["--dataset", data, "--model", str(trained), "--output_dir", str(tmp_path), "--push_to_hub"]
     with pytest.raises(ValueError, match="does not know the token"):
@@ -357,6 +386,13 @@ def test_code_of_another_version_beside_the_model_is_refused(saved, tmp_path):
     (folder / CODE).write_text((saved / CODE).read_text() + "# older\n")
     with pytest.raises(ValueError, match=r"of another version than this package \(modeling_smcl.py\)"):
         complete(folder, tmp_path / "out", DEMO)
+
+
+@pytest.mark.parametrize("name", ['x", trust_remote_code=False)#', "some/one/new", ""])
+def test_name_that_the_hub_would_not_take_is_refused_without_it_too(saved, tmp_path, name):
+    with pytest.raises(ValueError, match="can't be a name on the Hub"):
+        complete(saved, tmp_path / "out", name)
+    assert not (tmp_path / "out").exists()
 
 
 def test_output_folder_gets_what_would_be_uploaded(saved, hub, tmp_path, capsys):

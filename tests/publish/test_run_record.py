@@ -1,0 +1,114 @@
+import json
+import os
+
+import pytest
+import torch
+from datasets import DatasetDict, load_dataset
+
+from smcl.publish.run_record import (
+    RunRecord,
+    command_line,
+    describe_data,
+    describe_hardware,
+    hash_weights,
+    read_report,
+    read_runs,
+    tells_of,
+)
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        (["--hub_token", "hf_secret", "--seed", "1"], "--hub_token TOKEN --seed 1"),
+        (["--hub_token=hf_secret", "--seed=1"], "--hub_token=TOKEN --seed=1"),
+        (["--hub-token", "hf_secret", "--seed", "1"], "--hub-token TOKEN --seed 1"),
+        (["--hub_to", "hf_secret"], "--hub_to TOKEN"),
+        (["--hub-t=hf_secret"], "--hub-t=TOKEN"),
+        (["--hub_model_id", "me/mine", "--do_train"], "--hub_model_id me/mine --do_train"),
+        (["--dataset", "https://me:hf_0123456789abcdefghijABCD@host/x"], "--dataset https://me:TOKEN@host/x"),
+        (["--dataset", "my data"], "--dataset 'my data'"),
+    ],
+)
+def test_command_is_kept_without_tokens(given, kept):
+    assert command_line(given) == f"python run_ner_multiimage.py {kept}"
+
+
+@pytest.mark.parametrize("name", ["run.json", "run.yaml"])
+def test_command_of_a_file_is_written_out(name, tmp_path):
+    (tmp_path / name).write_text(json.dumps({"seed": 1, "hub_token": "hf_secret", "do_train": True}))
+    assert command_line([str(tmp_path / name)]).endswith("--seed 1 --hub_token TOKEN --do_train True")
+
+
+def test_energy_is_read_from_what_codecarbon_wrote_during_this_run(tmp_path):
+    (tmp_path / "emissions.csv").write_text("run_id,energy_consumed\nold,9.0\nnew,0.5\n")
+    os.utime(tmp_path / "emissions.csv", (1, 1))
+    assert RunRecord([]).read_energy(tmp_path) is None
+    os.utime(tmp_path / "emissions.csv")
+    record = RunRecord([])
+    record.started -= 60
+    assert record.read_energy(tmp_path) == 0.5
+
+
+def test_folder_without_a_record_has_no_runs(tmp_path):
+    assert read_runs(tmp_path) == []
+
+
+def test_known_token_is_left_out_wherever_it_stands():
+    assert command_line(["--dataset", "https://secret@host"], "secret").endswith("--dataset https://TOKEN@host")
+
+
+def test_lists_and_gaps_of_a_file_are_written_as_the_command_line_reads_them(tmp_path):
+    given = {"report_to": ["none", "tensorboard"], "max_length": None, "fsdp_config": {"a": 1}, "seed": 1}
+    (tmp_path / "run.json").write_text(json.dumps(given))
+    told = command_line([str(tmp_path / "run.json")])
+    assert told.endswith("py --report_to none tensorboard --fsdp_config '{\"a\": 1}' --seed 1")
+
+
+def test_hardware_is_what_the_processes_used(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "GPU")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
+    assert describe_hardware(torch.device("cuda", 0), processes=2) == "2 x GPU"
+
+
+def test_report_of_other_posts_is_not_told_of(data):
+    posts = DatasetDict({"train": load_dataset(data, split="train")})
+    report = read_report(data)["splits"]["train"]
+    assert describe_data(data, posts)["splits"]["train"]["sha256"] == report["sha256"]
+    first = next(i for i, tags in enumerate(posts["train"]["ner_tags"]) if any(tags))
+
+    def retag(post, index):
+        return {"ner_tags": [0] * len(post["ner_tags"]) if index == first else post["ner_tags"]}
+
+    features = posts["train"].features
+    posts["train"] = posts["train"].map(retag, with_indices=True, features=features)
+    told = describe_data(data, posts)["splits"]["train"]
+    assert told == {"posts": report["posts"], "sha256": None, "images": None, "lost_images": None}
+
+
+def test_name_of_the_data_in_this_folder_is_the_folders(tmp_path, data, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    posts = DatasetDict({"test": load_dataset(data, split="test")})
+    assert describe_data(".", posts)["title"] == tmp_path.name
+
+
+def test_runs_tell_of_the_weights_that_the_last_of_them_left(tmp_path):
+    (tmp_path / "model.safetensors").write_bytes(b"weights")
+    runs = [{"weights": {}}, {"weights": hash_weights(tmp_path)}]
+    assert tells_of(runs, tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(b"others")
+    assert not tells_of(runs, tmp_path)
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"runs": 1}', '{"runs": [{}]}', '{"runs": [1]}', "\0"])
+def test_broken_record_is_named(content, tmp_path):
+    (tmp_path / "run.json").write_text(content)
+    with pytest.raises(ValueError, match="Expected .*run.json to hold"):
+        read_runs(tmp_path)
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"name": "a", "splits": {"test": {}}, "duplicate_ids": {}}'])
+def test_broken_report_is_named(content, tmp_path):
+    (tmp_path / "report.json").write_text(content)
+    with pytest.raises(ValueError, match="Expected .*report.json to"):
+        read_report(tmp_path)
