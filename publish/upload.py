@@ -11,6 +11,7 @@ prediction. `--output` writes what would be uploaded into a new folder, and reac
 import argparse
 import json
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -66,6 +67,7 @@ def publish(
         ValueError: if the folder holds neither, is incomplete, or the Hub refuses; says what to do.
     """
     kind = find_kind(folder)
+    check_license(license)
     name = claim_repository(name, kind, private=private, token=token)
     with tempfile.TemporaryDirectory() as staging:
         complete(folder, staging, name, license=license)
@@ -163,12 +165,28 @@ def complete(folder: str | os.PathLike, output: str | os.PathLike, name: str, *,
     """
     folder, output = Path(folder), Path(output)
     kind = find_kind(folder)
+    check_license(license)
     _ask(name, lambda: validate_repo_id(name))
     output.mkdir(parents=True, exist_ok=True)
     if any(output.iterdir()):
         raise ValueError(f"Expected an empty or a new folder to write to, but {output} holds files.")
     card = (_complete_model if kind == "model" else _complete_dataset)(folder, output, name, license)
     (output / CARD_FILE).write_text(f"{card}\n", encoding="utf-8")
+
+
+def check_license(license: str | None) -> None:
+    """Refuse what can't be a licence on the Hub, which would refuse the card.
+
+    Args:
+        license (`str`, *optional*): As in [`publish`].
+
+    Raises:
+        ValueError: if it is no identifier in small letters.
+    """
+    if license is not None and not re.fullmatch(r"[a-z0-9][a-z0-9.-]*", license):
+        raise ValueError(
+            f"Expected a licence's identifier as the Hub lists it, such as 'apache-2.0' or 'other', got {license!r}."
+        )
 
 
 def check_model_type(model_type: str) -> None:

@@ -1,8 +1,8 @@
 import copy
-import re
 import shlex
 
 import pytest
+from card_shape import shape
 from factories import make_config, make_model
 from huggingface_hub import ModelCard
 
@@ -105,19 +105,11 @@ def test_strings_of_the_user_are_neither_templates_nor_markup():
     plain = make_card(make_run("train", "test", train_runtime=1.0, epoch=1.0, **SCORES))
     card = make_card(run)
     assert card.data.eval_results[0].dataset_name == HOSTILE and card.data.base_model == [HOSTILE]
-    assert "49" not in card.text and card.text.count("7 \\* 7") == 5
+    assert card.text.count("7 \\* 7") == 5
     assert f"````bash\n{run['command']}\n````\n" in card.text
     outside = card.text.replace(run["command"], "")
     assert "<b>" not in outside and "$" not in outside
-    assert [line for line in outside.splitlines() if line.startswith("#")] == [
-        line for line in plain.text.splitlines() if line.startswith("#")
-    ]
-    assert columns(outside) == columns(plain.text)
-
-
-def columns(text: str) -> list[int]:
-    """Count the cells of each row of the tables."""
-    return [len(re.findall(r"(?<!\\)\|", line)) for line in text.splitlines() if line.startswith("|")]
+    assert shape(outside) == shape(plain.text)
 
 
 def test_labels_stay_text_in_the_card():

@@ -378,6 +378,13 @@ def test_push_is_refused_before_training_if_it_could_not_succeed(hub, trained, d
     assert not list(tmp_path.glob("checkpoint-*"))
 
 
+@pytest.mark.parametrize("license", ["", "Apache 2.0", "MIT", "cc_by"])
+def test_what_can_be_no_licence_is_refused_before_anything_is_made(hub, saved, license):
+    with pytest.raises(ValueError, match="Expected a licence's identifier"):
+        publish(saved, "someone/unlicensed", license=license)
+    assert ("models", "someone/unlicensed") not in hub.repositories
+
+
 def test_code_of_another_version_beside_the_model_is_refused(saved, tmp_path):
     folder = tmp_path / "model"
     folder.mkdir()

@@ -1,0 +1,50 @@
+import copy
+import json
+from pathlib import Path
+
+import pytest
+from card_shape import shape
+
+from smcl.publish.dataset_card import dataset_card
+
+LABELS = ["O", "B-PER", "I-PER"]
+HOSTILE = "{{ 7 * 7 }} `{% raw %}` |<b>\n---\n# no"
+
+
+@pytest.fixture
+def report(data) -> dict:
+    return json.loads(Path(data, "report.json").read_text(encoding="utf-8"))
+
+
+def test_card_tells_the_figures_and_hashes_of_the_report(report):
+    card = dataset_card("someone/posts", report, LABELS, size=1_250_000, license="mit")
+    assert card.data.license == "mit" and card.data.size_categories == ["n<1K"]
+    assert [part["split"] for part in card.data.configs[0]["data_files"]] == list(report["splits"])
+    for split, told in report["splits"].items():
+        assert f"| {split} | `{told['sha256']}` |" in card.text
+    for figure in ("posts", "words", "images"):
+        values = [split[figure] for split in report["splits"].values()]
+        assert f"| {figure} | {' | '.join(f'{value:,}' for value in [*values, sum(values)])} |" in card.text
+    assert "images included, 1.2 MB" in card.text and 'load_dataset("someone/posts", split="test")' in card.text
+
+
+def test_licence_that_nobody_gave_is_said_to_be_unknown(report):
+    card = dataset_card("someone/posts", report, LABELS, size=1)
+    assert card.data.license == "unknown" and "Licence: not recorded." in card.text
+
+
+def test_strings_of_the_user_are_neither_templates_nor_markup(report):
+    plain = dataset_card("someone/posts", copy.deepcopy(report), LABELS, size=1)
+    report["name"] = HOSTILE
+    report["splits"]["test"]["mapped_tags"] = {HOSTILE: 3}
+    card = dataset_card("someone/posts", report, ["O", HOSTILE], size=1)
+    assert card.data.pretty_name == HOSTILE
+    # As code within the line, fenced by more backticks than it has; the metadata before do not count.
+    assert "the data `` {{ 7 * 7 }} `{% raw %}` |<b> --- # no ``, as written" in card.text
+    assert card.text.count("{{ 7") == 3 and card.text.count("&#60;b&#62;") == 2
+    assert shape(card.text) == shape(plain.text)
+
+
+def test_snippet_reads_a_split_that_is_there(report):
+    del report["splits"]["test"]
+    assert 'split="validation"' in dataset_card("someone/posts", report, LABELS, size=1).text
