@@ -56,7 +56,7 @@ def model_card(
         tags=["multimodal", "named-entity-recognition", "ner", "smcl", "custom_code"],
         base_model=_hub_names(origin for run in runs for origin in run["started_from"].values()),
         datasets=_hub_names(run["data"] for run in (trained, tested) if run),
-        metrics=list(METRICS),
+        metrics=list(METRICS) if "test_f1" in results else None,
         eval_results=_eval_results(tested, results),
     )
     return ModelCard.from_template(
@@ -118,6 +118,7 @@ def _eval_results(tested: dict[str, Any] | None, results: dict[str, float]) -> l
         # The Hub wants the data's name beside each score.
         return None
     data = tested["data"]
+    how = "micro-averaged, images taken away" if tested["ignore_images"] else "micro-averaged"
     return [
         EvalResult(
             task_type="token-classification",
@@ -126,7 +127,7 @@ def _eval_results(tested: dict[str, Any] | None, results: dict[str, float]) -> l
             dataset_name=data["title"],
             dataset_split="test",
             metric_type=metric,
-            metric_name=f"strict entity-level {metric}, micro-averaged",
+            metric_name=f"strict entity-level {metric}, {how}",
             metric_value=round(results[f"test_{metric}"], 4),
         )
         for metric in METRICS

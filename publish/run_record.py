@@ -110,10 +110,8 @@ class RunRecord:
         }
         for stage in run["stages"]:
             run["results"] |= json.loads((folder / f"{stage}_results.json").read_text(encoding="utf-8"))
-        runs = [] if start is None else read_runs(start)
-        if runs and not (training_arguments.do_train and is_same) and not tells_of(runs, start):
-            logger.warning(f"The {len(runs)} runs in {Path(start, RUN_FILE)} are of other weights: they are left out.")
-            runs = []
+        # Where training went on in the same folder, the weights of before are gone.
+        runs = [] if start is None else earlier_runs(start, check=not (training_arguments.do_train and is_same))
         (folder / RUN_FILE).write_text(json.dumps({"runs": [*runs, run]}, indent=2, default=str) + "\n", "utf-8")
 
     def read_energy(self, folder: Path) -> float | None:
@@ -168,6 +166,27 @@ def read_object(path: Path, keys: Set[str]) -> dict[str, Any]:
     if not isinstance(value, dict) or not keys <= value.keys():
         raise ValueError(f"Expected {path} to hold an object of JSON with {', '.join(sorted(keys))}.")
     return value
+
+
+def earlier_runs(folder: str | os.PathLike, check: bool) -> list[dict[str, Any]]:
+    """Read the runs that made a model which another run started from; a warning tells of those that are left out.
+
+    Args:
+        folder (`str` or `os.PathLike`): The model's folder.
+        check (`bool`): Whether its weights still lie there, to be compared.
+
+    Returns:
+        `list[dict]`: none if the record is broken or of other weights; the run is over, and must not end on that.
+    """
+    try:
+        runs = read_runs(folder)
+    except ValueError as error:
+        logger.warning(f"The record of this run tells of no earlier ones. {error}")
+        return []
+    if runs and check and not tells_of(runs, folder):
+        logger.warning(f"The {len(runs)} runs in {Path(folder, RUN_FILE)} are of other weights: they are left out.")
+        return []
+    return runs
 
 
 def hash_weights(folder: str | os.PathLike) -> dict[str, str]:
@@ -246,7 +265,12 @@ def describe_data(name: str, dataset: DatasetDict) -> dict[str, Any]:
     Returns:
         `dict`: what stands in the converter's `report.json` is `None` where there is no report, or one of other data.
     """
-    report = read_report(name) or {"splits": {}}
+    try:
+        report = read_report(name) or {"splits": {}}
+    except ValueError as error:
+        # Data of others may have a file of that name; a run that is over must not end on it.
+        logger.warning(f"The record of this run tells no hashes of the data {name}. {error}")
+        report = {"splits": {}}
     splits = {}
     for split, posts in dataset.items():
         told = report["splits"].get(split, {})
@@ -292,12 +316,11 @@ def read_report(name: str | os.PathLike) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     report = read_object(path, {"name", "splits", "duplicate_ids"})
-    for split, told in report["splits"].items():
-        if not SPLIT_KEYS <= told.keys():
-            raise ValueError(
-                f"Expected {path} to tell {', '.join(sorted(SPLIT_KEYS))} of the split {split!r}; it lacks "
-                f"{', '.join(sorted(SPLIT_KEYS - told.keys()))}. Run the converter again."
-            )
+    splits = report["splits"]
+    if not isinstance(splits, dict) or not all(isinstance(s, dict) and SPLIT_KEYS <= s.keys() for s in splits.values()):
+        raise ValueError(
+            f"Expected {path} to tell {', '.join(sorted(SPLIT_KEYS))} of each split. Run the converter again."
+        )
     return report
 
 

@@ -48,6 +48,7 @@ def test_card_of_a_model_without_recorded_runs_says_so(processor, tmp_path):
     assert card.text.count("not recorded") >= 8
     assert "Precision, recall and F1 on a test split: not measured." in card.text
     assert "expected calibration error is not measured" in card.text
+    assert card.data.metrics is None and "The scores are" not in card.text
 
 
 def test_scores_without_a_recorded_run_are_told_but_not_indexed():
@@ -144,7 +145,9 @@ def test_settings_other_than_the_published_ones_are_told():
 def test_scores_without_images_are_told_to_be_so():
     run = make_run("test", **SCORES)
     assert "taken away" not in make_card(run).text
-    assert "The images were taken away for it." in make_card(run | {"ignore_images": True}).text
+    card = make_card(run | {"ignore_images": True})
+    assert "The images were taken away for it." in card.text
+    assert card.data.eval_results[2].metric_name == "strict entity-level f1, micro-averaged, images taken away"
 
 
 def test_calibration_error_is_that_of_the_last_temperature_on_the_data_tested_last():

@@ -107,7 +107,22 @@ def test_broken_record_is_named(content, tmp_path):
         read_runs(tmp_path)
 
 
-@pytest.mark.parametrize("content", ["", "[]", '{"name": "a", "splits": {"test": {}}, "duplicate_ids": {}}'])
+BROKEN_REPORTS = [
+    "",
+    "[]",
+    '{"name": "a", "splits": [], "duplicate_ids": {}}',
+    '{"name": "a", "splits": {"test": {}}, "duplicate_ids": {}}',
+]
+
+
+@pytest.mark.parametrize("content", BROKEN_REPORTS)
+def test_report_that_no_converter_wrote_is_passed_over_by_a_run(content, data, tmp_path):
+    (tmp_path / "report.json").write_text(content)
+    told = describe_data(str(tmp_path), DatasetDict({"test": load_dataset(data, split="test")}))
+    assert told["splits"]["test"]["sha256"] is None and told["title"] == tmp_path.name
+
+
+@pytest.mark.parametrize("content", BROKEN_REPORTS)
 def test_broken_report_is_named(content, tmp_path):
     (tmp_path / "report.json").write_text(content)
     with pytest.raises(ValueError, match="Expected .*report.json to"):
