@@ -18,6 +18,11 @@ from ..configuration_smcl import SMCLConfig
 TEMPLATE = Path(__file__).with_suffix(".md")
 UNKNOWN, UNMEASURED = "not recorded", "not measured"
 METRICS = ("precision", "recall", "f1")
+METADATA = {
+    "library_name": "transformers",
+    "pipeline_tag": "token-classification",
+    "tags": ["multimodal", "named-entity-recognition", "ner", "smcl", "custom_code"],
+}
 # Also behind `--name=`, and in lists and JSON; no path of a URL, other than that of a local file.
 ABSOLUTE_PATH = re.compile(r"""(?:^|(?<=[=,"'\[]))(?:file:/*)?/[^,"'\]]*""")
 # What a card tells elsewhere, or what is no part of the method.
@@ -48,19 +53,16 @@ def model_card(
     trained, tested, results = _last_runs(runs, results or {})
     types = [label[2:] for _, label in sorted(config.id2label.items()) if label.startswith("B-")]
     title = name.split("/")[-1]
-    metadata = ModelCardData(
-        model_name=title,
-        license=license or "unknown",
-        library_name="transformers",
-        pipeline_tag="token-classification",
-        tags=["multimodal", "named-entity-recognition", "ner", "smcl", "custom_code"],
-        base_model=_hub_names(origin for run in runs for origin in run["started_from"].values()),
-        datasets=_hub_names(run["data"] for run in (trained, tested) if run),
-        metrics=list(METRICS) if "test_f1" in results else None,
-        eval_results=_eval_results(tested, results),
-    )
     return ModelCard.from_template(
-        metadata,
+        ModelCardData(
+            model_name=title,
+            license=license or "unknown",
+            base_model=_hub_names(origin for run in runs for origin in run["started_from"].values()),
+            datasets=_hub_names(run["data"] for run in (trained, tested) if run),
+            metrics=list(METRICS) if "test_f1" in results else None,
+            eval_results=_eval_results(tested, results),
+            **METADATA,
+        ),
         template_path=str(TEMPLATE),
         unknown=UNKNOWN,
         unmeasured=UNMEASURED,
