@@ -17,14 +17,7 @@ from . import paper
 
 # Arguments of run_ner_multiimage.py. The paper names no batch size: it searched 8 to 32.
 PRESETS = {
-    "paper": {
-        "text_model": paper.SETUP["text_model"],
-        "vision_model": paper.SETUP["vision_model"],
-        "learning_rate": "3e-5",
-        "num_train_epochs": "50",
-        "early_stopping_patience": "5",
-        "per_device_train_batch_size": "16",
-    },
+    "paper": paper.SETUP | {"per_device_train_batch_size": "16"},
     "small": {
         "freeze_vision": "true",
         "learning_rate": "1e-4",
@@ -34,7 +27,10 @@ PRESETS = {
         "per_device_train_batch_size": "16",
     },
 }
-SEEDS = {"paper": 5, "small": 3}
+SEEDS = {"paper": paper.SEEDS, "small": 3}
+# What an experiment sets for each run; given for all of them, these would be ignored or stop its runs from being runs.
+RESERVED = {"dataset", "do_eval", "do_predict", "do_train", "dry_run", "input", "model", "output", "output_dir"}
+RESERVED |= {"resume_from_checkpoint", "seed", "split", "system"}
 
 
 @dataclass(frozen=True)
@@ -125,8 +121,7 @@ def make_plan(experiment: str, options: argparse.Namespace, rest: Sequence[str])
         ValueError: if the run script does not take an argument, or encoders are missing.
     """
     arguments = PRESETS[options.preset] | read_overrides(rest)
-    reserved = sorted({"dataset", "output_dir", "seed", "resume_from_checkpoint", "do_train", "model"} & set(arguments))
-    if reserved:
+    if reserved := sorted(RESERVED & set(arguments)):
         raise ValueError(f"Each run sets {', '.join('--' + name for name in reserved)} itself: leave that out.")
     classes = (ModelArguments, SwitchArguments, DataArguments, SMCLTrainingArguments)
     known = [field.name for one in classes for field in fields(one)]

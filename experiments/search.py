@@ -11,56 +11,23 @@ goes on, its unfinished trial first. The best is then for `table2` to test. With
 
 import importlib.util
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from transformers import EarlyStoppingCallback
 
-from smcl.baselines import reads_images
+from smcl.baselines import SYSTEMS, reads_images
 from smcl.run_ner_multiimage import build_trainer, label_names, load_model, load_posts, parse_arguments
 from smcl.train.trainer import SMCLTrainer
 
 from .plan import Plan, make_parser, parse_plan, to_argv
 from .runs import Cell, circumstances, digest, settings_of
+from .search_ray import search_by_ray
+from .search_space import GRID, suggest_arguments, suggest_switches
 from .tables import markdown, write_table
-
-# The paper gives the ranges, not the steps.
-GRID = {"learning_rate": [1e-5, 3e-5, 5e-5, 7e-5], "per_device_train_batch_size": [8, 16, 32]}
-# Lowest, highest, and whether to step by factors.
-WIDE = {"learning_rate": (1e-5, 1e-3, True), "head_learning_rate": (1e-4, 3e-3, True)}
-WIDE_SWITCHES = {
-    "similarity_weight": (0.0, 0.5, False),
-    "difference_weight": (0.0, 0.4, False),
-    "dropout": (0.0, 0.4, False),
-}
-
-
-def suggest_arguments(trial: Any, space: str) -> dict[str, Any]:
-    """Suggest the training arguments of a trial.
-
-    Args:
-        trial (`optuna.Trial`): The trial.
-        space (`str`): `"grid"` or `"wide"`.
-
-    Returns:
-        `dict`: by name.
-    """
-    if space == "grid":
-        return {name: trial.suggest_categorical(name, values) for name, values in GRID.items()}
-    found = {name: trial.suggest_float(name, low, high, log=log) for name, (low, high, log) in WIDE.items()}
-    sizes = GRID["per_device_train_batch_size"]
-    return found | {"per_device_train_batch_size": trial.suggest_categorical("per_device_train_batch_size", sizes)}
-
-
-def suggest_switches(trial: Any, space: str) -> dict[str, Any]:
-    """Return the fields of `SMCLConfig` of a trial: suggested by Optuna, or drawn before by Ray."""
-    if isinstance(trial, dict):
-        return {name: trial[name] for name in (*WIDE_SWITCHES, "cmd_order") if name in trial}
-    if space == "grid":
-        return {}
-    found = {name: trial.suggest_float(name, low, high, log=log) for name, (low, high, log) in WIDE_SWITCHES.items()}
-    return found | {"cmd_order": trial.suggest_int("cmd_order", 2, 5)}
 
 
 class Objective:
@@ -172,7 +139,7 @@ def search(plan: Plan, space: str, num_trials: int, folder: Path) -> list[dict[s
         objective = Objective()
         trainer = build_searcher(plan, space, folder, objective)
         trainer.hyperparameter_search(
-            hp_space=_space(space),
+            hp_space=partial(suggest_arguments, space=space),
             compute_objective=objective,
             n_trials=num_trials - finished,
             direction="maximize",
@@ -187,10 +154,6 @@ def search(plan: Plan, space: str, num_trials: int, folder: Path) -> list[dict[s
             shutil.rmtree(left)
     trials = optuna.load_study(study_name="smcl", storage=storage).trials
     return [{"number": t.number, "state": t.state.name.lower(), "f1": _value(t), "params": t.params} for t in trials]
-
-
-def _space(space: str) -> Callable[[Any], dict[str, Any]]:
-    return lambda trial: suggest_arguments(trial, space)
 
 
 def _value(trial: Any) -> float | None:
@@ -208,18 +171,25 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--space", choices=("grid", "wide"), default="grid", help="the paper's, or more (%(default)s)")
     parser.add_argument("--trials", type=int, default=12, help="trials in the end, the grid has 12 (%(default)s)")
     parser.add_argument("--backend", choices=("optuna", "ray"), default="optuna", help="who searches (%(default)s)")
+    parser.add_argument("--system", choices=SYSTEMS, default="smcl", help="the system (%(default)s)")
     plan, options = parse_plan("search", parser, argv)
+    if options.space == "wide" and options.system != "smcl":
+        parser.error(f"--space wide searches SMCL's own loss weights, which {options.system} lacks: use --space grid")
+    plan = replace(plan, arguments=plan.arguments | {"system": options.system})
     extra = {"optuna": "search", "ray": "ray"}[options.backend]
     if importlib.util.find_spec(options.backend) is None:
         parser.error(f'this search needs {options.backend}: pip install "smcl[{extra}]"')
-    name = f"{options.space}-{options.backend}-{digest(settings_of(plan, Cell('search')))}"
+    settings = settings_of(plan, Cell("search", {"system": options.system}))
+    name = f"{options.space}-{options.backend}-{digest(settings)}"
     folder = (plan.folder / name).resolve()
-    if options.backend == "ray":
-        from .search_ray import search_by_ray
-
-        trials = search_by_ray(plan, options.space, options.trials, folder)
-    else:
+    if options.backend == "optuna":
         trials = search(plan, options.space, options.trials, folder)
+    elif plan.run:
+        objective = Objective()
+        trainer = build_searcher(plan, options.space, folder, objective)
+        trials = search_by_ray(trainer, objective, options.space, options.trials, plan.threads, folder)
+    else:
+        parser.error("a search by Ray can't be shown without running: leave --no_run out")
     ranked = sorted(trials, key=lambda trial: (trial["state"] != "complete", -(trial["f1"] or 0)))
     rows = [
         [str(t["number"]), t["state"], "" if t["f1"] is None else f"{100 * t['f1']:.2f}", _write_params(t["params"])]

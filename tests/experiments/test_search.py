@@ -6,7 +6,7 @@ from cells import SMALL
 from transformers import EarlyStoppingCallback
 
 from smcl.dataset_scripts.icons import convert
-from smcl.experiments import paper, search
+from smcl.experiments import search, search_space
 from smcl.experiments.plan import make_parser, make_plan
 
 
@@ -67,16 +67,15 @@ def test_trials_start_from_the_same_weights_with_what_was_suggested(argv, tmp_pa
 
 
 def test_ray_draws_from_the_same_space(argv, tmp_path):
-    from smcl.experiments.search_ray import ray_space
-
-    assert {name: x["grid_search"] for name, x in ray_space("grid").items()} == search.GRID
-    drawn = [{name: x.sample() for name, x in ray_space("wide").items()} for _ in range(50)]
-    for name, (low, high, _) in (search.WIDE | search.WIDE_SWITCHES).items():
+    grid = search_space.ray_space("grid")
+    assert {name: x["grid_search"] for name, x in grid.items()} == search_space.GRID
+    drawn = [{name: x.sample() for name, x in search_space.ray_space("wide").items()} for _ in range(50)]
+    for name, (low, high, _) in (search_space.WIDE | search_space.WIDE_SWITCHES).items():
         assert all(low <= x[name] <= high for x in drawn)
     assert {x["cmd_order"] for x in drawn} == {2, 3, 4, 5}
     plan = make_plan("search", *make_parser("").parse_known_args([*argv, "--results", str(tmp_path)]))
     model = search.build_searcher(plan, "wide", tmp_path, search.Objective()).model_init(drawn[0])
-    assert all(getattr(model.config, name) == drawn[0][name] for name in (*search.WIDE_SWITCHES, "cmd_order"))
+    assert all(getattr(model.config, name) == drawn[0][name] for name in (*search_space.WIDE_SWITCHES, "cmd_order"))
 
 
 def test_the_objective_is_the_best_evaluation():
@@ -85,7 +84,29 @@ def test_the_objective_is_the_best_evaluation():
 
 
 def test_the_grid_is_within_the_papers_ranges():
-    assert {name: (min(x), max(x)) for name, x in search.GRID.items()} == paper.SETUP["search"]
-    study = optuna.create_study(sampler=optuna.samplers.GridSampler(search.GRID, seed=0))
-    study.optimize(lambda trial: sum(search.suggest_arguments(trial, "grid").values()), n_trials=20)
+    ranges = {"learning_rate": (1e-5, 7e-5), "per_device_train_batch_size": (8, 32)}
+    assert {name: (min(x), max(x)) for name, x in search_space.GRID.items()} == ranges
+    study = optuna.create_study(sampler=optuna.samplers.GridSampler(search_space.GRID, seed=0))
+    study.optimize(lambda trial: sum(search_space.suggest_arguments(trial, "grid").values()), n_trials=20)
     assert len({tuple(t.params.values()) for t in study.trials}) == len(study.trials) == 12
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--system", "nobody"], "invalid choice: 'nobody'"),
+        (["--system", "bert-crf", "--space", "wide"], "SMCL's own loss weights, which bert-crf lacks"),
+        (["--backend", "ray", "--no_run"], "leave --no_run out"),
+        (["--seed", "1"], "Each run sets --seed itself"),
+    ],
+)
+def test_a_search_that_cannot_be_ends_with_one_line(argv, tmp_path, capsys, options, said):
+    with pytest.raises(SystemExit):
+        search.main([*argv, "--results", str(tmp_path), *options])
+    assert said in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_systems_have_studies_of_their_own(argv, tmp_path):
+    for system in ("smcl", "bert-crf"):
+        search.main([*argv, "--results", str(tmp_path), "--trials", "0", "--system", system])
+    assert len(list(tmp_path.rglob("study.db"))) == 2
