@@ -8,7 +8,7 @@ from .image_dependent import keep_overlapping
 from .plan import Plan
 from .runs import Cell, Measured, measure
 from .significance import Difference, bootstrap_difference
-from .tables import describe, interval, markdown, notes, number, scores, spread, write_table
+from .tables import describe, interval, markdown, mean_and_deviation, notes, number, scores, write_table
 
 
 @dataclass(frozen=True)
@@ -109,11 +109,11 @@ def _heads(plan: Plan, rows: Sequence[Row], reference: str) -> list[str]:
 def _cells(plan: Plan, row: Row, found: dict, differences: dict, reference: str) -> list[str]:
     measured = found[row.title]
     cells = [row.title, *([row.group] if row.group else [])]
-    cells += [spread(scores(measured, name=name)) for name in ("precision", "recall", "f1")]
+    cells += [mean_and_deviation(scores(measured, name=name)) for name in ("precision", "recall", "f1")]
     is_reference = row.title == reference and len(measured) > 0
     gaps = {name: "" if is_reference else interval(gap) for name, gap in differences[row.title].items()}
     cells.append(gaps[""])
     if plan.mentions is not None:
         for split in ("image-dependent", "others"):
-            cells += [spread(scores(measured, split)), gaps[split]]
+            cells += [mean_and_deviation(scores(measured, split)), gaps[split]]
     return [*cells, str(len(measured)), *map(number, row.paper)]

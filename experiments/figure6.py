@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from . import paper
-from .plan import Plan, make_parser, parse_plan
+from .plan import Plan, parse_plan, plan_parser
 from .runs import Cell, Measured, measure
-from .tables import describe, markdown, notes, number, scores, spread, write_table
+from .tables import describe, markdown, mean_and_deviation, notes, number, scores, write_table
 
 # Steps through the ranges of Table 4.
 VALUES = {
@@ -93,7 +93,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     Args:
         argv (`Sequence[str]`, *optional*): The arguments; those of the process by default.
     """
-    parser = make_parser(__doc__)
+    parser = plan_parser(__doc__)
     parser.add_argument("--variables", nargs="+", choices=VALUES, default=list(VALUES), help="(default: all four)")
     plan, options = parse_plan("figure6", parser, argv)
     measured: dict[str, dict[float, list[Measured]]] = {}
@@ -104,7 +104,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             found = measured[variable][value] = measure(plan, cell)
             printed = paper.FIGURE_6[variable].get(value, (None, None))
             used = cell.arguments.get(variable, plan.arguments.get(variable, str(value)))
-            rows.append([SYMBOLS[variable], f"{value:g}", used, spread(scores(found)), *map(number, printed)])
+            here = [f"{value:g}", used, mean_and_deviation(scores(found))]
+            rows.append([SYMBOLS[variable], *here, *map(number, printed)])
             data.setdefault(variable, {})[str(value)] = {"used": used, "paper_f1": printed, "seeds": describe(found)}
     draw(measured, plan.folder / "figure6.png")
     heads = ["", "paper's value", "value here", "F1", "paper: MNER-MI", "paper: MNER-MI-Plus"]

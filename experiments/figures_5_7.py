@@ -23,7 +23,7 @@ from smcl.predict.figures.style import ink_on, tint, type_colours
 from smcl.run_ner_multiimage import load_split
 from smcl.train.image_cache import keep_images_encoded
 
-from .plan import Plan, make_parser, parse_plan
+from .plan import Plan, parse_plan, plan_parser
 from .runs import Measured, measure
 from .significance import check_same_posts, entities_of
 from .table2 import NAMES, system_cell
@@ -142,7 +142,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     Args:
         argv (`Sequence[str]`, *optional*): The arguments; those of the process by default.
     """
-    parser = make_parser(__doc__)
+    parser = plan_parser(__doc__)
     parser.add_argument("--systems", nargs=2, choices=NAMES, default=["smcl", "tpm-mi"], help="right one, wrong one")
     parser.add_argument("--posts", type=int, default=12, help="most posts of Figure 7 (%(default)s)")
     plan, options = parse_plan("figures", parser, argv)

@@ -6,7 +6,6 @@ Makes the data, a word-level tokenizer, an untrained BERT and a ViT that has lea
 reloads and tests by the command line of `run_ner_multiimage.py`, and prints a table.
 """
 
-import argparse
 import json
 import random
 import sys
@@ -32,6 +31,9 @@ from smcl.dataset_scripts.icon_difficulty import SETTINGS
 from smcl.dataset_scripts.icons import KINDS, convert, draw_icon
 from smcl.run_ner_multiimage import main as run_ner
 from smcl.train.trainer import entity_metrics
+
+from .image_dependent import read_predictions
+from .plan import make_parser
 
 WIDTH = 128
 IMAGE_SIZE = 48
@@ -107,12 +109,6 @@ def save_vision_encoder(folder: Path, seed: int, steps: int = 700, batch_size: i
     return sum(right[-20:]) / 20
 
 
-def read_predictions(folder: Path) -> list[dict]:
-    """Read the `predictions.jsonl` of a run."""
-    lines = (folder / "predictions.jsonl").read_text(encoding="utf-8").split("\n")
-    return [json.loads(line) for line in lines if line]
-
-
 def score(posts: list[dict]) -> float:
     """Return the strict entity-level F1 of predicted posts."""
     return entity_metrics([post["gold"] for post in posts], [post["predicted"] for post in posts])["f1"]
@@ -145,7 +141,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     Args:
         argv (`Sequence[str]`, *optional*): The arguments; those of the process by default.
     """
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("--output", type=Path, default=Path("demo"), help="the folder to write to (%(default)s)")
     parser.add_argument("--setting", choices=SETTINGS, default="default", help="how hard the posts are (%(default)s)")
     parser.add_argument("--train", type=int, help="number of training posts (4000, or that of another setting)")
@@ -170,7 +166,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     reloaded = ["--model", str(folders["model"]), "--ignore_images", "--output_dir", str(folders["without_images"])]
     run_ner([*common, *reloaded])
     kinds = json.loads((folders["data"] / "image_kinds.json").read_text(encoding="utf-8"))
-    predictions = [read_predictions(folders[name]) for name in ("model", "without_images")]
+    predictions = [read_predictions(folders[name] / "predictions.jsonl") for name in ("model", "without_images")]
     sys.stdout.write(format_results(*predictions, kinds))
 
 

@@ -6,7 +6,6 @@
 writes it. A predicted entity counts as image-dependent if it shares a word with one of them.
 """
 
-import argparse
 import json
 import sys
 from collections.abc import Sequence
@@ -15,6 +14,13 @@ from pathlib import Path
 from seqeval.scheme import IOB2, Entities
 
 from smcl.train.trainer import entity_metrics
+
+from .plan import make_parser
+
+
+def read_predictions(path: Path) -> list[dict]:
+    """Read the `predictions.jsonl` of a run."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
 
 
 def keep_overlapping(tags: list[str], spans: list[tuple[int, int]], overlapping: bool) -> list[str]:
@@ -48,7 +54,7 @@ def score(predictions: Path, mentions: dict[str, list[tuple[int, int]]]) -> dict
     Raises:
         ValueError: if a post is not in `mentions`.
     """
-    posts = [json.loads(line) for line in predictions.read_text(encoding="utf-8").split("\n") if line]
+    posts = read_predictions(predictions)
     unknown = [post["id"] for post in posts if post["id"] not in mentions]
     if unknown:
         raise ValueError(
@@ -72,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     Args:
         argv (`Sequence[str]`, *optional*): The arguments; those of the process by default.
     """
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("--mentions", type=Path, required=True, help="the image_dependent.json of the data set")
     parser.add_argument("predictions", type=Path, nargs="+", help="files of predictions of the test split")
     arguments = parser.parse_args(argv)

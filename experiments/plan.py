@@ -9,6 +9,9 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
+
+import torch
 
 from smcl.run_ner_multiimage import DataArguments, ModelArguments, SwitchArguments, parse_arguments
 from smcl.train.trainer import SMCLTrainingArguments
@@ -66,17 +69,23 @@ class Plan:
         """Where this experiment's cells and tables on this data go."""
         return self.results / self.experiment / self.data_name
 
+    @property
+    def uses_gpu(self) -> bool:
+        """Whether its runs are on a GPU."""
+        return torch.cuda.is_available() and self.arguments.get("use_cpu") != "true"
 
-def make_parser(description: str) -> argparse.ArgumentParser:
+
+def make_parser(description: str, **options: Any) -> argparse.ArgumentParser:
+    """Build the parser of any command here: a module's docstring is its help, as it stands."""
+    formatter = argparse.RawDescriptionHelpFormatter
+    return argparse.ArgumentParser(description=description, formatter_class=formatter, **options)
+
+
+def plan_parser(description: str) -> argparse.ArgumentParser:
     """Build the parser that all experiments share; arguments that it does not know are those of the run script."""
     epilog = "All other arguments go to run_ner_multiimage.py, such as --num_train_epochs 8."
-    parser = argparse.ArgumentParser(
-        description=description,
-        epilog=epilog,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        # `--seed` is the run script's, and no short form of `--seeds`.
-        allow_abbrev=False,
-    )
+    # `--seed` is the run script's, and no short form of `--seeds`.
+    parser = make_parser(description, epilog=epilog, allow_abbrev=False)
     parser.add_argument("--dataset", required=True, help="a folder written by a converter, or a Hub name")
     parser.add_argument("--dataset_name", help="what to call it in results (default: the folder's name)")
     parser.add_argument("--preset", choices=PRESETS, default="small", help="sizes and rates (%(default)s)")
@@ -111,7 +120,7 @@ def make_plan(experiment: str, options: argparse.Namespace, rest: Sequence[str])
 
     Args:
         experiment (`str`): Name of the module.
-        options (`argparse.Namespace`): What `make_parser`'s parser read.
+        options (`argparse.Namespace`): What `plan_parser`'s parser read.
         rest (`Sequence[str]`): What it did not know.
 
     Returns:

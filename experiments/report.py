@@ -6,14 +6,14 @@ Reads the `table.json` and `table.md` that the other experiments wrote, and runs
 "not measured".
 """
 
-import argparse
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from . import paper
+from .plan import make_parser
 from .tables import NOT_MEASURED, read_table
 
 EXPERIMENTS = {
@@ -102,12 +102,15 @@ def _sections(name: str, folders: dict[str, Path], pictures: Path) -> list[str]:
     return parts
 
 
-def write_report(results: Path, output: Path) -> None:
-    """Write the report.
+def write_report(results: Path, output: Path) -> str:
+    """Lay the report out, and copy its figures to a folder of the output's name.
 
     Args:
         results (`Path`): The folder of results.
-        output (`Path`): The Markdown file; figures go to a folder of its name.
+        output (`Path`): The Markdown file.
+
+    Returns:
+        `str`: its text.
 
     Raises:
         ValueError: if there is no table at all.
@@ -118,9 +121,36 @@ def write_report(results: Path, output: Path) -> None:
     parts = [HEAD.strip()]
     for name, folders in found.items():
         parts += _sections(name, folders, output.with_suffix(""))
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
-    sys.stdout.write(f"{output}: {', '.join(found)}\n")
+    return "\n\n".join(parts) + "\n"
+
+
+def run_report(
+    description: str,
+    results: Path,
+    output: Path,
+    write: Callable[[Path, Path], str],
+    argv: Sequence[str] | None = None,
+) -> None:
+    """Run the command line of a report, which reads results and writes a page of the docs.
+
+    Args:
+        description (`str`): The module's docstring.
+        results (`Path`): Where results lie by default.
+        output (`Path`): The file to write by default.
+        write (`Callable`): Makes the text of both; a ValueError that it raises is told in one line.
+        argv (`Sequence[str]`, *optional*): The arguments; those of the process by default.
+    """
+    parser = make_parser(description)
+    parser.add_argument("--results", type=Path, default=results, help="folder of results (%(default)s)")
+    parser.add_argument("--output", type=Path, default=output, help="file to write (%(default)s)")
+    options = parser.parse_args(argv)
+    try:
+        text = write(options.results, options.output)
+    except ValueError as error:
+        parser.error(str(error))
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    options.output.write_text(text, encoding="utf-8")
+    sys.stdout.write(f"{options.output}\n")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -129,14 +159,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     Args:
         argv (`Sequence[str]`, *optional*): The arguments; those of the process by default.
     """
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--results", type=Path, default=Path("results"), help="folder of results (%(default)s)")
-    parser.add_argument("--output", type=Path, default=Path("docs/results.md"), help="file to write (%(default)s)")
-    options = parser.parse_args(argv)
-    try:
-        write_report(options.results, options.output)
-    except ValueError as error:
-        parser.error(str(error))
+    run_report(__doc__, Path("results"), Path("docs/results.md"), write_report, argv)
 
 
 if __name__ == "__main__":

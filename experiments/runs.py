@@ -20,17 +20,18 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 
 import smcl
+from smcl import baselines
 from smcl.baselines import SYSTEMS, reads_images
+from smcl.modeling_smcl import SMCLTaggingModel
 
 from . import image_dependent
 from .plan import Plan, data_digests, fingerprint, to_argv
 
 ROOT = Path(smcl.__file__).parent
-# Code that decides what a run comes to: what travels with a model, the other systems, and training.
-CODE = tuple(sorted(path for place in ("*_smcl.py", "baselines/*.py", "train/*.py") for path in ROOT.glob(place)))
 RUN_SCRIPT = ROOT / "run_ner_multiimage.py"
 # What predicting again, without images, must share with the run.
 PREDICTING = ("max_length", "on_extra_images", "per_device_eval_batch_size", "use_cpu", "bf16", "fp16", "disable_tqdm")
@@ -69,12 +70,7 @@ class Measured:
     def predictions(self, without_images: bool = False) -> list[dict]:
         """Read its predictions of the test split; an empty list if there are none."""
         path = self.folder / ("without_images" if without_images else "run") / "predictions.jsonl"
-        return read_posts(path) if path.is_file() else []
-
-
-def read_posts(path: Path) -> list[dict]:
-    """Read a `predictions.jsonl`."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+        return image_dependent.read_predictions(path) if path.is_file() else []
 
 
 @lru_cache
@@ -207,7 +203,8 @@ def _run(plan: Plan, cell: Cell, seed: int) -> Measured | None:
         "epochs": results.get("epoch"),
         "seconds": seconds,
         "resumed": resumed,
-        **circumstances(plan, arguments.get("use_cpu") == "true"),
+        "code": code_digest(cell.system),
+        **circumstances(plan.threads, plan.uses_gpu),
     }
     measured = Measured(folder, record)
     write(record, folder / "cell.json")
@@ -246,22 +243,50 @@ def _scores(results: dict[str, Any], prefix: str) -> dict[str, float]:
     }
 
 
-def circumstances(plan: Plan, use_cpu: bool) -> dict[str, Any]:
-    """Return what else a result may depend on: versions, code, device, threads."""
+def circumstances(threads: int, use_gpu: bool = False) -> dict[str, Any]:
+    """Return what a measurement depends on besides the code.
+
+    Args:
+        threads (`int`): Threads of PyTorch in each process.
+        use_gpu (`bool`, *optional*, defaults to `False`): Whether it is of the GPU.
+
+    Returns:
+        `dict`: `versions` by package, `device`, `threads`, `cores`, and `load_average`, how many processes were at work
+        on this machine in the last minute.
+    """
     packages = ("torch", "transformers", "datasets", "smcl")
-    has_gpu = torch.cuda.is_available() and not use_cpu
     return {
         "versions": {name: importlib.metadata.version(name) for name in packages},
-        "code": code_digest(),
-        "device": torch.cuda.get_device_name() if has_gpu else f"CPU {platform.machine()}",
-        "threads": plan.threads,
+        "device": torch.cuda.get_device_name() if use_gpu else f"CPU {platform.machine()}",
+        "threads": threads,
+        "cores": os.cpu_count(),
+        "load_average": psutil.getloadavg()[0],
     }
 
 
+def code_files(system: type[SMCLTaggingModel]) -> list[Path]:
+    """List the files that decide what a run of a system comes to.
+
+    Args:
+        system (`type[SMCLTaggingModel]`): The system.
+
+    Returns:
+        `list[Path]`: those that travel with a model, those of training, and of baselines/ the system's own and those
+        that it takes classes and functions from, in turn.
+    """
+    names = [system.__module__]
+    for name in names:
+        # What a module holds says where it comes from; a module itself, by its name.
+        holds = {getattr(x, "__module__", getattr(x, "__name__", None)) for x in vars(sys.modules[name]).values()}
+        names += [x for x in sorted(map(str, holds - {*names})) if x.startswith(f"{baselines.__name__}.")]
+    own = {Path(sys.modules[name].__file__) for name in names}
+    return sorted({*ROOT.glob("*_smcl.py"), *ROOT.glob("train/*.py")} | own)
+
+
 @lru_cache
-def code_digest() -> str:
-    """Return 8 hex digits of the SHA-256 of the package's models and training."""
+def code_digest(system: str) -> str:
+    """Return 8 hex digits of the SHA-256 of `code_files` of the system of this name."""
     total = hashlib.sha256()
-    for path in CODE:
+    for path in code_files(SYSTEMS[system]):
         total.update(path.read_bytes())
     return total.hexdigest()[:8]

@@ -23,8 +23,8 @@ from smcl.baselines import SYSTEMS, reads_images
 from smcl.run_ner_multiimage import build_trainer, label_names, load_model, load_posts, parse_arguments
 from smcl.train.trainer import SMCLTrainer
 
-from .plan import Plan, make_parser, parse_plan, to_argv
-from .runs import Cell, circumstances, digest, settings_of
+from .plan import Plan, parse_plan, plan_parser, to_argv
+from .runs import Cell, circumstances, code_digest, digest, settings_of
 from .search_ray import search_by_ray
 from .search_space import GRID, suggest_arguments, suggest_switches
 from .tables import markdown, write_table
@@ -167,7 +167,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     Args:
         argv (`Sequence[str]`, *optional*): The arguments; those of the process by default.
     """
-    parser = make_parser(__doc__)
+    parser = plan_parser(__doc__)
     parser.add_argument("--space", choices=("grid", "wide"), default="grid", help="the paper's, or more (%(default)s)")
     parser.add_argument("--trials", type=int, default=12, help="trials in the end, the grid has 12 (%(default)s)")
     parser.add_argument("--backend", choices=("optuna", "ray"), default="optuna", help="who searches (%(default)s)")
@@ -198,7 +198,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     remarks = [f"Best validation F1 of trials of seed {plan.seeds[0]}; all of the search is in {plan.folder / name}."]
     if rows and rows[0][1] == "complete":
         remarks.append(f"To test the best: `{_write_params(ranked[0]['params'])}`.")
-    data = {"trials": trials, "space": options.space, **circumstances(plan, plan.arguments.get("use_cpu") == "true")}
+    data = {"trials": trials, "space": options.space, "code": code_digest(options.system)}
+    data |= circumstances(plan.threads, plan.uses_gpu)
     table = markdown(["trial", "state", "validation F1", "arguments"], rows)
     write_table(plan, f"Search, {options.space}, {plan.data_name}", table, data, remarks)
 

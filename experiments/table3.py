@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from . import paper
 from .comparison import Row, compare
-from .plan import make_parser, parse_plan
+from .plan import parse_plan, plan_parser
 from .runs import Cell
 
 SWITCHES = {
@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     Args:
         argv (`Sequence[str]`, *optional*): The arguments; those of the process by default.
     """
-    plan, _ = parse_plan("table3", make_parser(__doc__), argv)
+    plan, _ = parse_plan("table3", plan_parser(__doc__), argv)
     rows = [
         Row(title, Cell(title, switches), tuple(scores[2] for scores in paper.TABLE_3.get(title, ())) or (None, None))
         for title, switches in SWITCHES.items()

@@ -7,7 +7,6 @@ falls on all alike; the table has medians with the range.
 """
 
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -16,18 +15,18 @@ from pathlib import Path
 from typing import Any
 
 from . import paper
-from .plan import Plan, make_parser, parse_plan, to_argv
-from .runs import SYSTEMS, Cell, circumstances, find
+from .plan import Plan, parse_plan, plan_parser, to_argv
+from .runs import Cell, circumstances, code_digest, find
 from .table2 import NAMES, system_cell
 from .table3 import SWITCHES
-from .tables import NOT_MEASURED, markdown, number, read_table, scores, spread, write_table
+from .tables import NOT_MEASURED, markdown, mean_and_deviation, number, read_table, scores, spread, write_table, written
 
 MEASURES = {"epoch_seconds": 1, "posts_per_second": 1, "peak_memory": 0}
 
 
 def make_cells(systems: Sequence[str]) -> list[Cell]:
     """Return the cells to measure: systems and, with SMCL, SMCL without its fusion."""
-    cells = [system_cell(name) for name in systems if name in SYSTEMS]
+    cells = [system_cell(name) for name in systems]
     return [*cells, *([Cell("w/o SFM", SWITCHES["w/o SFM"])] if "smcl" in systems else [])]
 
 
@@ -64,20 +63,12 @@ def measure_rounds(plan: Plan, cells: Sequence[Cell], rounds: int, num_posts: in
     return found
 
 
-def middle(values: Sequence[float], digits: int) -> str:
-    """Write the median with the range."""
-    if not values:
-        return NOT_MEASURED
-    low, median, high = (f"{x:.{digits}f}" for x in (min(values), statistics.median(values), max(values)))
-    return median if len(values) == 1 else f"{median} ({low}-{high})"
-
-
 def _row(plan: Plan, cell: Cell, measured: list[dict[str, Any]]) -> list[str]:
     f1 = [m for seed in plan.seeds if (m := find(plan, cell, seed))]
     millions = f"{sum(measured[0]['parameters'].values()) / 1e6:.1f}" if measured else NOT_MEASURED
     cells = [cell.title, millions]
-    cells += [middle([m[name] for m in measured], digits) for name, digits in MEASURES.items()]
-    return [*cells, spread(scores(f1)), *(number(x, 1) for x in paper.TABLE_5.get(cell.title, (None,) * 3))]
+    cells += [written(spread([m[name] for m in measured]), digits) for name, digits in MEASURES.items()]
+    return [*cells, mean_and_deviation(scores(f1)), *(number(x, 1) for x in paper.TABLE_5.get(cell.title, (None,) * 3))]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -86,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     Args:
         argv (`Sequence[str]`, *optional*): The arguments; those of the process by default.
     """
-    parser = make_parser(__doc__)
+    parser = plan_parser(__doc__)
     parser.add_argument("--systems", nargs="+", choices=NAMES, default=NAMES, help="which to measure (default: all)")
     parser.add_argument("--rounds", type=int, default=3, help="how often to measure each (%(default)s)")
     parser.add_argument("--posts", type=int, default=256, help="posts to train on and to predict (%(default)s)")
@@ -95,7 +86,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     earlier = plan.folder / "table.json"
     if plan.run:
         found = measure_rounds(plan, cells, options.rounds, options.posts)
-        about = circumstances(plan, plan.arguments.get("use_cpu") == "true") | {"posts": options.posts}
+        code = {cell.title: code_digest(cell.system) for cell in cells}
+        about = {"posts": options.posts, "code": code, **circumstances(plan.threads, plan.uses_gpu)}
     else:
         kept = read_table(earlier) if earlier.is_file() else {}
         found, about = kept.get("rounds", {}), kept.get("about", {})

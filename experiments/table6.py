@@ -12,7 +12,7 @@ import numpy as np
 
 from . import errors, paper
 from .comparison import paired_difference
-from .plan import Plan, make_parser, parse_plan
+from .plan import Plan, parse_plan, plan_parser
 from .runs import Measured, measure
 from .significance import bootstrap_sum, check_same_posts, mcnemar, right_entities
 from .table2 import NAMES, system_cell
@@ -97,7 +97,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     Args:
         argv (`Sequence[str]`, *optional*): The arguments; those of the process by default.
     """
-    parser = make_parser(__doc__)
+    parser = plan_parser(__doc__)
     parser.add_argument("--systems", nargs=2, choices=NAMES, default=["tpm-mi", "smcl"], help="which two to compare")
     plan, options = parse_plan("table6", parser, argv)
     write_errors(plan, options.systems)

@@ -14,7 +14,7 @@ from .significance import Difference
 NOT_MEASURED = "not measured"
 
 
-def spread(values: Sequence[float], scale: float = 100, digits: int = 2) -> str:
+def mean_and_deviation(values: Sequence[float], scale: float = 100, digits: int = 2) -> str:
     """Write mean and standard deviation.
 
     Args:
@@ -30,6 +30,19 @@ def spread(values: Sequence[float], scale: float = 100, digits: int = 2) -> str:
         return NOT_MEASURED
     mean = f"{scale * statistics.fmean(values):.{digits}f}"
     return mean if len(values) == 1 else f"{mean} ± {scale * statistics.stdev(values):.{digits}f}"
+
+
+def spread(values: Sequence[float]) -> dict[str, float] | None:
+    """Return the median and the range of values; `None` of none."""
+    return {"median": statistics.median(values), "least": min(values), "most": max(values)} if values else None
+
+
+def written(values: dict[str, float] | None, digits: int = 2, scale: float = 1) -> str:
+    """Write what `spread` returned, times a scale."""
+    if values is None:
+        return NOT_MEASURED
+    median, least, most = (f"{values[key] * scale:.{digits}f}" for key in ("median", "least", "most"))
+    return f"{median} ({least}-{most})"
 
 
 def scores(measured: Iterable[Measured], split: str = "test", name: str = "f1") -> list[float]:
@@ -79,11 +92,11 @@ def notes(plan: Plan, measured: Sequence[Measured]) -> list[str]:
     devices = sorted({f"{r['device']}, threads: {r['threads']}" for r in records})
     versions = sorted({", ".join(f"{k} {v}" for k, v in r["versions"].items()) for r in records})
     found.append(f"Measured on {'; '.join(devices)}, with {'; '.join(versions)}.")
-    old = sum(r["code"] != code_digest() for r in records)
+    old = sum(r["code"] != code_digest(r["settings"]["arguments"]["system"]) for r in records)
     if old:
         found.append(
-            f"{old} of {len(records)} cells are of another state of the code than the present one ({code_digest()}): "
-            "delete their folders to run them again."
+            f"{old} of {len(records)} cells are of another state of the code than the present one: delete their "
+            "folders to run them again."
         )
     return found
 

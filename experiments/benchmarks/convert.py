@@ -8,7 +8,6 @@ turn, as a program of its own. Memory is that of all its processes together, pag
 Processor time is summed over them; it says more than the clock where other programs run beside.
 """
 
-import argparse
 import io
 import json
 import os
@@ -26,9 +25,10 @@ from PIL import Image
 
 from smcl.dataset_scripts.icons import draw_post
 from smcl.dataset_scripts.mner_mi import FILE_SPLITS
+from smcl.experiments.runs import circumstances
 from smcl.experiments.tables import markdown
 
-from .measure import RESULTS, save
+from .measure import save, timing_parser
 
 POSTS = {"train": 6856, "validation": 860, "test": 860}
 PHOTOGRAPHS = 25_000
@@ -126,6 +126,7 @@ def convert(source: Path, output: Path, processes: int) -> dict:
 
 def compare(photographs: list[bytes], processes: list[int], repeats: int) -> dict:
     """Convert by each number of processes in turn."""
+    about = circumstances(threads=1)
     runs: dict[int, list[dict]] = {count: [] for count in processes}
     with tempfile.TemporaryDirectory() as root:
         source = Path(root, "source")
@@ -153,9 +154,8 @@ def compare(photographs: list[bytes], processes: list[int], repeats: int) -> dic
         "posts": sum(POSTS.values()),
         "photographs": PHOTOGRAPHS,
         "photograph_bytes": size,
-        "cores": os.cpu_count(),
-        "load_average": os.getloadavg()[1],
         "repeats": repeats,
+        **about,
         "systems": systems,
     }
 
@@ -175,12 +175,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     Args:
         argv (`Sequence[str]`, *optional*): The arguments; those of the process by default.
     """
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = timing_parser(__doc__, repeats=3, threads=None)
     parser.add_argument("--photos", type=Path, required=True, help="folder of JPEG photographs")
     parser.add_argument("--side", type=int, help="scale them to so many pixels on the longer side")
     parser.add_argument("--processes", type=int, nargs="+", default=[1, os.cpu_count()], help="processes to compare")
-    parser.add_argument("--repeats", type=int, default=3, help="how often each converts")
-    parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the JSON file")
     arguments = parser.parse_args(argv)
     photographs = read_photographs(arguments.photos, arguments.side)
     results = {"side": arguments.side, **compare(photographs, arguments.processes, arguments.repeats)}

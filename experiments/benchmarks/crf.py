@@ -6,17 +6,17 @@
 which is checked first; they take turns of 10 calls.
 """
 
-import sys
 from collections.abc import Callable, Sequence
 
 import torch
 from torchcrf import CRF
 
 from smcl.crf_smcl import LinearChainCRF
-from smcl.dataset_scripts.schema import FEATURES
-from smcl.experiments.tables import markdown
+from smcl.dataset_scripts.schema import LABELS
+from smcl.experiments.runs import circumstances
+from smcl.experiments.tables import markdown, written
 
-from .measure import circumstances, circumstances_line, make_parser, save, summarise, take_turns, written
+from .measure import circumstances_line, save, summarise, take_turns, timing_parser
 
 POSTS = 64
 LENGTHS = (16, 32, 64, 128, 256, 512)
@@ -27,11 +27,10 @@ CALLS = 10
 def make_systems(num_words: int) -> dict[str, dict[str, Callable[[], object]]]:
     """Return both CRFs' decoding, and loss with gradients, on the same random scores."""
     torch.manual_seed(0)
-    labels = FEATURES["ner_tags"].feature.names
-    ours, stock = LinearChainCRF(labels, constrain_bio=False), CRF(len(labels), batch_first=True)
+    ours, stock = LinearChainCRF(LABELS, constrain_bio=False), CRF(len(LABELS), batch_first=True)
     stock.load_state_dict(ours.state_dict())
-    emissions = torch.randn(POSTS, num_words, len(labels), requires_grad=True)
-    tags, mask = torch.randint(len(labels), (POSTS, num_words)), torch.ones(POSTS, num_words, dtype=torch.bool)
+    emissions = torch.randn(POSTS, num_words, len(LABELS), requires_grad=True)
+    tags, mask = torch.randint(len(LABELS), (POSTS, num_words)), torch.ones(POSTS, num_words, dtype=torch.bool)
     likelihoods = {
         STOCK: lambda: stock(emissions, tags, mask, reduction="none"),
         OURS: lambda: ours.log_likelihood(emissions, tags, mask),
@@ -82,9 +81,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     Args:
         argv (`Sequence[str]`, *optional*): The arguments; those of the process by default.
     """
-    parser = make_parser(__doc__)
-    parser.set_defaults(repeats=15)
-    arguments = parser.parse_args(sys.argv[1:] if argv is None else argv)
+    arguments = timing_parser(__doc__, repeats=15).parse_args(argv)
     save(compare(arguments.threads, arguments.repeats), arguments.output, "crf", table)
 
 

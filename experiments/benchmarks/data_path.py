@@ -12,7 +12,6 @@ BERT-CRF has the same text encoder and reads no images.
 
 import argparse
 import itertools
-import os
 import random
 import tempfile
 import time
@@ -22,21 +21,21 @@ from pathlib import Path
 
 import PIL
 import torch
-import transformers
 from datasets import Dataset
 from transformers import BertConfig, ViTConfig, ViTImageProcessorPil
 
 from smcl import SMCLConfig, SMCLForTokenClassification, SMCLProcessor
-from smcl.baselines.bert_crf import BertCRFConfig, BertCRFForTokenClassification
-from smcl.dataset_scripts.schema import FEATURES
+from smcl.baselines import SYSTEMS as MODELS
+from smcl.dataset_scripts.schema import FEATURES, LABELS
 from smcl.dataset_scripts.twitter import read_posts
-from smcl.experiments.tables import markdown
+from smcl.experiments.runs import circumstances
+from smcl.experiments.tables import markdown, spread, written
 from smcl.processing_smcl import load_tokenizer
 from smcl.train.image_cache import CachedImages, ImageFeatures, ImagePixels, keep_images_encoded
 from smcl.train.trainer import SMCLDataCollator, SMCLTrainer, SMCLTrainingArguments
 
 from .convert import number_photograph, read_photographs, spread_images
-from .measure import RESULTS, save, spread, written
+from .measure import save, timing_parser
 
 
 @dataclass
@@ -86,7 +85,7 @@ def make_posts(text: Path, photographs: list[bytes], count: int, files: int) -> 
 
 def build_model(arguments: argparse.Namespace) -> tuple[SMCLForTokenClassification, SMCLProcessor]:
     """Build the model from the encoders given, or one of the paper's size from random weights."""
-    id2label = dict(enumerate(FEATURES["ner_tags"].feature.names))
+    id2label = dict(enumerate(LABELS))
     if not arguments.base_size:
         encoders = arguments.text_model, arguments.vision_model
         model = SMCLForTokenClassification.from_text_vision_pretrained(*encoders, id2label=id2label)
@@ -125,7 +124,8 @@ def build_trainer(system: System, model, processor, posts: Dataset, caches: dict
     cache, posts, _ = caches.get(system.cache, (None, posts, None))
     if system.model == "bert-crf":
         text = BertConfig(**model.config.text_config.to_dict())
-        model = BertCRFForTokenClassification(BertCRFConfig(text_config=text, id2label=model.config.id2label))
+        bert_crf = MODELS[system.model]
+        model = bert_crf(bert_crf.config_class(text_config=text, id2label=model.config.id2label))
         posts = posts.remove_columns("images")
     arguments = SMCLTrainingArguments(
         output_dir=tempfile.gettempdir(),
@@ -164,6 +164,7 @@ def train_epoch(trainer: SMCLTrainer, freeze_vision: bool) -> Epoch:
 
 def compare(arguments: argparse.Namespace) -> dict:
     """Train by each system in turn."""
+    about = circumstances(arguments.threads, use_gpu=torch.cuda.is_available())
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
     photographs = read_photographs(arguments.photos, arguments.side)
@@ -178,23 +179,18 @@ def compare(arguments: argparse.Namespace) -> dict:
             for name in arguments.systems
         }
         rounds: dict[str, list[Epoch]] = {name: [] for name in trainers}
-        for round_number in range(arguments.rounds + 1):
+        for round_number in range(arguments.repeats + 1):
             for name, trainer in trainers.items():
                 epoch = train_epoch(trainer, SYSTEMS[name].cache == "--freeze_vision")
                 if round_number:
                     rounds[name].append(epoch)
-    versions = {module.__name__: module.__version__ for module in (torch, transformers, PIL)}
-    settings = {
-        name: getattr(arguments, name) for name in ("side", "files", "base_size", "batch_size", "threads", "rounds")
-    }
+    about["versions"]["pillow"] = PIL.__version__
+    settings = {name: getattr(arguments, name) for name in ("side", "files", "base_size", "batch_size", "repeats")}
     return {
         "posts": len(posts),
         "images": sum(map(len, keep_images_encoded(posts)["images"])),
         **settings,
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU",
-        "cores": os.cpu_count(),
-        "load_average": os.getloadavg()[1],
-        "versions": versions,
+        **about,
         "caches": {name: cost for name, (_, _, cost) in caches.items()},
         "systems": summarise(rounds, len(posts)),
     }
@@ -240,7 +236,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     Args:
         argv (`Sequence[str]`, *optional*): The arguments; those of the process by default.
     """
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = timing_parser(__doc__)
     parser.add_argument("--text", type=Path, required=True, help="folder of Twitter-2017 in UMT's CoNLL files")
     parser.add_argument("--photos", type=Path, required=True, help="folder of JPEG photographs")
     parser.add_argument("--side", type=int, help="scale them to so many pixels on the longer side")
@@ -251,9 +247,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--posts", type=int, default=320, help="posts of an epoch")
     parser.add_argument("--files", type=int, default=10**6, help="most different files that the photographs make")
     parser.add_argument("--batch_size", type=int, default=16, help="posts of a batch")
-    parser.add_argument("--threads", type=int, default=1, help="threads of PyTorch")
-    parser.add_argument("--rounds", type=int, default=5, help="timed epochs of each system, after one that warms up")
-    parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the JSON file")
     parser.add_argument("--name", default="data_path", help="name of the JSON file, without its ending")
     arguments = parser.parse_args(argv)
     if not arguments.base_size and arguments.vision_model is None:

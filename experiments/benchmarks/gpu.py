@@ -7,7 +7,6 @@ Times are those of CUDA events, in bfloat16 with SDPA, as it is and compiled; po
 synchronisation is looked for by `torch.cuda.set_sync_debug_mode("error")`. What no time is left for is not measured.
 """
 
-import sys
 import time
 from collections.abc import Callable, Sequence
 
@@ -16,7 +15,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import BertConfig, ViTConfig
 
 from smcl.configuration_smcl import SMCLConfig
-from smcl.experiments.tables import NOT_MEASURED, markdown
+from smcl.experiments.runs import circumstances
+from smcl.experiments.tables import NOT_MEASURED, markdown, spread, written
 from smcl.modeling_smcl import SMCLForTokenClassification
 
 from .measure import (
@@ -24,16 +24,13 @@ from .measure import (
     add_posts_arguments,
     base_config,
     base_processor,
-    circumstances,
     circumstances_line,
     floor_inputs,
     image_counts,
-    make_parser,
     make_posts,
     save,
-    spread,
+    timing_parser,
     to_inputs,
-    written,
 )
 
 MINUTES = 8
@@ -128,7 +125,8 @@ def make_stages(model: SMCLForTokenClassification, inputs: dict, config: SMCLCon
 def measure(text_model: str, device: str, repeats: int) -> dict:
     """Measure all stages at each size, as long as there is time."""
     deadline = time.monotonic() + MINUTES * 60
-    results = circumstances(torch.get_num_threads(), device) | {"repeats": repeats, "sizes": {}, "peak_memory": {}}
+    about = circumstances(torch.get_num_threads(), use_gpu=device == "cuda")
+    results = about | {"repeats": repeats, "sizes": {}, "peak_memory": {}}
     tiny = {"text_config": BertConfig(**TINY), "vision_config": ViTConfig(**TINY)}
     config = base_config() if device == "cuda" else SMCLConfig(**tiny, id2label=base_config().id2label)
     processor = base_processor(text_model)
@@ -180,10 +178,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     Args:
         argv (`Sequence[str]`, *optional*): The arguments; those of the process by default.
     """
-    parser = make_parser(__doc__)
+    parser = timing_parser(__doc__, threads=None)
     add_posts_arguments(parser)
     parser.add_argument("--device", choices=list(SIZES), default="cuda", help="'cpu' only tries the script out")
-    arguments = parser.parse_args(sys.argv[1:] if argv is None else argv)
+    arguments = parser.parse_args(argv)
     if arguments.device == "cuda" and not torch.cuda.is_available():
         parser.error("no CUDA device was found. Nothing was measured; `--device cpu` tries the script out.")
     results = measure(arguments.text_model, arguments.device, arguments.repeats)

@@ -9,7 +9,6 @@ them beyond what it had when all was built. A data set is predicted by the train
 """
 
 import io
-import sys
 import tempfile
 from collections.abc import Callable, Sequence
 
@@ -21,7 +20,8 @@ from transformers import BertConfig, ViTConfig
 
 from smcl.configuration_smcl import SMCLConfig
 from smcl.dataset_scripts.schema import FEATURES
-from smcl.experiments.tables import markdown
+from smcl.experiments.runs import circumstances
+from smcl.experiments.tables import markdown, spread, written
 from smcl.modeling_smcl import SMCLForTokenClassification
 from smcl.processing_smcl import SMCLProcessor
 from smcl.train.trainer import SMCLDataCollator, SMCLTrainer, SMCLTrainingArguments
@@ -31,16 +31,13 @@ from .measure import (
     add_posts_arguments,
     base_config,
     base_processor,
-    circumstances,
     circumstances_line,
-    make_parser,
     make_posts,
     memory_of,
     save,
-    spread,
     take_turns,
+    timing_parser,
     to_inputs,
-    written,
 )
 
 SIZE = {"hidden_size": 256, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 1024}
@@ -160,9 +157,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     Args:
         argv (`Sequence[str]`, *optional*): The arguments; those of the process by default.
     """
-    parser = make_parser(__doc__)
+    parser = timing_parser(__doc__)
     add_posts_arguments(parser)
-    arguments = parser.parse_args(sys.argv[1:] if argv is None else argv)
+    arguments = parser.parse_args(argv)
     save(compare(arguments.text_model, arguments.threads, arguments.repeats), arguments.output, "growth", table)
 
 

@@ -10,9 +10,10 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
-from smcl.experiments.tables import markdown
+from smcl.experiments.runs import circumstances
+from smcl.experiments.tables import markdown, spread, written
 
-from .measure import circumstances, circumstances_line, make_parser, save, spread, written
+from .measure import circumstances_line, save, timing_parser
 
 BASE = "import torch\nfrom transformers import AutoProcessor, Pipeline, PreTrainedModel, ProcessorMixin\n"
 CODE = f"{BASE}import time\nstart = time.process_time()\nimport smcl\nprint(time.process_time() - start)"
@@ -37,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     Args:
         argv (`Sequence[str]`, *optional*): The arguments; those of the process by default.
     """
-    arguments = make_parser(__doc__).parse_args(sys.argv[1:] if argv is None else argv)
+    arguments = timing_parser(__doc__, threads=None).parse_args(argv)
     save(compare(arguments.repeats), arguments.output, "import_time", table)
 
 

@@ -9,7 +9,6 @@ image slots for each post and pad text to 64 tokens: the two stock encoders so, 
 decoding.
 """
 
-import sys
 from collections.abc import Callable, Sequence
 
 import torch
@@ -17,7 +16,8 @@ from torch.nn import functional as F
 from torchcrf import CRF
 
 from smcl.configuration_smcl import SMCLConfig
-from smcl.experiments.tables import markdown
+from smcl.experiments.runs import circumstances
+from smcl.experiments.tables import markdown, written
 from smcl.modeling_smcl import SMCLForTokenClassification
 
 from .measure import (
@@ -29,18 +29,16 @@ from .measure import (
     add_posts_arguments,
     base_config,
     base_processor,
-    circumstances,
     circumstances_line,
     floor_inputs,
     image_counts,
-    make_parser,
     make_posts,
     memory_of,
     save,
     summarise,
     take_turns,
+    timing_parser,
     to_inputs,
-    written,
 )
 
 FLOOR, SMCL, PROCESSOR, SLOTS = "floor", "SMCL", "SMCL with processor", "all slots"
@@ -134,9 +132,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     Args:
         argv (`Sequence[str]`, *optional*): The arguments; those of the process by default.
     """
-    parser = make_parser(__doc__)
+    parser = timing_parser(__doc__)
     add_posts_arguments(parser, num_posts=16)
-    arguments = parser.parse_args(sys.argv[1:] if argv is None else argv)
+    arguments = parser.parse_args(argv)
     results = compare(arguments.text_model, arguments.posts, arguments.threads, arguments.repeats)
     save(results, arguments.output, "inference", table)
 

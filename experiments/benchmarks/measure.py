@@ -1,10 +1,8 @@
 """What the benchmarks share: base-size models with random weights, batches like MNER-MI's, clocks, and results."""
 
 import argparse
-import json
 import os
 import random
-import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -16,14 +14,15 @@ from typing import NamedTuple
 import numpy as np
 import psutil
 import torch
-import transformers
 from PIL import Image
 from torch import nn
 from transformers import AutoModel, BertConfig, ViTConfig, ViTImageProcessorPil
 
 from smcl.configuration_smcl import SMCLConfig
-from smcl.dataset_scripts.schema import FEATURES
-from smcl.experiments.tables import NOT_MEASURED
+from smcl.dataset_scripts.schema import LABELS
+from smcl.experiments.plan import make_parser
+from smcl.experiments.runs import write
+from smcl.experiments.tables import spread
 from smcl.modeling_smcl import real_image_indices
 from smcl.processing_smcl import SMCLProcessor, load_tokenizer
 from smcl.train.dry_run import peak_process_memory
@@ -88,11 +87,6 @@ def take_turns(systems: dict[str, Callable[[], object]], repeats: int, calls: in
     return taken
 
 
-def spread(values: Sequence[float]) -> dict[str, float]:
-    """Return the median and the range of values."""
-    return {"median": statistics.median(values), "least": min(values), "most": max(values)}
-
-
 def summarise(taken: dict[str, list[Seconds]], first: str) -> dict[str, dict[str, dict[str, float]]]:
     """Return each system's seconds, and its time over that of the `first`, taken within each round."""
     return {
@@ -105,38 +99,26 @@ def summarise(taken: dict[str, list[Seconds]], first: str) -> dict[str, dict[str
     }
 
 
-def written(values: dict[str, float] | None, digits: int = 2, scale: float = 1) -> str:
-    """Write a median with its range."""
-    if values is None:
-        return NOT_MEASURED
-    median, least, most = (f"{values[key] * scale:.{digits}f}" for key in ("median", "least", "most"))
-    return f"{median} ({least}-{most})"
-
-
-def circumstances(threads: int, device: str = "cpu") -> dict:
-    """Return what a measurement depends on besides the code."""
-    return {
-        "threads": threads,
-        "device": torch.cuda.get_device_name() if device == "cuda" else "CPU",
-        "cores": os.cpu_count(),
-        "load_average": os.getloadavg()[0],
-        "versions": {module.__name__: module.__version__ for module in (torch, transformers)},
-    }
-
-
 def circumstances_line(results: dict) -> str:
-    """Write `circumstances` as a sentence."""
+    """Write `smcl.experiments.runs.circumstances` as a sentence."""
     versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
     load = f"load {results['load_average']:.1f} at the start"
     return f"{results['device']}, {results['threads']} of {results['cores']} cores, {load}; {versions}.\n"
 
 
-def make_parser(about: str) -> argparse.ArgumentParser:
-    """Return a parser of the arguments that most benchmarks have."""
-    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--threads", type=int, default=1, help="threads of PyTorch (%(default)s)")
-    parser.add_argument("--repeats", type=int, default=5, help="how often each is timed (%(default)s)")
-    parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the JSON file")
+def timing_parser(about: str, repeats: int = 5, threads: int | None = 1) -> argparse.ArgumentParser:
+    """Build the parser of a benchmark.
+
+    Args:
+        about (`str`): The module's docstring.
+        repeats (`int`, *optional*, defaults to 5): How often each is timed by default.
+        threads (`int`, *optional*, defaults to 1): Threads of PyTorch by default; `None` if they can't be chosen.
+    """
+    parser = make_parser(about)
+    if threads is not None:
+        parser.add_argument("--threads", type=int, default=threads, help="threads of PyTorch (%(default)s)")
+    parser.add_argument("--repeats", type=int, default=repeats, help="how often each is timed (%(default)s)")
+    parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the JSON file (%(default)s)")
     return parser
 
 
@@ -149,14 +131,13 @@ def add_posts_arguments(parser: argparse.ArgumentParser, num_posts: int | None =
 
 def save(results: dict, folder: Path, name: str, table: Callable[[dict], str]) -> None:
     """Write results as JSON and print their table."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{name}.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    write(results, folder / f"{name}.json")
     sys.stdout.write(table(results))
 
 
 def base_config(**kwargs) -> SMCLConfig:
     """Return a configuration of the paper's size."""
-    id2label = dict(enumerate(FEATURES["ner_tags"].feature.names))
+    id2label = dict(enumerate(LABELS))
     return SMCLConfig(text_config=BertConfig(), vision_config=ViTConfig(), id2label=id2label, **kwargs)
 
 

@@ -6,7 +6,6 @@ Times are medians of inputs to tags, forward pass and Viterbi, without reading a
 turns on each batch, so that whatever else the machine does slows all of them.
 """
 
-import argparse
 import statistics
 import tempfile
 import time
@@ -15,9 +14,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import transformers
 from datasets import Dataset
 
+from smcl.experiments.runs import circumstances
 from smcl.experiments.tables import markdown
 from smcl.modeling_smcl import SMCLForTokenClassification
 from smcl.predict.onnx_export import export_onnx
@@ -26,7 +25,7 @@ from smcl.processing_smcl import SMCLProcessor
 from smcl.run_ner_multiimage import load_split
 from smcl.train.trainer import entity_metrics, word_tags
 
-from .measure import RESULTS, save
+from .measure import save, timing_parser
 
 SIZES = (1, 16)
 PYTORCH = "PyTorch"
@@ -108,6 +107,7 @@ def compare(model_folder: str, dataset: str, threads: int, repeats: int, max_bat
     """Export a model both ways and measure all three."""
     import onnxruntime
 
+    about = circumstances(threads)
     torch.set_num_threads(threads)
     model = SMCLForTokenClassification.from_pretrained(model_folder).eval()
     processor = SMCLProcessor.from_pretrained(model_folder)
@@ -131,8 +131,8 @@ def compare(model_folder: str, dataset: str, threads: int, repeats: int, max_bat
                 }
     for name in systems:
         results[name]["bytes"] = size[name]
-    versions = {module.__name__: module.__version__ for module in (torch, transformers, onnxruntime)}
-    return {"posts": len(posts), "threads": threads, "versions": versions, "systems": results}
+    about["versions"]["onnxruntime"] = onnxruntime.__version__
+    return {"posts": len(posts), **about, "systems": results}
 
 
 def _bytes(folder: Path, pattern: str) -> int:
@@ -157,13 +157,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     Args:
         argv (`Sequence[str]`, *optional*): The arguments; those of the process by default.
     """
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = timing_parser(__doc__, repeats=10)
     parser.add_argument("--model", required=True, help="folder of a trained model with its processor")
     parser.add_argument("--dataset", required=True, help="folder or Hub name of a data set; its test split is taken")
-    parser.add_argument("--threads", type=int, default=1, help="threads of PyTorch and of ONNX Runtime")
-    parser.add_argument("--repeats", type=int, default=10, help="how often each batch is timed")
     parser.add_argument("--max_batches", type=int, default=32, help="how many batches of each size are timed")
-    parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the JSON file")
     arguments = parser.parse_args(argv)
     results = compare(arguments.model, arguments.dataset, arguments.threads, arguments.repeats, arguments.max_batches)
     save(results, arguments.output, "onnx", table)

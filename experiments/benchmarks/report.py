@@ -5,14 +5,12 @@
 Runs nothing. A benchmark without a JSON file is "not measured".
 """
 
-import argparse
-import json
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from smcl.experiments.tables import NOT_MEASURED
+from smcl.experiments.report import run_report
+from smcl.experiments.tables import NOT_MEASURED, read_table
 
 from . import convert, crf, data_path, gpu, growth, import_time, inference, onnx, training_step
 from .measure import RESULTS
@@ -35,18 +33,18 @@ SECTIONS = {
     "data_path": Section(
         "Waiting for data",
         data_path.table,
-        f"{DATA_PATH} --vision_model VISION --rounds 2",
+        f"{DATA_PATH} --vision_model VISION --repeats 2",
     ),
     "data_path_base": Section(
         "Waiting for data, base size",
         data_path.table,
-        f"{DATA_PATH} --base_size --systems plain cached --posts 16 --batch_size 8 --rounds 2 --name data_path_base",
+        f"{DATA_PATH} --base_size --systems plain cached --posts 16 --batch_size 8 --repeats 2 --name data_path_base",
     ),
     "data_path_frozen": Section(
         "Epochs on kept image features, and BERT-CRF",
         data_path.table,
         f"{DATA_PATH} --base_size --systems bert-crf frozen bert-crf-grouped frozen-grouped --files 40 --posts 128 "
-        "--rounds 3 --name data_path_frozen",
+        "--repeats 3 --name data_path_frozen",
         "Counted in multiplications, SMCL's own layers over tokens are 28 % of BERT's, and those over images, 64 slots "
         "beside some 480 tokens of a batch, 7 %: what the paper's equations ask for.\n",
     ),
@@ -65,21 +63,27 @@ time.
 """
 
 
-def write_report(results: Path) -> str:
-    """Return the report as Markdown.
+def write_report(results: Path, output: Path) -> str:
+    """Lay the report out.
 
     Args:
         results (`Path`): The folder of JSON files.
+        output (`Path`): The Markdown file; no other is written.
 
     Returns:
-        `str`: a section for each benchmark, "not measured" where there is no file.
+        `str`: its text, a section for each benchmark, "not measured" where there is no file.
+
+    Raises:
+        ValueError: if there is no file of a benchmark at all.
     """
+    found = [name for name in SECTIONS if (results / f"{name}.json").is_file()]
+    if not found:
+        raise ValueError(f"There are no results in {results}: run `python -m smcl.experiments.benchmarks.crf` first.")
     parts = [HEAD]
     for name, section in SECTIONS.items():
-        path = results / f"{name}.json"
         body = f"{NOT_MEASURED}\n"
-        if path.is_file():
-            body = section.table(json.loads(path.read_text(encoding="utf-8")))
+        if name in found:
+            body = section.table(read_table(results / f"{name}.json"))
             body += f"\n{section.remark}" if section.remark else ""
         parts.append(f"## {section.title}\n\n`python -m smcl.experiments.benchmarks.{section.command}`\n\n{body}")
     return "\n".join(parts)
@@ -91,11 +95,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     Args:
         argv (`Sequence[str]`, *optional*): The arguments; those of the process by default.
     """
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of JSON files")
-    parser.add_argument("--output", type=Path, default=Path("docs/performance.md"), help="file to write")
-    arguments = parser.parse_args(sys.argv[1:] if argv is None else argv)
-    arguments.output.write_text(write_report(arguments.results), encoding="utf-8")
+    run_report(__doc__, RESULTS, Path("docs/performance.md"), write_report, argv)
 
 
 if __name__ == "__main__":

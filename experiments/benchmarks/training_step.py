@@ -6,13 +6,13 @@ See `inference.py` for the posts. *Floor*: the encoders of `inference`'s floor, 
 of their last states. *SMCL*: all losses. Neither steps an optimizer.
 """
 
-import sys
 from collections.abc import Callable, Sequence
 
 import torch
 
 from smcl.configuration_smcl import SMCLConfig
-from smcl.experiments.tables import markdown
+from smcl.experiments.runs import circumstances
+from smcl.experiments.tables import markdown, written
 from smcl.modeling_smcl import SMCLForTokenClassification
 
 from .inference import FLOOR, SMCL
@@ -22,17 +22,15 @@ from .measure import (
     add_posts_arguments,
     base_config,
     base_processor,
-    circumstances,
     circumstances_line,
     floor_inputs,
     image_counts,
-    make_parser,
     make_posts,
     save,
     summarise,
     take_turns,
+    timing_parser,
     to_inputs,
-    written,
 )
 
 
@@ -84,9 +82,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     Args:
         argv (`Sequence[str]`, *optional*): The arguments; those of the process by default.
     """
-    parser = make_parser(__doc__)
+    parser = timing_parser(__doc__)
     add_posts_arguments(parser, num_posts=4)
-    arguments = parser.parse_args(sys.argv[1:] if argv is None else argv)
+    arguments = parser.parse_args(argv)
     results = compare(arguments.text_model, arguments.posts, arguments.threads, arguments.repeats)
     save(results, arguments.output, "training_step", table)
 

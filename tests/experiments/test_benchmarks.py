@@ -56,6 +56,6 @@ def test_gpu_benchmark_ends_with_a_message_without_cuda(monkeypatch, capsys, tmp
 def test_report_tells_what_was_not_measured(tmp_path):
     results = crf.compare(threads=torch.get_num_threads(), repeats=1, lengths=[4])
     measure.save(results, tmp_path, "crf", crf.table)
-    text = report.write_report(tmp_path)
+    text = report.write_report(tmp_path, tmp_path / "performance.md")
     assert text.count("not measured") == len(report.SECTIONS) - 1
     assert crf.table(json.loads((tmp_path / "crf.json").read_text())) in text

@@ -4,13 +4,15 @@ import signal
 import subprocess
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from cells import SMALL, call_here
 
+from smcl.baselines import SYSTEMS
 from smcl.dataset_scripts.icons import convert
 from smcl.experiments import runs
-from smcl.experiments.plan import make_parser, make_plan, read_overrides
+from smcl.experiments.plan import make_plan, plan_parser, read_overrides
 from smcl.experiments.runs import Cell, find, measure
 from smcl.train.trainer import last_complete_checkpoint
 
@@ -25,7 +27,7 @@ def data(tmp_path_factory):
 @pytest.fixture
 def plan(data, encoder_folders, tmp_path):
     encoders = ["--text_model", encoder_folders[0], "--vision_model", encoder_folders[1]]
-    parser = make_parser("")
+    parser = plan_parser("")
     options = ["--dataset", str(data), "--results", str(tmp_path / "results"), "--seeds", "0"]
     return make_plan("table2", *parser.parse_known_args([*options, *encoders, *SMALL]))
 
@@ -53,6 +55,7 @@ def test_a_cell_is_run_once_and_kept_with_all_that_it_depends_on(plan, data, in_
     report = json.loads((data / "report.json").read_text())
     assert record["settings"]["data"] == {name: split["sha256"] for name, split in report["splits"].items()}
     assert record["settings"]["arguments"]["num_train_epochs"] == "3"
+    assert record["code"] == runs.code_digest("smcl")
     assert {"precision", "recall", "f1", "PER_f1"} <= set(record["scores"]["test"])
     assert "f1" in record["scores"]["validation"] and "f1" in record["scores"]["without_images"]
     assert {"torch", "transformers", "smcl"} <= set(record["versions"])
@@ -86,6 +89,30 @@ def test_a_changed_setting_is_another_cell(plan, data, in_process, encoder_folde
     elsewhere.parent.mkdir()
     elsewhere.symlink_to(data)
     assert find(replace(plan, experiment="table3", dataset=str(elsewhere)), Cell("any title"), 0) is not None
+
+
+def names_of(system):
+    return {path.relative_to(runs.ROOT).as_posix() for path in runs.code_files(SYSTEMS[system])}
+
+
+def test_code_of_a_cell_is_what_travels_training_and_the_systems_own_files():
+    smcl = names_of("smcl")
+    assert {path.name for path in runs.ROOT.glob("*_smcl.py")} < smcl and "train/trainer.py" in smcl
+    assert not any(name.startswith(("baselines/", "experiments/")) for name in smcl)
+    assert names_of("umt-mi") - smcl == {f"baselines/{name}.py" for name in ("umt_mi", "umt", "image_system")}
+    # Functions count as classes do.
+    own = {f"baselines/{name}.py" for name in ("hbilstm_crf", "bilstm_crf", "text_only", "word_vectors")}
+    assert names_of("hbilstm-crf") - smcl == own
+
+
+def test_a_changed_baseline_marks_cells_of_systems_made_of_it_alone(monkeypatch):
+    before = {name: runs.code_digest(name) for name in SYSTEMS}
+    read = Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda path: read(path) + b"#" * (path.name == "umt.py"))
+    runs.code_digest.cache_clear()
+    after = {name: runs.code_digest(name) for name in SYSTEMS}
+    runs.code_digest.cache_clear()
+    assert {name for name in SYSTEMS if before[name] != after[name]} == {"umt", "umt-mi"}
 
 
 def test_a_killed_cell_is_told_and_goes_on_where_it_stopped(plan, monkeypatch, capsys):
@@ -149,14 +176,15 @@ def test_overrides_are_read_and_checked(data, encoder_folders):
     encoders = ["--text_model", encoder_folders[0], "--vision_model", encoder_folders[1]]
 
     def plan_of(*arguments):
-        return make_plan("table2", *make_parser("").parse_known_args(["--dataset", str(data), *arguments]))
+        return make_plan("table2", *plan_parser("").parse_known_args(["--dataset", str(data), *arguments]))
 
     assert plan_of(*encoders).seeds == (0, 1, 2)
     paper = plan_of("--preset", "paper")
     assert (paper.seeds, paper.arguments["learning_rate"]) == ((0, 1, 2, 3, 4), "3e-5")
     with pytest.raises(ValueError, match="has the argument --learning_rat. Did you mean --learning_rate?"):
         plan_of(*encoders, "--learning_rat", "1")
-    with pytest.raises(ValueError, match="Each run sets --seed itself"):
-        plan_of(*encoders, "--seed", "1")
+    for name in ("--seed", "--system", "--dry_run"):
+        with pytest.raises(ValueError, match=f"Each run sets {name} itself"):
+            plan_of(*encoders, name, "1")
     with pytest.raises(ValueError, match="Expected --text_model and --vision_model: the preset 'small'"):
         plan_of()

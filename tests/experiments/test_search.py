@@ -7,7 +7,7 @@ from transformers import EarlyStoppingCallback
 
 from smcl.dataset_scripts.icons import convert
 from smcl.experiments import search, search_space
-from smcl.experiments.plan import make_parser, make_plan
+from smcl.experiments.plan import make_plan, plan_parser
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,7 @@ def test_a_search_goes_on_where_it_was_killed(argv, tmp_path, monkeypatch, capsy
 
 
 def test_trials_start_from_the_same_weights_with_what_was_suggested(argv, tmp_path):
-    plan = make_plan("search", *make_parser("").parse_known_args([*argv, "--results", str(tmp_path)]))
+    plan = make_plan("search", *plan_parser("").parse_known_args([*argv, "--results", str(tmp_path)]))
     objective = search.Objective()
     trainer = search.build_searcher(plan, "wide", tmp_path, objective)
     objective({"eval_f1": 0.5})
@@ -73,7 +73,7 @@ def test_ray_draws_from_the_same_space(argv, tmp_path):
     for name, (low, high, _) in (search_space.WIDE | search_space.WIDE_SWITCHES).items():
         assert all(low <= x[name] <= high for x in drawn)
     assert {x["cmd_order"] for x in drawn} == {2, 3, 4, 5}
-    plan = make_plan("search", *make_parser("").parse_known_args([*argv, "--results", str(tmp_path)]))
+    plan = make_plan("search", *plan_parser("").parse_known_args([*argv, "--results", str(tmp_path)]))
     model = search.build_searcher(plan, "wide", tmp_path, search.Objective()).model_init(drawn[0])
     assert all(getattr(model.config, name) == drawn[0][name] for name in (*search_space.WIDE_SWITCHES, "cmd_order"))
 

@@ -6,7 +6,7 @@ from factories import make_model
 
 from smcl.dataset_scripts.icons import convert
 from smcl.experiments import figures_5_7, runs, table5, table5_measure
-from smcl.experiments.plan import make_parser, make_plan, to_argv
+from smcl.experiments.plan import make_plan, plan_parser, to_argv
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +22,7 @@ def table(folder):
 
 
 def test_cost_of_a_system_counts_each_parameter_once(argv, tmp_path):
-    plan = make_plan("table5", *make_parser("").parse_known_args(argv))
+    plan = make_plan("table5", *plan_parser("").parse_known_args(argv))
     arguments = plan.arguments | {"dataset": plan.dataset, "system": "smcl", "do_train": "true"}
     arguments |= {"output_dir": str(tmp_path)}
     found = table5_measure.measure_cost(to_argv(arguments | {"disable_tqdm": "true"}), 8)

@@ -5,8 +5,9 @@ import math
 import numpy as np
 import pytest
 
+from smcl.baselines import SYSTEMS
 from smcl.experiments import errors, figure6, figures_5_7, paper, report, significance, table2, table3, table6, tables
-from smcl.experiments.plan import make_parser, make_plan
+from smcl.experiments.plan import make_plan, plan_parser
 from smcl.experiments.runs import cell_folder, settings_of, write
 
 TAGS = {"P": "B-PER", "p": "I-PER", "L": "B-LOC", "l": "I-LOC", "O": "O", "G": "B-ORG"}
@@ -122,7 +123,7 @@ def make_cell(tmp_path):
     (tmp_path / "data" / "report.json").write_text(json.dumps({"splits": splits}))
     argv = ["--dataset", str(tmp_path / "data"), "--results", str(tmp_path / "results"), "--no_run"]
     argv += ["--text_model", "text", "--vision_model", "vision", "--seeds", "0", "1"]
-    plan = make_plan("table2", *make_parser("").parse_known_args(argv))
+    plan = make_plan("table2", *plan_parser("").parse_known_args(argv))
 
     def make(cell, seed, run, without_images=None, f1=0.5):
         folder = cell_folder(plan, cell, seed)
@@ -187,9 +188,20 @@ def test_image_dependent_mentions_are_compared_apart(make_cell, tmp_path, capsys
 def test_every_system_and_ablation_of_the_paper_has_a_row(make_cell, capsys):
     _, argv, _ = make_cell
     table2.main(argv)
-    assert set(paper.TABLE_2) <= set(rows(capsys.readouterr().out))
+    printed = capsys.readouterr().out
+    assert set(paper.TABLE_2) <= set(rows(printed))
+    assert "OCSGA, UMGF, MAF, ITA, VisualPT-MoE, PGIM are the paper's numbers only" in printed
+    assert "BiLSTM-CRF and HBiLSTM-CRF are trained at the rate 1e-3" in printed
     table3.main(argv)
     assert set(paper.TABLE_3) <= set(rows(capsys.readouterr().out))
+
+
+def test_a_system_that_the_paper_does_not_have_gets_a_row_too(monkeypatch):
+    monkeypatch.setitem(SYSTEMS, "newcomer", SYSTEMS["bert"])
+    monkeypatch.setattr(table2, "NAMES", (*table2.NAMES, "newcomer"))
+    *papers, row = table2.make_rows(["newcomer"])
+    assert [r.title for r in papers] == list(paper.TABLE_2) and not any(r.run for r in papers)
+    assert (row.title, row.cell.arguments, row.group, row.run) == ("newcomer", {"system": "newcomer"}, "text", True)
 
 
 def test_error_table_compares_two_systems_and_names_its_tests(make_cell, capsys):
@@ -272,9 +284,9 @@ def test_report_holds_what_was_measured_and_names_what_was_not(make_cell, tmp_pa
 
 
 def test_numbers_are_written_with_their_spread():
-    assert tables.spread([0.5, 0.6, 0.7]) == "60.00 ± 10.00"
-    assert tables.spread([0.5]) == "50.00"
-    assert tables.spread([]) == "not measured"
+    assert tables.mean_and_deviation([0.5, 0.6, 0.7]) == "60.00 ± 10.00"
+    assert tables.mean_and_deviation([0.5]) == "50.00"
+    assert tables.mean_and_deviation([]) == "not measured"
     assert tables.interval(significance.Difference(0.01, -0.02, 0.03, 0.4)) == "+1.00 [-2.00, +3.00]"
 
 
