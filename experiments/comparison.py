@@ -1,11 +1,10 @@
 """Tables of systems or variants of one, one row each: what Tables 2 and 3 share."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 
 from .image_dependent import keep_overlapping
-from .plan import Plan
+from .plan import Plan, read_mentions
 from .runs import Cell, Measured, measure
 from .significance import Difference, bootstrap_difference
 from .tables import describe, interval, markdown, mean_and_deviation, notes, number, scores, write_table
@@ -41,7 +40,7 @@ def compare(plan: Plan, title: str, rows: Sequence[Row], reference: str, remarks
         remarks (`Sequence[str]`): What to know about the table.
     """
     found = {row.title: measure(replace(plan, run=plan.run and row.run), row.cell) if row.cell else [] for row in rows}
-    spans = None if plan.mentions is None else json.loads(plan.mentions.read_text(encoding="utf-8"))
+    spans = None if plan.mentions is None else read_mentions(plan.mentions)
     parts = {"": None} if spans is None else {"": None, "image-dependent": True, "others": False}
     differences = {
         row.title: {

@@ -11,11 +11,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from seqeval.scheme import IOB2, Entities
-
 from smcl.train.trainer import entity_metrics
 
-from .plan import make_parser
+from .plan import make_parser, read_mentions
+from .significance import entities_of
 
 
 def read_predictions(path: Path) -> list[dict]:
@@ -35,9 +34,9 @@ def keep_overlapping(tags: list[str], spans: list[tuple[int, int]], overlapping:
         `list[str]`: the tags, `"O"` at the other entities.
     """
     kept = ["O"] * len(tags)
-    for entity in Entities([tags], IOB2).entities[0]:
-        if any(entity.start < end and start < entity.end for start, end in spans) == overlapping:
-            kept[entity.start : entity.end] = tags[entity.start : entity.end]
+    for first, last, _ in entities_of(tags):
+        if any(first < end and start < last for start, end in spans) == overlapping:
+            kept[first:last] = tags[first:last]
     return kept
 
 
@@ -82,10 +81,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--mentions", type=Path, required=True, help="the image_dependent.json of the data set")
     parser.add_argument("predictions", type=Path, nargs="+", help="files of predictions of the test split")
     arguments = parser.parse_args(argv)
-    mentions = json.loads(arguments.mentions.read_text(encoding="utf-8"))
-    for path in arguments.predictions:
+    try:
+        mentions = read_mentions(arguments.mentions)
+        found = {path: score(path, mentions) for path in arguments.predictions}
+    except (OSError, ValueError) as error:
+        parser.error(str(error))
+    for path, parts in found.items():
         sys.stdout.write(f"{path}\n")
-        for name, scores in score(path, mentions).items():
+        for name, scores in parts.items():
             numbers = "  ".join(f"{key} {scores[key]:.3f}" for key in ("precision", "recall", "f1"))
             sys.stdout.write(f"  {name:<16} {numbers}\n")
 

@@ -115,6 +115,21 @@ def read_overrides(rest: Sequence[str]) -> dict[str, str]:
     return overrides
 
 
+def read_mentions(path: Path) -> dict[str, list[tuple[int, int]]]:
+    """Read the spans of image-dependent mentions by post id.
+
+    Raises:
+        ValueError: if there is no such file.
+    """
+    try:
+        mentions = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        mentions = None
+    if not isinstance(mentions, dict):
+        raise ValueError(f"Expected the image_dependent.json of the data set as --mentions, found none at {path}.")
+    return mentions
+
+
 def make_plan(experiment: str, options: argparse.Namespace, rest: Sequence[str]) -> Plan:
     """Put preset and overrides together, and check them before anything runs.
 
@@ -127,7 +142,7 @@ def make_plan(experiment: str, options: argparse.Namespace, rest: Sequence[str])
         [`Plan`].
 
     Raises:
-        ValueError: if the run script does not take an argument, or encoders are missing.
+        ValueError: if the run script does not take an argument, or encoders or the file of mentions are missing.
     """
     arguments = PRESETS[options.preset] | read_overrides(rest)
     if reserved := sorted(RESERVED & set(arguments)):
@@ -141,6 +156,8 @@ def make_plan(experiment: str, options: argparse.Namespace, rest: Sequence[str])
     missing = [f"--{name}" for name in ("text_model", "vision_model") if name not in arguments]
     if missing:
         raise ValueError(f"Expected {' and '.join(missing)}: the preset {options.preset!r} brings no encoders.")
+    if options.mentions:
+        read_mentions(options.mentions)
     parse_arguments(to_argv(arguments))
     seeds = tuple(range(SEEDS[options.preset])) if options.seeds is None else tuple(options.seeds)
     data_name = options.dataset_name or Path(options.dataset).resolve().name

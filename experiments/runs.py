@@ -29,7 +29,7 @@ from smcl.baselines import SYSTEMS, reads_images
 from smcl.modeling_smcl import SMCLTaggingModel
 
 from . import image_dependent
-from .plan import Plan, data_digests, fingerprint, to_argv
+from .plan import Plan, data_digests, fingerprint, read_mentions, to_argv
 
 ROOT = Path(smcl.__file__).parent
 RUN_SCRIPT = ROOT / "run_ner_multiimage.py"
@@ -132,7 +132,7 @@ def _score_mentions(plan: Plan, measured: Measured) -> None:
     """Add the scores of image-dependent mentions and of all others, if they can be told and are not there yet."""
     if plan.mentions is None or "image-dependent" in measured.record["scores"]:
         return
-    mentions = json.loads(plan.mentions.read_text(encoding="utf-8"))
+    mentions = read_mentions(plan.mentions)
     scores = image_dependent.score(measured.folder / "run" / "predictions.jsonl", mentions)
     measured.record["scores"] |= {name: scores[name] for name in ("image-dependent", "others")}
     write(measured.record, measured.folder / "cell.json")

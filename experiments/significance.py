@@ -80,28 +80,29 @@ def bootstrap_difference(
     check_same_posts([*first, *second])
     # shape: (num_runs, num_posts, 3)
     counts = [np.stack([count_posts(run) for run in runs]) for runs in (first, second)]
-    num_posts = counts[0].shape[1]
-    weights = np.random.default_rng(seed).multinomial(num_posts, np.full(num_posts, 1 / num_posts), size=samples)
+    weights = _draw_posts(counts[0].shape[1], samples, seed)
     values = [f1_of(c.sum(axis=1)).mean() for c in counts]
     # shape: (samples,)
     drawn = [f1_of(np.einsum("sp,rpk->srk", weights, c)).mean(axis=1) for c in counts]
     return _summarize(values[0] - values[1], drawn[0] - drawn[1])
 
 
-def bootstrap_sum(per_post: np.ndarray, samples: int = 2000, seed: int = 0) -> Difference:
+def bootstrap_sum(per_post: np.ndarray, samples: int = 2000) -> Difference:
     """Find a confidence interval for a sum over posts, such as how many more errors one system makes.
 
     Args:
         per_post (`np.ndarray` of shape `(num_posts,)`): What is summed.
         samples (`int`, *optional*, defaults to 2000): Number of samples.
-        seed (`int`, *optional*, defaults to 0): Their seed.
 
     Returns:
         [`Difference`].
     """
-    num_posts = len(per_post)
-    weights = np.random.default_rng(seed).multinomial(num_posts, np.full(num_posts, 1 / num_posts), size=samples)
-    return _summarize(per_post.sum(), weights @ per_post)
+    return _summarize(per_post.sum(), _draw_posts(len(per_post), samples, seed=0) @ per_post)
+
+
+def _draw_posts(num_posts: int, samples: int, seed: int) -> np.ndarray:
+    """Draw as many posts as there are, with replacement: how often each is in each sample, `(samples, num_posts)`."""
+    return np.random.default_rng(seed).multinomial(num_posts, np.full(num_posts, 1 / num_posts), size=samples)
 
 
 def _summarize(value: float, drawn: np.ndarray) -> Difference:

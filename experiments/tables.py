@@ -14,13 +14,11 @@ from .significance import Difference
 NOT_MEASURED = "not measured"
 
 
-def mean_and_deviation(values: Sequence[float], scale: float = 100, digits: int = 2) -> str:
-    """Write mean and standard deviation.
+def mean_and_deviation(values: Sequence[float]) -> str:
+    """Write mean and standard deviation in percent.
 
     Args:
-        values (`Sequence[float]`): One for each seed.
-        scale (`float`, *optional*, defaults to 100): What to multiply by, 100 for percent.
-        digits (`int`, *optional*, defaults to 2): Decimals.
+        values (`Sequence[float]`): Shares, one for each seed.
 
     Returns:
         `str`: such as `"79.76 ± 0.32"` with the sample standard deviation; without it for one value; `"not measured"`
@@ -28,8 +26,8 @@ def mean_and_deviation(values: Sequence[float], scale: float = 100, digits: int 
     """
     if not values:
         return NOT_MEASURED
-    mean = f"{scale * statistics.fmean(values):.{digits}f}"
-    return mean if len(values) == 1 else f"{mean} ± {scale * statistics.stdev(values):.{digits}f}"
+    mean = f"{100 * statistics.fmean(values):.2f}"
+    return mean if len(values) == 1 else f"{mean} ± {100 * statistics.stdev(values):.2f}"
 
 
 def spread(values: Sequence[float]) -> dict[str, float] | None:

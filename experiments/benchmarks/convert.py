@@ -8,6 +8,7 @@ turn, as a program of its own. Memory is that of all its processes together, pag
 Processor time is summed over them; it says more than the clock where other programs run beside.
 """
 
+import argparse
 import io
 import json
 import os
@@ -34,6 +35,19 @@ POSTS = {"train": 6856, "validation": 860, "test": 860}
 PHOTOGRAPHS = 25_000
 MOST_IMAGES = 4
 START_OF_JPEG = b"\xff\xd8"
+
+
+def photo_folder(text: str) -> Path:
+    """Return the folder of an argument, if it has photographs."""
+    if not any(Path(text).glob("*.jpg")):
+        raise argparse.ArgumentTypeError(f"expected a folder of .jpg files, found none in {text}")
+    return Path(text)
+
+
+def add_photos_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that `read_photographs` takes."""
+    parser.add_argument("--photos", type=photo_folder, required=True, help="folder of JPEG photographs")
+    parser.add_argument("--side", type=int, help="scale them to so many pixels on the longer side")
 
 
 def read_photographs(folder: Path, side: int | None) -> list[bytes]:
@@ -176,8 +190,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         argv (`Sequence[str]`, *optional*): The arguments; those of the process by default.
     """
     parser = timing_parser(__doc__, repeats=3, threads=None)
-    parser.add_argument("--photos", type=Path, required=True, help="folder of JPEG photographs")
-    parser.add_argument("--side", type=int, help="scale them to so many pixels on the longer side")
+    add_photos_arguments(parser)
     parser.add_argument("--processes", type=int, nargs="+", default=[1, os.cpu_count()], help="processes to compare")
     arguments = parser.parse_args(argv)
     photographs = read_photographs(arguments.photos, arguments.side)

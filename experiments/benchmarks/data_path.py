@@ -34,7 +34,7 @@ from smcl.processing_smcl import load_tokenizer
 from smcl.train.image_cache import CachedImages, ImageFeatures, ImagePixels, keep_images_encoded
 from smcl.train.trainer import SMCLDataCollator, SMCLTrainer, SMCLTrainingArguments
 
-from .convert import number_photograph, read_photographs, spread_images
+from .convert import add_photos_arguments, number_photograph, read_photographs, spread_images
 from .measure import save, timing_parser
 
 
@@ -238,8 +238,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """
     parser = timing_parser(__doc__)
     parser.add_argument("--text", type=Path, required=True, help="folder of Twitter-2017 in UMT's CoNLL files")
-    parser.add_argument("--photos", type=Path, required=True, help="folder of JPEG photographs")
-    parser.add_argument("--side", type=int, help="scale them to so many pixels on the longer side")
+    add_photos_arguments(parser)
     parser.add_argument("--text_model", required=True, help="text encoder; only its tokenizer with --base_size")
     parser.add_argument("--vision_model", help="image encoder")
     parser.add_argument("--base_size", action="store_true", help="encoders of the paper's size, with random weights")

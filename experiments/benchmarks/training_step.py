@@ -34,10 +34,10 @@ from .measure import (
 )
 
 
-def make_steps(config: SMCLConfig, inputs: dict, device: str = "cpu") -> dict[str, Callable[[], object]]:
+def make_steps(config: SMCLConfig, inputs: dict) -> dict[str, Callable[[], object]]:
     """Return the steps as functions without arguments, on the same inputs."""
-    bare = BareEncoders(config, torch.float32).to(device).train()
-    model = SMCLForTokenClassification(config).to(device).train()
+    bare = BareEncoders(config, torch.float32).train()
+    model = SMCLForTokenClassification(config).train()
     real = floor_inputs(inputs)
 
     def floor() -> None:

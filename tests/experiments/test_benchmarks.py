@@ -6,7 +6,7 @@ import pytest
 import torch
 from factories import make_config, make_inputs
 
-from smcl.experiments.benchmarks import crf, gpu, growth, measure, report
+from smcl.experiments.benchmarks import convert, crf, gpu, growth, measure, report
 from smcl.experiments.benchmarks.measure import BareEncoders, Seconds, floor_inputs, summarise, take_turns
 
 
@@ -51,6 +51,19 @@ def test_gpu_benchmark_ends_with_a_message_without_cuda(monkeypatch, capsys, tmp
         gpu.main(["--text_model", "none", "--output", str(tmp_path)])
     assert "no CUDA device" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_conversion_benchmark_ends_with_a_message_without_photographs(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        convert.main(["--photos", str(tmp_path)])
+    assert "expected a folder of .jpg files" in capsys.readouterr().err
+
+
+def test_report_without_any_result_leaves_the_page_alone(tmp_path, capsys):
+    page = tmp_path / "performance.md"
+    with pytest.raises(SystemExit):
+        report.main(["--results", str(tmp_path), "--output", str(page)])
+    assert "There are no results" in capsys.readouterr().err and not page.exists()
 
 
 def test_report_tells_what_was_not_measured(tmp_path):

@@ -43,3 +43,14 @@ def test_image_dependent_mentions_are_scored_apart(tmp_path):
     assert scores["all"]["f1"] == pytest.approx(0.4)
     with pytest.raises(ValueError, match="1 posts of .*not in the file of --mentions"):
         image_dependent.score(path, {"2": []})
+
+
+@pytest.mark.parametrize("mentions", [None, "not JSON", "[]", '{"2": []}'])
+def test_mentions_that_are_not_of_the_data_set_end_with_one_line(mentions, tmp_path, capsys):
+    path, predictions = tmp_path / "image_dependent.json", tmp_path / "predictions.jsonl"
+    if mentions is not None:
+        path.write_text(mentions)
+    predictions.write_text(json.dumps({"id": "1", "tokens": ["a"], "gold": ["O"], "predicted": ["O"]}) + "\n")
+    with pytest.raises(SystemExit):
+        image_dependent.main(["--mentions", str(path), str(predictions)])
+    assert "--mentions" in capsys.readouterr().err.splitlines()[-1]

@@ -186,5 +186,7 @@ def test_overrides_are_read_and_checked(data, encoder_folders):
     for name in ("--seed", "--system", "--dry_run"):
         with pytest.raises(ValueError, match=f"Each run sets {name} itself"):
             plan_of(*encoders, name, "1")
+    with pytest.raises(ValueError, match="Expected the image_dependent.json"):
+        plan_of(*encoders, "--mentions", "nowhere.json")
     with pytest.raises(ValueError, match="Expected --text_model and --vision_model: the preset 'small'"):
         plan_of()
