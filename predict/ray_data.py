@@ -8,7 +8,8 @@ from transformers.utils import logging
 from ..modeling_smcl import SMCLForTokenClassification
 from ..pipeline_smcl import MultiImageNERPipeline
 from ..processing_smcl import SMCLProcessor
-from .predict_file import RECORD_SCHEMA, predict_rows
+from .part_files import RECORD_SCHEMA
+from .predict_file import predict_rows
 
 if TYPE_CHECKING:
     import ray.data
@@ -49,7 +50,7 @@ class RayPredictor:
             batch (`pyarrow.Table`): With `id`, `text` or `tokens` and, if there are any, `images`.
 
         Returns:
-            `pyarrow.Table`: with the columns of `predict_file.RECORD_SCHEMA`.
+            `pyarrow.Table`: with the columns of `part_files.RECORD_SCHEMA`.
         """
         return pa.Table.from_pylist(predict_rows(self.pipe, batch.to_pylist(), **self.options), RECORD_SCHEMA)
 
@@ -78,7 +79,7 @@ def predict_with_ray(
             `on_extra_images`, as of [`~predict_file.predict_rows`].
 
     Returns:
-        `ray.data.Dataset`: one record for each post, with the columns of `predict_file.RECORD_SCHEMA`: of `output`
+        `ray.data.Dataset`: one record for each post, with the columns of `part_files.RECORD_SCHEMA`: of `output`
         if it is given, else computed when it is read.
 
     Raises:

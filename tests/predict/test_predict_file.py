@@ -20,7 +20,10 @@ from PIL import Image as PILImage
 import smcl
 import smcl.predict.predict_file as prediction
 from smcl import MultiImageNERPipeline
-from smcl.predict.predict_file import ParquetFiles, PartFile, merge_parts, open_input, predict_file
+from smcl.predict import part_files
+from smcl.predict.inputs import ParquetFiles, open_input
+from smcl.predict.part_files import PartFile, merge_parts
+from smcl.predict.predict_file import predict_file
 from smcl.run_ner_multiimage import main
 
 RUN = Path(smcl.__file__).with_name("run_ner_multiimage.py")
@@ -213,11 +216,11 @@ def die_before_merging(monkeypatch):
 
 
 def die_before_renaming(monkeypatch):
-    monkeypatch.setattr(prediction.os, "replace", lambda *args: die())
+    monkeypatch.setattr(os, "replace", lambda *args: die())
 
 
 def die_before_removing_parts(monkeypatch):
-    monkeypatch.setattr(prediction.os, "remove", lambda *args: die())
+    monkeypatch.setattr(os, "remove", lambda *args: die())
 
 
 MOMENTS = {
@@ -415,7 +418,7 @@ def test_files_from_elsewhere_are_streamed_and_name_no_file_here(pipe, folder):
 def test_memory_does_not_grow_with_the_number_of_posts(monkeypatch, pipe, tmp_path, ending):
     record = {"words": ["joey"] * 20, "tags": ["O"] * 20, "entities": []}
     monkeypatch.setattr(prediction, "predict_rows", lambda pipe, rows, *_, **__: [{"id": "a"} | record for _ in rows])
-    monkeypatch.setattr(prediction, "ROW_GROUP", 100)
+    monkeypatch.setattr(part_files, "ROW_GROUP", 100)
     peaks = []
     for count in (500, 5000):
         rows = [{"text": "joey " * 20, "images": []}] * count

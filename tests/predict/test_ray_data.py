@@ -6,7 +6,8 @@ from factories import make_model
 from PIL import Image
 
 from smcl import MultiImageNERPipeline
-from smcl.predict.predict_file import RECORD_SCHEMA, predict_rows
+from smcl.predict.part_files import RECORD_SCHEMA
+from smcl.predict.predict_file import predict_rows
 from smcl.predict.ray_data import predict_with_ray
 
 

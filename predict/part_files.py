@@ -1,0 +1,209 @@
+"""What the processes of a run have predicted so far, each in a file of its own, and joining these to the output."""
+
+import itertools
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from transformers.utils import logging
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
+logger = logging.get_logger(__name__)
+
+# Records in a row group of the output.
+ROW_GROUP = 1000
+# The columns of Parquet output; a record of JSON lines leaves out what does not apply.
+RECORD_SCHEMA = pa.schema(
+    {
+        "id": pa.string(),
+        "words": pa.list_(pa.string()),
+        "tags": pa.list_(pa.string()),
+        "entities": pa.list_(
+            pa.struct(
+                {
+                    "entity_group": pa.string(),
+                    "word": pa.string(),
+                    "start": pa.int64(),
+                    "end": pa.int64(),
+                    "score": pa.float64(),
+                    "words": pa.list_(pa.int64()),
+                }
+            )
+        ),
+        "skipped_images": pa.list_(pa.string()),
+        "error": pa.string(),
+    }
+)
+
+
+class PartFile:
+    """What one process has predicted so far: a line about the run, then a line for each block of posts.
+
+    Opening it removes a last line that was cut off. It is locked until it is closed.
+
+    Args:
+        path (`str`): The file, which may exist.
+        about (`dict`): What must be the same for the run to go on.
+
+    Attributes:
+        num_blocks (`int`): Blocks that are complete.
+        checksum (`int`): That of their texts.
+
+    Raises:
+        ValueError: if the file is of another run, or another process writes it.
+    """
+
+    def __init__(self, path: str, about: dict[str, Any]):
+        self.path, self.num_blocks, self.checksum = path, 0, 0
+        self.file = open(path, "a+b")
+        try:
+            self._lock()
+            self._read(about)
+        except BaseException:
+            self.file.close()
+            raise
+
+    def _lock(self) -> None:
+        if fcntl is None:
+            return
+        try:
+            fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ValueError(f"{self.path} is being written by another process: end that one first.") from error
+        except OSError as error:
+            logger.warning(f"{self.path} can't be locked ({error}): see to it that no other process writes it.")
+
+    def _read(self, about: dict[str, Any]) -> None:
+        self.file.seek(0)
+        end, last = 0, b""
+        for number, line in enumerate(self.file):
+            if not line.endswith(b"\n"):
+                break
+            if number == 0:
+                self._compare(json.loads(line), about)
+            end, last, self.num_blocks = end + len(line), line, number
+        self.file.truncate(end)
+        if not end:
+            self._write(about)
+        elif self.num_blocks:
+            self.checksum = json.loads(last)["checksum"]
+
+    def _compare(self, then: dict[str, Any], now: dict[str, Any]) -> None:
+        changed = [f"`{key}` was {then.get(key)!r} and is {now[key]!r}" for key in now if then.get(key) != now[key]]
+        if changed:
+            raise ValueError(
+                f"{self.path} belongs to a run that was different: {'; '.join(changed)}. Call that run again to finish "
+                "it, or remove the file to start over."
+            )
+
+    def _write(self, line: dict[str, Any]) -> None:
+        self.file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
+        self.file.flush()
+
+    def append(self, records: list[dict[str, Any]], checksum: int) -> None:
+        """Add the records of a block, and the checksum of all texts so far."""
+        self._write({"checksum": checksum, "records": records})
+        self.num_blocks, self.checksum = self.num_blocks + 1, checksum
+
+    def __enter__(self) -> "PartFile":
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self.file.close()
+
+
+def merge_parts(paths: list[str], output: str) -> dict[str, int]:
+    """Join the parts of all processes, block by block in turn, to the output, at once or not at all.
+
+    Args:
+        paths (`list[str]`): The parts, in order of the processes.
+        output (`str`): File to write, .jsonl or .parquet.
+
+    Returns:
+        `dict[str, int]`: numbers of `posts`, of those with `errors`, and of `skipped_images`.
+
+    Raises:
+        ValueError: if the parts do not fit together.
+    """
+    counts = Counter(posts=0, errors=0, skipped_images=0)
+    unfinished = f"{output}.unfinished"
+    write = write_parquet if output.endswith(".parquet") else write_json_lines
+    with open(unfinished, "wb") as file:
+        write(count_records(read_parts(paths), counts), file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(unfinished, output)
+    return dict(counts)
+
+
+def read_parts(paths: list[str]) -> Iterator[dict[str, Any]]:
+    """Read the records of all parts in order of the input."""
+    files = [open(path, "rb") for path in paths]
+    try:
+        for file in files:
+            file.readline()
+        for file in itertools.cycle(files):
+            line = file.readline()
+            if not line:
+                break
+            yield from json.loads(line)["records"]
+        if any(file.readline() for file in files):
+            raise ValueError(f"The parts {paths} are of unequal length: the processes read different inputs.")
+    finally:
+        for file in files:
+            file.close()
+
+
+def count_records(records: Iterable[dict[str, Any]], counts: Counter) -> Iterator[dict[str, Any]]:
+    """Pass records on and count them."""
+    for record in records:
+        counts["posts"] += 1
+        counts["errors"] += "error" in record
+        counts["skipped_images"] += len(record.get("skipped_images", ()))
+        yield record
+
+
+def write_json_lines(records: Iterable[dict[str, Any]], file: Any) -> None:
+    """Write one line for each record."""
+    for record in records:
+        file.write(json.dumps(record, ensure_ascii=False).encode() + b"\n")
+
+
+def write_parquet(records: Iterable[dict[str, Any]], file: Any) -> None:
+    """Write records as Parquet with the columns of `RECORD_SCHEMA`."""
+    records = iter(records)
+    with pq.ParquetWriter(file, RECORD_SCHEMA) as writer:
+        while rows := list(itertools.islice(records, ROW_GROUP)):
+            writer.write_table(pa.Table.from_pylist(rows, RECORD_SCHEMA))
+
+
+def check_output(output: str, num_processes: int) -> None:
+    """Refuse an output that is there already or can't be written, and parts of another number of processes."""
+    if not output.endswith((".jsonl", ".parquet")):
+        raise ValueError(f"`output` must be a .jsonl or .parquet file, got {output}.")
+    path = Path(output)
+    if not path.parent.is_dir():
+        raise ValueError(f"`output` is {output}, but there is no folder {path.parent}: make it first.")
+    prefix = f"{path.name}.part-"
+    parts = [other.name for other in path.parent.iterdir() if other.name.startswith(prefix)]
+    other = [name for name in parts if not name.endswith(f"-of-{num_processes:05d}")]
+    if other:
+        raise ValueError(
+            f"{path.parent} holds {other[0]} of an unfinished run of {int(other[0][-5:])} processes, and this is one "
+            f"of {num_processes}: call it again with as many processes, or remove {prefix}* to start over."
+        )
+    # With parts beside it, it was just finished when the run was killed.
+    if path.exists() and not parts:
+        raise ValueError(f"`output` is {output}, which exists already: remove it, or give another name.")
+
+
+__all__ = ["RECORD_SCHEMA", "PartFile", "check_output", "merge_parts"]
