@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
+from .files import check_writable, write_whole
 from .report import SplitReport, find_duplicate_ids, format_report
 from .schema import FEATURES, SPLITS, DataError, Post, write_json
 
@@ -64,9 +65,10 @@ def write_dataset(
             raise DataError(f"The {split} split of {name} has no posts. Expected at least one. Check its source.")
     data = Path(output) / "data"
     try:
-        data.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError):
-        raise DataError(f"Expected a folder at {output}, found a file in the way. Choose another --output.") from None
+        check_writable(data, "--output")
+    except ValueError as error:
+        raise DataError(str(error)) from error
+    data.mkdir(parents=True, exist_ok=True)
     report = {"name": name, "splits": {}, "duplicate_ids": find_duplicate_ids(splits)}
     posts = [post for split in SPLITS for post in splits[split]]
     with closing(_read_images(posts, read, processes)) as images_of_posts:
@@ -117,13 +119,10 @@ def _make_row(post: Post, read_images: list[tuple[str, bytes | None]], report: S
 
 def _write_parquet(rows: Iterable[dict[str, Any]], path: Path) -> None:
     rows = iter(rows)
-    # An interrupted run must leave neither half a split nor a file that load_dataset takes for one.
-    unfinished = path.with_name(f".{path.name}.unfinished")
     # The schema's metadata carries the features, label names included.
-    with pq.ParquetWriter(unfinished, FEATURES.arrow_schema) as writer:
+    with write_whole(path) as unfinished, pq.ParquetWriter(unfinished, FEATURES.arrow_schema) as writer:
         while batch := list(itertools.islice(rows, BATCH_SIZE)):
             writer.write_table(pa.Table.from_pylist(batch, schema=FEATURES.arrow_schema))
-    unfinished.replace(path)
 
 
 def run_command(parser: argparse.ArgumentParser, convert: Callable[..., dict[str, Any]], **arguments: Any) -> None:

@@ -26,6 +26,7 @@ import torch
 import smcl
 from smcl import baselines
 from smcl.baselines import SYSTEMS, reads_images
+from smcl.dataset_scripts.files import write_whole
 from smcl.modeling_smcl import SMCLTaggingModel
 
 from . import image_dependent
@@ -141,9 +142,8 @@ def _score_mentions(plan: Plan, measured: Measured) -> None:
 def write(value: Any, path: Path) -> None:
     """Write JSON so that a killed run leaves no half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(path.name + ".unfinished")
-    unfinished.write_text(json.dumps(value, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-    unfinished.replace(path)
+    with write_whole(path) as unfinished:
+        unfinished.write_text(json.dumps(value, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
 
 
 def measure(plan: Plan, cell: Cell) -> list[Measured]:

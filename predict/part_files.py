@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -11,6 +10,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 from transformers.utils import logging
+
+from ..dataset_scripts.files import check_writable, write_whole
 
 try:
     import fcntl
@@ -135,13 +136,9 @@ def merge_parts(paths: list[str], output: str) -> dict[str, int]:
         ValueError: if the parts do not fit together.
     """
     counts = Counter(posts=0, errors=0, skipped_images=0)
-    unfinished = f"{output}.unfinished"
     write = write_parquet if output.endswith(".parquet") else write_json_lines
-    with open(unfinished, "wb") as file:
+    with write_whole(output) as unfinished, open(unfinished, "wb") as file:
         write(count_records(read_parts(paths), counts), file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(unfinished, output)
     return dict(counts)
 
 
@@ -193,6 +190,7 @@ def check_output(output: str, num_processes: int) -> None:
     path = Path(output)
     if not path.parent.is_dir():
         raise ValueError(f"`output` is {output}, but there is no folder {path.parent}: make it first.")
+    check_writable(path.parent, "output")
     prefix = f"{path.name}.part-"
     parts = [other.name for other in path.parent.iterdir() if other.name.startswith(prefix)]
     other = [name for name in parts if not name.endswith(f"-of-{num_processes:05d}")]
