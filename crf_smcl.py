@@ -31,6 +31,15 @@ def bio_constraints(labels: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
     return ~inside, ~inside[None, :] | same_type
 
 
+def entity_types(labels: list[str]) -> list[str]:
+    """Return the types of entities that BIO2 labels spell, in order of the labels.
+
+    Args:
+        labels (`list[str]`): Label names by id.
+    """
+    return [label[2:] for label in labels if label.startswith("B-")]
+
+
 class LinearChainCRF(CRF):
     """A `torchcrf.CRF` (batch first) that decodes whole batches at once and gives marginals.
 
@@ -41,11 +50,14 @@ class LinearChainCRF(CRF):
         labels (`list[str]`): Label names by id.
         constrain_bio (`bool`, *optional*, defaults to `True`):
             Whether `decode` and `marginals` exclude sequences that break BIO2. The loss never does.
+
+    Attributes:
+        types (`list[str]`): The types of entities that the labels spell, in their order.
     """
 
     def __init__(self, labels: list[str], constrain_bio: bool = True):
         super().__init__(len(labels), batch_first=True)
-        self.labels = list(labels)
+        self.labels, self.types = list(labels), entity_types(labels)
         self.ids = {label: index for index, label in enumerate(labels)}
         self.constrain_bio = constrain_bio
         starts, transitions = self.constraints()
@@ -341,4 +353,4 @@ class CRFTaggingMixin:
         return torch.zeros_like(probabilities).scatter(1, index, probabilities)
 
 
-__all__ = ["CRFTaggingMixin", "LinearChainCRF", "gather_words"]
+__all__ = ["CRFTaggingMixin", "LinearChainCRF", "entity_types", "gather_words"]

@@ -541,7 +541,7 @@ def explain_post(pipe: MultiImageNERPipeline, post: dict, patch_grid: int = 0, *
         for row, entity in enumerate(found)
     ]
     seen = [_to_image(pixel_values, pipe.processor.image_processor) for pixel_values in pixels]
-    return Explanation(about.words, seen, explained, fusion, guidance, about.skipped_images, _types(pipe))
+    return Explanation(about.words, seen, explained, fusion, guidance, about.skipped_images, pipe.crf.types)
 
 
 def _read_settings(pipe, settings: dict[str, str]) -> dict[str, str]:
@@ -647,14 +647,9 @@ def _posteriors(pipe, emissions: torch.Tensor, entities: list[dict]) -> list[flo
     return pipe.posteriors(emissions, [(*entity["words"], entity["entity_group"]) for entity in entities])
 
 
-def _types(pipe) -> list[str]:
-    """Return the types of entities that the labels can spell."""
-    return [label[2:] for label in pipe.crf.labels if label.startswith("B-")]
-
-
 def _without(pipe, emissions: torch.Tensor, entity: dict) -> tuple[float, str, float]:
     """Return an entity's posterior, the most probable type of its words, `"O"` for none, and the posterior of that."""
-    types = _types(pipe)
+    types = pipe.crf.types
     scores = _posteriors(pipe, emissions, [{**entity, "entity_group": name} for name in types])
     best = max([*zip(types, scores, strict=True), ("O", 1 - sum(scores))], key=lambda pair: pair[1])
     return scores[types.index(entity["entity_group"])], *best

@@ -21,6 +21,7 @@ from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, Offl
 from huggingface_hub.utils.sha import sha_fileobj
 from transformers.utils import logging
 
+from ..crf_smcl import entity_types
 from ..pipeline_smcl import find_entities
 
 logger = logging.get_logger("smcl")
@@ -339,12 +340,11 @@ def count_mentions(posts: Dataset) -> dict[str, dict[str, Any]]:
         for first, last, name in find_entities([labels[tag] for tag in post["ner_tags"]]):
             mentions[name][" ".join(post["tokens"][first : last + 1])] += 1
     return {
-        label[2:]: {
-            "count": mentions[label[2:]].total(),
-            "examples": [words for words, _ in mentions[label[2:]].most_common(EXAMPLES)],
+        name: {
+            "count": mentions[name].total(),
+            "examples": [words for words, _ in mentions[name].most_common(EXAMPLES)],
         }
-        for label in labels
-        if label.startswith("B-")
+        for name in entity_types(labels)
     }
 
 

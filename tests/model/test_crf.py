@@ -230,3 +230,9 @@ def test_scores_that_are_no_numbers_decode_to_some_tags():
     mask = torch.ones(2, 4, dtype=torch.bool)
     tags = crf.decode(torch.full((2, 4, 3), float("nan")), mask)
     assert ((tags >= 0) & (tags < 3)).all()
+
+
+def test_types_are_those_that_the_labels_spell_in_their_order():
+    labels = ["O", "B-LOC", "I-LOC", "I-X", "B-A-B", "I-A-B", "B-PER", "other"]
+    assert LinearChainCRF(labels).types == ["LOC", "A-B", "PER"]
+    assert LinearChainCRF(["O"]).types == []
