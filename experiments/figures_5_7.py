@@ -15,8 +15,9 @@ from html import escape
 from datasets import Dataset
 from PIL import Image
 
-from smcl import MultiImageNERPipeline, SMCLForTokenClassification, SMCLProcessor
+from smcl.dataset_scripts.schema import ENTITY_TYPES
 from smcl.images_smcl import load_image
+from smcl.predict import load_pipeline
 from smcl.predict.figures.html import POLICY, STYLE
 from smcl.predict.figures.plot import plot_explanation
 from smcl.predict.figures.style import ink_on, tint, type_colours
@@ -29,7 +30,6 @@ from .significance import check_same_posts, entities_of
 from .table2 import NAMES, system_cell
 from .tables import NOT_MEASURED, describe, markdown, notes, write_table
 
-TYPES = ("PER", "LOC", "ORG", "MISC")
 LARGEST = 240
 
 
@@ -68,7 +68,7 @@ def mark(words: Sequence[str], tags: list[str]) -> str:
         `str`: HTML.
     """
     spans = sorted(entities_of(tags))
-    colours = type_colours([*TYPES, *sorted({name for *_, name in spans} - set(TYPES))])
+    colours = type_colours([*ENTITY_TYPES, *sorted({name for *_, name in spans} - set(ENTITY_TYPES))])
     parts, done = [], 0
     for start, end, name in spans:
         parts += [f"<bdi>{escape(word)}</bdi>" for word in words[done:start]]
@@ -125,9 +125,7 @@ def _images(posts: Dataset, row: int) -> list[Image.Image]:
 
 def _draw_attention(plan: Plan, measured: Measured, post: dict) -> None:
     """Draw Figure 5 with the model that a cell kept."""
-    folder = measured.folder / "run"
-    model, processor = SMCLForTokenClassification.from_pretrained(folder), SMCLProcessor.from_pretrained(folder)
-    explanation = MultiImageNERPipeline(model, processor).explain({"text": post["tokens"], "images": post["images"]})
+    explanation = load_pipeline(measured.folder / "run").explain({"text": post["tokens"], "images": post["images"]})
     for suffix in (".html", ".png"):
         plot_explanation(explanation, plan.folder / f"figure5{suffix}", kind="heat_map")
 

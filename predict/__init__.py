@@ -1,0 +1,44 @@
+"""Prediction: files and data sets of posts, Ray, ONNX, and figures of what the images did."""
+
+import os
+from typing import Any
+
+from transformers import PreTrainedConfig
+
+from ..configuration_smcl import SMCLConfig
+from ..modeling_smcl import SMCLForTokenClassification
+from ..pipeline_smcl import MultiImageNERPipeline
+from ..processing_smcl import SMCLProcessor
+
+
+def load_pipeline(name: str | os.PathLike, **kwargs: Any) -> MultiImageNERPipeline:
+    """Load a saved SMCL with the classes of this package; code that lies beside its weights is not run.
+
+    Args:
+        name (`str` or `os.PathLike`): A folder or a name on the Hub.
+        **kwargs: Those of [`MultiImageNERPipeline`], such as `device`; by default the GPU if there is one.
+
+    Returns:
+        [`MultiImageNERPipeline`].
+
+    Raises:
+        OSError: if there is no model of that name.
+        ValueError: if it is not an SMCL.
+
+    Example:
+    ```python
+    >>> ner = load_pipeline("demo/model")
+    >>> ner({"text": "i will never forget Verona", "images": ["building.png"]})
+    ```
+    """
+    config, _ = PreTrainedConfig.get_config_dict(name)
+    if config.get("model_type") != SMCLConfig.model_type:
+        raise ValueError(
+            f"Expected {name} to be a saved SMCL, got a model of type {config.get('model_type')!r}. Build the pipeline "
+            "of another system by `MultiImageNERPipeline(model, processor)`."
+        )
+    model = SMCLForTokenClassification.from_pretrained(name)
+    return MultiImageNERPipeline(model, SMCLProcessor.from_pretrained(name), **kwargs)
+
+
+__all__ = ["load_pipeline"]

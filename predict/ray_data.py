@@ -5,9 +5,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 from transformers.utils import logging
 
-from ..modeling_smcl import SMCLForTokenClassification
-from ..pipeline_smcl import MultiImageNERPipeline
-from ..processing_smcl import SMCLProcessor
+from . import load_pipeline
 from .part_files import RECORD_SCHEMA
 from .predict_file import predict_rows
 
@@ -39,8 +37,7 @@ class RayPredictor:
     """
 
     def __init__(self, model: str, device: str = "cpu", **options):
-        loaded = SMCLForTokenClassification.from_pretrained(model)
-        self.pipe = MultiImageNERPipeline(loaded, SMCLProcessor.from_pretrained(model), device=device)
+        self.pipe = load_pipeline(model, device=device)
         self.options = options
 
     def __call__(self, batch: pa.Table) -> pa.Table:

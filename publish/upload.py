@@ -27,9 +27,7 @@ from huggingface_hub.utils import validate_repo_id
 from transformers.trainer_utils import HubStrategy
 
 from ..configuration_smcl import SMCLConfig
-from ..modeling_smcl import SMCLForTokenClassification
-from ..pipeline_smcl import MultiImageNERPipeline
-from ..processing_smcl import SMCLProcessor
+from ..predict import load_pipeline
 from .dataset_card import check_report, dataset_card, parquet_files
 from .model_card import model_card
 from .run_record import REPORT_FILE, RUN_FILE, read_object, read_report, read_runs, tells_of
@@ -208,11 +206,12 @@ def check_model_type(model_type: str) -> None:
 def _complete_model(folder: Path, output: Path, name: str, license: str | None) -> RepoCard:
     """Save a model with its processor and code anew, and return its card."""
     check_model_type(json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type"))
-    model = SMCLForTokenClassification.from_pretrained(folder)
+    pipe = load_pipeline(folder)
+    model = pipe.model
     for part in (model.config.text_config, model.config.vision_config):
         # Where an encoder lay on this machine is nobody's business.
         part._name_or_path = "" if Path(part._name_or_path).exists() else part._name_or_path
-    MultiImageNERPipeline(model, SMCLProcessor.from_pretrained(folder)).save_pretrained(output)
+    pipe.save_pretrained(output)
     others = [path.name for path in sorted(output.glob("*.py")) if _differs(path, folder / path.name)]
     if others:
         raise ValueError(

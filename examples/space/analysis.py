@@ -11,7 +11,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from smcl import MultiImageNERPipeline, SMCLForTokenClassification, SMCLProcessor
+from smcl import MultiImageNERPipeline
 from smcl.images_smcl import ImageError, load_image
 from smcl.predict.figures.plot import plot_explanation
 from smcl.predict.figures.style import ink_on, type_colours
@@ -23,18 +23,6 @@ MEANINGS = {"PER": "person", "LOC": "place", "ORG": "organisation", "MISC": "oth
 TITLES = {"heat_map": "Which images the words look at", "card": "What each part of each image does"}
 GONE = "The images were deleted in the meantime. Clear the page, and add them again."
 NO_TEXT = "There is no text yet: type or paste a post."
-
-
-def load_pipeline(name: str) -> MultiImageNERPipeline:
-    """Load a model with the classes of this package; code that lies beside its weights is not run.
-
-    Args:
-        name (`str`): A folder or a name on the Hub.
-
-    Returns:
-        [`MultiImageNERPipeline`]: the pipeline, on the GPU if there is one.
-    """
-    return MultiImageNERPipeline(SMCLForTokenClassification.from_pretrained(name), SMCLProcessor.from_pretrained(name))
 
 
 # Examples
@@ -197,7 +185,7 @@ def analyse(pipe: MultiImageNERPipeline, text: str, images: list[str], used: lis
         found = pipe(posts)
     except ValueError as error:
         return render_notes([str(error)])
-    types = entity_types(pipe)
+    types = pipe.crf.types
     legend = _render_legend(types)
     if not gone:
         title = "Without images" if not images else "With the image" if len(images) == 1 else "With all images"
@@ -205,11 +193,6 @@ def analyse(pipe: MultiImageNERPipeline, text: str, images: list[str], used: lis
     texts = _render_text("With all images", text, found[0], types)
     texts += _render_text(f"Without {gone}", text, found[1], types)
     return f'<div class="smcl-sides">{texts}</div>{_render_changes(compare(*found), types)}{legend}'
-
-
-def entity_types(pipe: MultiImageNERPipeline) -> list[str]:
-    """Return the types of the model's entities, in the order of its labels."""
-    return [label[2:] for label in pipe.crf.labels if label.startswith("B-")]
 
 
 def keep_used(images: list[str], used: list[bool]) -> list[str]:

@@ -17,13 +17,14 @@ from analysis import (
     analyse,
     choose_examples,
     draw_figure,
-    load_pipeline,
     make_thumbnail,
     read_examples,
     render_example,
     render_notes,
     write_examples,
 )
+
+from smcl.predict import load_pipeline
 
 FOLDER = Path(__file__).parent
 MAX_CHARACTERS = 5000

@@ -12,9 +12,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from ...modeling_smcl import SMCLForTokenClassification
-from ...pipeline_smcl import Explanation, MultiImageNERPipeline
-from ...processing_smcl import SMCLProcessor
+from ...pipeline_smcl import Explanation
+from .. import load_pipeline
 from .html import explanation_to_html
 from .png import draw_card, draw_heat_map
 
@@ -75,11 +74,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     post = json.loads(options.post.read_text(encoding="utf-8"))
     if isinstance(post, dict):
         post["images"] = [str(options.post.parent / image) for image in post.get("images") or ()]
-    ner = MultiImageNERPipeline(
-        SMCLForTokenClassification.from_pretrained(options.model), SMCLProcessor.from_pretrained(options.model)
-    )
     patch_grid = options.patch_grid if options.kind == "card" else 0
-    plot_explanation(ner.explain(post, patch_grid), options.output, options.kind)
+    plot_explanation(load_pipeline(options.model).explain(post, patch_grid), options.output, options.kind)
 
 
 if __name__ == "__main__":
