@@ -7,8 +7,6 @@ Writes `figure7.html`, the posts that the first system has right and the second 
 Pages run no script and fetch nothing.
 """
 
-import base64
-import io
 from collections.abc import Iterator, Sequence
 from html import escape
 
@@ -18,9 +16,9 @@ from PIL import Image
 from smcl.dataset_scripts.schema import ENTITY_TYPES
 from smcl.images_smcl import load_image
 from smcl.predict import load_pipeline
-from smcl.predict.figures.html import POLICY, STYLE
+from smcl.predict.figures.html import data_uri, mark_words, page
 from smcl.predict.figures.plot import plot_explanation
-from smcl.predict.figures.style import ink_on, tint, type_colours
+from smcl.predict.figures.style import type_colours
 from smcl.run_ner_multiimage import load_split
 from smcl.train.image_cache import keep_images_encoded
 
@@ -57,36 +55,17 @@ def pick_cases(right: Sequence[dict], wrong: Sequence[dict], most: int) -> list[
     return sorted(found, key=lambda row: (-errors[row], row))[:most]
 
 
-def mark(words: Sequence[str], tags: list[str]) -> str:
-    """Return words with their entities marked, as HTML.
-
-    Args:
-        words (`Sequence[str]`): The words.
-        tags (`list[str]`): Their BIO2 tags.
-
-    Returns:
-        `str`: HTML.
-    """
-    spans = sorted(entities_of(tags))
+def _marked(post: dict, tags: list[str]) -> str:
+    """Return the words of a post with the entities marked that BIO2 tags spell."""
+    spans = entities_of(tags)
     colours = type_colours([*ENTITY_TYPES, *sorted({name for *_, name in spans} - set(ENTITY_TYPES))])
-    parts, done = [], 0
-    for start, end, name in spans:
-        parts += [f"<bdi>{escape(word)}</bdi>" for word in words[done:start]]
-        colour = colours[name]
-        label = f'<span class="type" style="background:{colour};color:{ink_on(colour)}">{escape(name)}</span>'
-        text = f"<bdi>{escape(' '.join(words[start:end]))}</bdi>"
-        parts.append(f'<mark style="background:{tint(colour)}">{text} {label}</mark>')
-        done = end
-    return " ".join([*parts, *(f"<bdi>{escape(word)}</bdi>" for word in words[done:])])
+    return mark_words(post["tokens"], [(first, end, colours[name], name) for first, end, name in spans])
 
 
 def _picture(image: Image.Image, number: int) -> str:
     image = image.convert("RGB")
     image.thumbnail((LARGEST, LARGEST))
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG")
-    data = base64.b64encode(buffer.getvalue()).decode("ascii")
-    drawing = f'<img src="data:image/png;base64,{data}" alt="image {number}" style="max-width:100%">'
+    drawing = f'<img src="{data_uri(image, "png")}" alt="image {number}" style="max-width:100%">'
     return f'<figure>{drawing}<figcaption class="faint">image {number}</figcaption></figure>'
 
 
@@ -103,20 +82,11 @@ def case_page(titles: Sequence[str], cases: Sequence[tuple[dict, dict, list[Imag
     sections = []
     for first, second, images in cases:
         lines = [("gold", first["gold"]), (titles[0], first["predicted"]), (titles[1], second["predicted"])]
-        shown = "".join(
-            f"<p>{mark(first['tokens'], tags)}<br><span class=faint>{escape(name)}</span></p>" for name, tags in lines
-        )
+        shown = "".join(f'<p class="faint">{escape(name)}</p>{_marked(first, tags)}' for name, tags in lines)
         pictures = "".join(_picture(image, number) for number, image in enumerate(images, start=1))
         sections.append(f"<section><h2>{escape(first['id'])}</h2>{shown}<div class=images>{pictures}</div></section>")
-    head = f"Posts that {escape(titles[0])} has right and {escape(titles[1])} has not"
-    return (
-        f'<!DOCTYPE html>\n<html>\n<head>\n<meta charset="utf-8">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{head}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<h1>{head}</h1>\n"
-        + "\n".join(sections or ["<p>There are none.</p>"])
-        + "\n</body>\n</html>\n"
-    )
+    title = f"Posts that {titles[0]} has right and {titles[1]} has not"
+    return page(title, [f"<h1>{escape(title)}</h1>", *(sections or ["<p>There are none.</p>"])])
 
 
 def _images(posts: Dataset, row: int) -> list[Image.Image]:

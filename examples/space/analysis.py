@@ -1,7 +1,5 @@
 """What the web page does with posts, apart from its layout: examples, uploads, tags, what changes, the heat map."""
 
-import base64
-import io
 import json
 import os
 import tempfile
@@ -13,12 +11,13 @@ from PIL import Image
 
 from smcl import MultiImageNERPipeline
 from smcl.images_smcl import ImageError, load_image
+from smcl.predict.figures.html import chip, data_uri
 from smcl.predict.figures.plot import plot_explanation
-from smcl.predict.figures.style import ink_on, type_colours
+from smcl.predict.figures.style import type_colours
 
 MAX_EXAMPLES = 6
 EXAMPLE_PIXELS = 512
-THUMBNAIL_PIXELS = 320
+THUMBNAIL_PIXELS, CARD_PIXELS = 320, 64
 MEANINGS = {"PER": "person", "LOC": "place", "ORG": "organisation", "MISC": "other name"}
 TITLES = {"heat_map": "Which images the words look at", "card": "What each part of each image does"}
 GONE = "The images were deleted in the meantime. Clear the page, and add them again."
@@ -83,15 +82,9 @@ def read_examples(folder: str | os.PathLike) -> list[dict]:
 
 def render_example(post: dict) -> str:
     """Render an example as a card: its images, small, and its text, as HTML."""
-    images = "".join(f'<img src="{_data_uri(image)}" alt="">' for image in post["images"])
+    sources = [data_uri(make_thumbnail(image, CARD_PIXELS), "png") for image in post["images"]]
+    images = "".join(f'<img src="{source}" alt="">' for source in sources)
     return f'<span class="smcl-example"><span>{images}</span>{escape(post["text"])}</span>'
-
-
-def _data_uri(path: str) -> str:
-    image, file = load_image(path), io.BytesIO()
-    image.thumbnail((64, 64))
-    image.save(file, "PNG", optimize=True)
-    return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
 # Uploads
@@ -135,10 +128,10 @@ def add_images(
     return images, [*used, *[True] * limit][: len(images)], notes
 
 
-def make_thumbnail(path: str) -> Image.Image:
-    """Read an image and scale it down to `THUMBNAIL_PIXELS`."""
+def make_thumbnail(path: str, pixels: int = THUMBNAIL_PIXELS) -> Image.Image:
+    """Read an image and scale its longer side down to so many pixels."""
     image = load_image(path)
-    image.thumbnail((THUMBNAIL_PIXELS, THUMBNAIL_PIXELS))
+    image.thumbnail((pixels, pixels))
     return image
 
 
@@ -221,19 +214,11 @@ def _render_entity(entity: dict | None, types: list[str], word: str = "") -> str
     if entity is None:
         return '<span class="smcl-none">no entity</span>'
     name = entity["entity_group"]
-    return (
-        f'<mark class="smcl-entity" style="{_style(name, types)}" data-type="{escape(name)}">{escape(word)}'
-        f"{_render_type(name, types)}<small>{entity['score']:.2f}</small></mark>"
-    )
-
-
-def _render_type(name: str, types: list[str]) -> str:
-    return f'<b class="smcl-type" style="{_style(name, types)}">{escape(name)}</b>'
-
-
-def _style(name: str, types: list[str]) -> str:
     colour = type_colours(types)[name]
-    return f"--smcl-colour: {colour}; --smcl-ink: {ink_on(colour)}"
+    return (
+        f'<mark class="smcl-entity" style="--smcl-colour: {colour}" data-type="{escape(name)}">{escape(word)}'
+        f"{chip(name, colour, 'b')}<small>{entity['score']:.2f}</small></mark>"
+    )
 
 
 def _render_changes(pairs: list[tuple[dict | None, dict | None]], types: list[str]) -> str:
@@ -287,7 +272,8 @@ def draw_figure(
 
 def _render_legend(types: list[str]) -> str:
     """Render the types that have a known meaning, in their colours."""
-    chips = [f"<span>{_render_type(name, types)} {MEANINGS[name]}</span>" for name in types if name in MEANINGS]
+    colours = type_colours(types)
+    chips = [f"<span>{chip(name, colours[name], 'b')} {MEANINGS[name]}</span>" for name in types if name in MEANINGS]
     return f'<p class="smcl-legend">{"".join(chips)}</p>' if chips else ""
 
 

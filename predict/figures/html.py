@@ -2,6 +2,7 @@
 
 import base64
 import io
+from collections.abc import Iterable, Sequence
 from html import escape
 
 import numpy as np
@@ -20,6 +21,7 @@ from .style import (
     attention_range,
     attention_text,
     choose_attention,
+    cut,
     fade,
     ink_on,
     is_right_to_left,
@@ -89,27 +91,93 @@ def explanation_to_html(explanation: Explanation, kind: str = "card") -> str:
     """
     body = {"card": _card, "heat_map": _heat_map}[kind](explanation)
     left_out = [f'<p class="legend">Left out: {escape(reason)}</p>' for reason in explanation.skipped_images]
+    return page("What the images did", [*body, *left_out])
+
+
+def page(title: str, parts: Sequence[str]) -> str:
+    """Make a page of its parts.
+
+    Args:
+        title (`str`): Its title.
+        parts (`Sequence[str]`): HTML.
+
+    Returns:
+        `str`: the page.
+    """
     return "\n".join(
         [
             '<!DOCTYPE html>\n<html>\n<head>\n<meta charset="utf-8">',
             f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">',
             '<meta name="viewport" content="width=device-width, initial-scale=1">',
-            f"<title>What the images did</title>\n<style>{STYLE}</style>\n</head>\n<body>",
-            *body,
-            *left_out,
+            f"<title>{escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>",
+            *parts,
             "</body>\n</html>\n",
         ]
     )
 
 
+def data_uri(image: Image.Image, form: str = "jpeg") -> str:
+    """Embed an image.
+
+    Args:
+        image (`Image.Image`): The image, in RGB.
+        form (`str`, *optional*, defaults to `"jpeg"`): Or `"png"`, for small images.
+
+    Returns:
+        `str`: a `data:` URI.
+    """
+    buffer = io.BytesIO()
+    # PNG has neither quality nor subsampling, and ignores them.
+    image.save(buffer, form, quality=90, subsampling=0)
+    return f"data:image/{form};base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
+
+
+def chip(text: str, colour: str, tag: str = "span") -> str:
+    """Put the type of an entity on its colour.
+
+    Args:
+        text (`str`): The type, and what else there is to say of it.
+        colour (`str`): As `#RRGGBB`.
+        tag (`str`, *optional*, defaults to `"span"`): The element.
+
+    Returns:
+        `str`: HTML.
+    """
+    style = f"background:{colour};color:{ink_on(colour)}"
+    return f'<{tag} class="type" dir="ltr" style="{style}">{escape(text)}</{tag}>'
+
+
+def mark_words(words: Sequence[str], spans: Iterable[tuple[int, int, str, str]]) -> str:
+    """Mark the entities of a post.
+
+    Args:
+        words (`Sequence[str]`): The words of the post.
+        spans (`Iterable[tuple[int, int, str, str]]`): First word and last word + 1 of each entity, its colour, and the
+            text of its chip.
+
+    Returns:
+        `str`: a paragraph of HTML.
+    """
+    direction = "rtl" if is_right_to_left(" ".join(words)) else "ltr"
+    parts = []
+    for first, end, span in cut(len(words), [(first, end, (colour, text)) for first, end, colour, text in spans]):
+        # Isolated, so that no word can turn the direction of what follows it.
+        part = f'<bdi dir="{direction}">{escape(" ".join(words[first:end]))}</bdi>'
+        if span is not None:
+            colour, text = span
+            part = f'<mark style="background:{tint(colour)}">{part} {chip(text, colour)}</mark>'
+        parts.append(part)
+    return f'<p class="post" dir="{direction}">{" ".join(parts) or "(no words)"}</p>'
+
+
 def _card(explanation: Explanation) -> list[str]:
     """Return the parts of a post card."""
     limit = patch_limit(explanation)
-    parts = [_define_images(explanation.images, faded=limit is not None), _post(explanation)]
+    colours = type_colours(explanation.types)
+    parts = [_define_images(explanation.images, faded=limit is not None), _post(explanation, colours)]
     parts += _gallery([_figure(number, image) for number, image in enumerate(explanation.images, start=1)])
     if not explanation.entities:
         parts.append('<p class="faint">No entities found.</p>')
-    colours = type_colours(explanation.types)
     for explained in explanation.entities:
         parts += _evidence(explained, explanation.images, limit, colours)
     if limit is not None:
@@ -126,38 +194,19 @@ def _define_images(images: list[Image.Image], faded: bool = False) -> str:
     if faded:
         named += [(f"faded-{number}", fade(image)) for number, image in enumerate(images, start=1)]
     embedded = [
-        f'<image id="{name}" width="{image.width}" height="{image.height}" href="{_data_uri(image)}"/>'
+        f'<image id="{name}" width="{image.width}" height="{image.height}" href="{data_uri(image)}"/>'
         for name, image in named
     ]
     return f'<svg class="defs" width="0" height="0" aria-hidden="true"><defs>{"".join(embedded)}</defs></svg>'
 
 
-def _data_uri(image: Image.Image) -> str:
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=90, subsampling=0)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
-
-
-def _post(explanation: Explanation) -> str:
+def _post(explanation: Explanation, colours: dict[str, str]) -> str:
     """Return the words of a post with its entities marked."""
-    colours = type_colours(explanation.types)
-    direction = "rtl" if is_right_to_left(" ".join(explanation.words)) else "ltr"
-    parts = []
-    for first, end, explained in runs(explanation):
-        text = " ".join(explanation.words[first:end])
-        # Isolated, so that no word can turn the direction of what follows it.
-        part = f'<bdi dir="{direction}">{escape(text)}</bdi>'
-        if explained is not None:
-            colour = colours[explained.entity["entity_group"]]
-            part = f'<mark style="background:{tint(colour)}">{part} {_type(explained, colour)}</mark>'
-        parts.append(part)
-    return f'<p class="post" dir="{direction}">{" ".join(parts) or "(no words)"}</p>'
-
-
-def _type(explained: EntityExplanation, colour: str) -> str:
-    """Return the type and the score of an entity on the type's colour."""
-    text = escape(type_text(explained.entity))
-    return f'<span class="type" dir="ltr" style="background:{colour};color:{ink_on(colour)}">{text}</span>'
+    spans = []
+    for explained in explanation.entities:
+        first, last = explained.entity["words"]
+        spans.append((first, last + 1, colours[explained.entity["entity_group"]], type_text(explained.entity)))
+    return mark_words(explanation.words, spans)
 
 
 def _gallery(figures: list[str]) -> list[str]:
@@ -185,7 +234,7 @@ def _evidence(
     entity, colour = explained.entity, colours[explained.entity["entity_group"]]
     parts = [
         f'<section style="--type:{colour}">',
-        f"<h2><bdi>{escape(entity['word'])}</bdi> {_type(explained, colour)}</h2>",
+        f"<h2><bdi>{escape(entity['word'])}</bdi> {chip(type_text(explained.entity), colour)}</h2>",
     ]
     if explained.images:
         without = (explained.score_without_images, explained.label_without_images, explained.label_score_without_images)
@@ -246,7 +295,8 @@ def _word(word: str, explained: EntityExplanation | None, num_words: int, colour
     if explained is None:
         return f'<th></th><th dir="auto">{escape(word)}</th>'
     colour = colours[explained.entity["entity_group"]]
-    span = f'<th class="span" rowspan="{num_words}" style="background:{colour}">{_type(explained, colour)}</th>'
+    label = chip(type_text(explained.entity), colour)
+    span = f'<th class="span" rowspan="{num_words}" style="background:{colour}">{label}</th>'
     return f'{span if num_words else ""}<th dir="auto" style="background:{tint(colour)}">{escape(word)}</th>'
 
 
@@ -260,4 +310,4 @@ def _cells(weights: np.ndarray, low: float, high: float) -> str:
     return "".join(cells)
 
 
-__all__ = ["explanation_to_html"]
+__all__ = ["chip", "data_uri", "explanation_to_html", "mark_words", "page"]

@@ -1,12 +1,15 @@
 """What the figures of explanations share, whatever they are drawn with: colours, wording, runs of words."""
 
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TypeVar
 
 import numpy as np
 from PIL import Image
 
 from ...pipeline_smcl import EntityExplanation, Explanation, ImageEvidence, patch_edges
+
+T = TypeVar("T")
 
 # Okabe and Ito's colours, told apart with any colour vision; blue before those that are alike to some.
 TYPE_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442")
@@ -90,15 +93,29 @@ def runs(explanation: Explanation) -> Iterator[tuple[int, int, EntityExplanation
     Yields:
         First word, last word + 1, and the entity, or `None` between entities.
     """
+    places = [explained.entity["words"] for explained in explanation.entities]
+    spans = [(first, last + 1, x) for (first, last), x in zip(places, explanation.entities, strict=True)]
+    yield from cut(len(explanation.words), spans)
+
+
+def cut(num_words: int, spans: Iterable[tuple[int, int, T]]) -> Iterator[tuple[int, int, T | None]]:
+    """Cut words into spans and what lies between them.
+
+    Args:
+        num_words (`int`): How many words there are.
+        spans (`Iterable[tuple]`): First word, last word + 1, and what else is known of each.
+
+    Yields:
+        First word, last word + 1, and what is known, or `None` between spans.
+    """
     done = 0
-    for explained in sorted(explanation.entities, key=lambda explained: explained.entity["words"]):
-        first, last = explained.entity["words"]
+    for first, end, known in sorted(spans, key=lambda span: span[:2]):
         if done < first:
             yield done, first, None
-        yield first, last + 1, explained
-        done = last + 1
-    if done < len(explanation.words):
-        yield done, len(explanation.words), None
+        yield first, end, known
+        done = end
+    if done < num_words:
+        yield done, num_words, None
 
 
 def is_right_to_left(text: str) -> bool:
@@ -222,6 +239,7 @@ __all__ = [
     "attention_text",
     "choose_attention",
     "contrast",
+    "cut",
     "ink_on",
     "fade",
     "is_right_to_left",
