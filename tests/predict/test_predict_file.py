@@ -391,6 +391,13 @@ def test_input_and_output_that_do_not_work_are_named(pipe, folder, tmp_path, sou
         run(pipe, folder / source, tmp_path / output)
 
 
+def test_an_output_that_may_not_be_written_is_named_before_anything_is_predicted(monkeypatch, pipe, folder, tmp_path):
+    monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path)
+    with pytest.raises(ValueError, match="`output` is .*no folder that can be written to: nothing may be written in"):
+        run(pipe, folder / "posts.jsonl", tmp_path / "out.jsonl")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_splits_are_chosen_by_name(folder):
     assert [Path(path).name[:5] for path in open_input(str(folder / "set")).paths] == ["test-"]
     assert [Path(path).name[:5] for path in open_input(str(folder / "set"), "train").paths] == ["train"]
