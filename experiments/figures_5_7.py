@@ -19,8 +19,7 @@ from smcl.predict import load_pipeline
 from smcl.predict.figures.html import data_uri, mark_words, page
 from smcl.predict.figures.plot import plot_explanation
 from smcl.predict.figures.style import type_colours
-from smcl.run_ner_multiimage import load_split
-from smcl.train.image_cache import keep_images_encoded
+from smcl.train.data import keep_images_encoded, load_split
 
 from .plan import Plan, parse_plan, plan_parser
 from .runs import Measured, measure

@@ -30,7 +30,7 @@ from transformers import (
 from smcl.dataset_scripts.icon_difficulty import SETTINGS
 from smcl.dataset_scripts.icons import KINDS, convert, draw_icon
 from smcl.run_ner_multiimage import main as run_ner
-from smcl.train.trainer import entity_metrics
+from smcl.train.metrics import entity_metrics
 
 from .image_dependent import read_predictions
 from .plan import make_parser

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from smcl.train.trainer import entity_metrics
+from smcl.train.metrics import entity_metrics
 
 from .plan import make_parser, read_mentions
 from .significance import entities_of

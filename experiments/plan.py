@@ -13,8 +13,13 @@ from typing import Any
 
 import torch
 
-from smcl.run_ner_multiimage import DataArguments, ModelArguments, SwitchArguments, parse_arguments
-from smcl.train.trainer import SMCLTrainingArguments
+from smcl.train.arguments import (
+    DataArguments,
+    ModelArguments,
+    SMCLTrainingArguments,
+    SwitchArguments,
+    parse_arguments,
+)
 
 from . import paper
 

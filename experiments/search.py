@@ -19,8 +19,9 @@ from typing import Any
 
 from transformers import EarlyStoppingCallback
 
-from smcl.baselines import SYSTEMS, reads_images
-from smcl.run_ner_multiimage import build_trainer, label_names, load_model, load_posts, parse_arguments
+from smcl.baselines import SYSTEMS
+from smcl.train.arguments import parse_arguments
+from smcl.train.build import prepare
 from smcl.train.trainer import SMCLTrainer
 
 from .plan import Plan, parse_plan, plan_parser, to_argv
@@ -59,21 +60,9 @@ def build_searcher(plan: Plan, space: str, folder: Path, objective: Objective) -
         [`SMCLTrainer`].
     """
     arguments = plan.arguments | {"dataset": plan.dataset, "output_dir": str(folder), "seed": str(plan.seeds[0])}
-    model_arguments, switches, data_arguments, training = parse_arguments(
-        to_argv(arguments | {"do_train": "true", "disable_tqdm": "true"})
-    )
-    dataset = load_posts(plan.dataset, ["train", "validation"])
-    labels = label_names(dataset)
-
-    def load(trial: Any = None):
-        suggested = {} if trial is None else suggest_switches(trial, space)
-        return load_model(model_arguments, switches.given() | suggested, labels, dataset["train"])
-
-    model, processor = load()
-    posts = dataset
-    if data_arguments.ignore_images or not reads_images(type(model)):
-        posts = dataset.remove_columns("images") if "images" in dataset["train"].column_names else dataset
-    trainer = build_trainer(model, processor, posts, labels, model_arguments.freeze_vision, data_arguments, training)
+    argv = to_argv(arguments | {"do_train": "true", "disable_tqdm": "true"})
+    run = prepare(parse_arguments(argv), ["train", "validation"])
+    trainer = run.build_trainer()
 
     def model_init(trial: Any):
         # Trials of Ray may be at work beside each other.
@@ -83,10 +72,7 @@ def build_searcher(plan: Plan, space: str, folder: Path, objective: Objective) -
         for callback in trainer.callback_handler.callbacks:
             if isinstance(callback, EarlyStoppingCallback):
                 callback.early_stopping_patience_counter = 0
-        fresh, _ = load(trial)
-        if model_arguments.freeze_vision and reads_images(type(fresh)):
-            fresh.base_model.vision_model.requires_grad_(False)
-        return fresh
+        return run.load_model(**suggest_switches(trial, space))
 
     trainer.model_init = model_init
     return trainer

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from datasets import DatasetDict
 from torch import nn
-from transformers import EarlyStoppingCallback, set_seed
+from transformers import EarlyStoppingCallback
 
-from smcl.baselines import reads_images
-from smcl.run_ner_multiimage import build_trainer, label_names, load_model, load_posts, parse_arguments
+from smcl.train.arguments import parse_arguments
+from smcl.train.build import prepare
 from smcl.train.dry_run import peak_process_memory
-from smcl.train.trainer import SMCLTrainer
 
 from .runs import write
 
@@ -69,36 +69,28 @@ def measure_cost(argv: Sequence[str], num_posts: int) -> dict[str, Any]:
         frozen image encoder; `epoch_seconds`, scaled to the whole training split; `posts_per_second` at inference;
         `peak_memory` in MB.
     """
-    model_arguments, switches, data_arguments, arguments = parse_arguments(list(argv))
-    arguments.eval_strategy = arguments.save_strategy = "no"
-    arguments.load_best_model_at_end, arguments.num_train_epochs = False, 1
-    dataset = load_posts(data_arguments.dataset, ["train", "validation", "test"])
-    whole = len(dataset["train"])
-    for split in dataset:
-        dataset[split] = dataset[split].select(range(min(num_posts, len(dataset[split]))))
-    labels = label_names(dataset)
-    set_seed(arguments.seed)
-    model, processor = load_model(model_arguments, switches.given(), labels, dataset["train"])
-    if "images" in dataset["train"].column_names and not reads_images(type(model)):
-        dataset = dataset.remove_columns("images")
+    arguments = parse_arguments(list(argv))
+    training = arguments.training
+    training.eval_strategy = training.save_strategy = "no"
+    training.load_best_model_at_end, training.num_train_epochs = False, 1
+    run = prepare(arguments, ["train", "validation", "test"])
+    few = DatasetDict({split: posts.select(range(min(num_posts, len(posts)))) for split, posts in run.posts.items()})
     start = _clock()
-    trainer: SMCLTrainer = build_trainer(
-        model, processor, dataset, labels, model_arguments.freeze_vision, data_arguments, arguments
-    )
+    trainer = run.build_trainer(few)
     encoding = _clock() - start
     trainer.remove_callback(EarlyStoppingCallback)
-    posts = dataset["test"]
-    trainer.predict(posts.select(range(min(len(posts), arguments.per_device_eval_batch_size))))
+    posts = few["test"]
+    trainer.predict(posts.select(range(min(len(posts), training.per_device_eval_batch_size))))
     start = _clock()
     trainer.train()
-    training = _clock() - start
+    epoch = _clock() - start
     start = _clock()
     trainer.predict(posts)
     predicting = _clock() - start
     return {
-        "parameters": count_parameters(model),
-        "encoding_seconds": encoding if model_arguments.freeze_vision else None,
-        "epoch_seconds": training / len(dataset["train"]) * whole,
+        "parameters": count_parameters(run.model),
+        "encoding_seconds": encoding if arguments.model.freeze_vision else None,
+        "epoch_seconds": epoch / len(few["train"]) * len(run.posts["train"]),
         "posts_per_second": len(posts) / predicting,
         "peak_memory": peak_memory(),
     }

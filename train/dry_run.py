@@ -2,14 +2,12 @@
 
 import copy
 import math
-import os
 import random
 import shutil
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -20,8 +18,11 @@ from tqdm.auto import tqdm
 from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallback, TrainerCallback
 
 from ..images_smcl import ImageError, load_image
-from .image_cache import keep_images_encoded
-from .trainer import SMCLTrainer, SMCLTrainingArguments
+from .arguments import SMCLTrainingArguments
+from .build import Run
+from .checkpoints import check_output
+from .data import keep_images_encoded
+from .trainer import SMCLTrainer
 
 # Posts of each split whose images are read.
 SAMPLE = 200
@@ -51,22 +52,14 @@ class Clock(TrainerCallback):
         self.bar.update()
 
 
-def dry_run(
-    build: Callable[[DatasetDict, str, SMCLTrainingArguments], SMCLTrainer],
-    dataset: DatasetDict,
-    arguments: SMCLTrainingArguments,
-    on_extra_images: str,
-) -> dict[str, float]:
+def dry_run(run: Run) -> dict[str, float]:
     """Check a run and print what it will take.
 
     Reads the images of some posts of each split, trains one step on the longest texts with the most images and two on
     usual posts, and evaluates such batches. The model is changed by it.
 
     Args:
-        build (`Callable`): Makes the trainer from posts, a folder to keep images in and arguments.
-        dataset (`DatasetDict`): The splits that the run uses.
-        arguments (`SMCLTrainingArguments`): Those of the run.
-        on_extra_images (`str`): See [`SMCLProcessor`].
+        run ([`Run`]): What the run works with.
 
     Returns:
         `dict`: `peak_memory_gb`; `step_seconds` if it trains; `total_seconds` of the whole run, without stopping early.
@@ -75,15 +68,16 @@ def dry_run(
         ValueError: if the output folder can't be written to, images can't be used, or memory does not suffice.
         FloatingPointError: if the loss is not finite.
     """
-    _check_writable(arguments.output_dir)
+    dataset, arguments = run.posts, run.arguments.training
+    check_output(arguments.output_dir, make=False)
     if arguments.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(arguments.device)
     with tempfile.TemporaryDirectory() as folder:
         few = DatasetDict({split: _few_posts(posts, _batch_size(arguments, split)) for split, posts in dataset.items()})
         start = time.perf_counter()
-        trainer = build(few, f"{folder}/images", _quiet(arguments, f"{folder}/output"))
+        trainer = run.build_trainer(few, _quiet(arguments, f"{folder}/output"), f"{folder}/images")
         seconds_per_image = (time.perf_counter() - start) / max(1, _count_images(few, ("train", "validation")))
-        _check_images(dataset, trainer, on_extra_images)
+        _check_images(dataset, trainer, run.arguments.data.on_extra_images)
         try:
             batch_seconds = _measure(trainer, few)
         except torch.OutOfMemoryError as error:
@@ -110,14 +104,6 @@ def _now(device: torch.device) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()
-
-
-def _check_writable(folder: str) -> None:
-    """Refuse an output folder that could not be made or written to, without making it."""
-    path = Path(folder).absolute()
-    there = next(place for place in (path, *path.parents) if place.exists())
-    if not there.is_dir() or not os.access(there, os.W_OK):
-        raise ValueError(f"`--output_dir {folder}` is no folder that can be written to: {there} is not.")
 
 
 def _quiet(arguments: SMCLTrainingArguments, output_dir: str) -> SMCLTrainingArguments:

@@ -4,7 +4,6 @@ Every different image is read and computed once, for all runs that ask for the s
 content of its file. Whoever runs out of room may delete the folder at any time.
 """
 
-import copy
 import hashlib
 import json
 import os
@@ -18,7 +17,7 @@ from typing import Any
 import PIL.Image
 import torch
 import transformers
-from datasets import Dataset, Image, List
+from datasets import Dataset
 from huggingface_hub.constants import HF_ASSETS_CACHE
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
@@ -29,6 +28,7 @@ from ..configuration_smcl import SMCLConfig
 from ..images_smcl import load_image
 from ..modeling_smcl import SMCLTaggingModel
 from ..processing_smcl import SMCLProcessor
+from .data import keep_images_encoded
 
 logger = logging.get_logger(__name__)
 
@@ -39,24 +39,6 @@ FORMAT = 1
 MAX_FILE_IMAGES, MAX_FILE_BYTES = 1024, 2**26
 # What says nothing about the values that an image encoder computes.
 NOT_COMPUTED = ("_name_or_path", "architectures", "dtype", "transformers_version")
-
-
-def keep_images_encoded(dataset: Any) -> Any:
-    """Have a data set give the files of its images, for the processor to decode.
-
-    `datasets` would decode images of any size, and does not say which post has one that it can't decode.
-
-    Args:
-        dataset (`Dataset`): A data set; without a column `images` of images, or of another kind, it stays as it is.
-
-    Returns:
-        `Dataset`: the same posts, with `{"bytes": ..., "path": ...}` in place of decoded images.
-    """
-    if not isinstance(dataset, Dataset) or dataset.features.get("images") != List(Image()):
-        return dataset
-    dataset = copy.deepcopy(dataset)
-    dataset.info.features["images"] = List(Image(decode=False))
-    return dataset
 
 
 def image_digest(image: Any) -> bytes:
@@ -444,4 +426,4 @@ def _preprocessing(processor: SMCLProcessor) -> dict[str, Any]:
     }
 
 
-__all__ = ["CachedImages", "ImageFeatures", "ImagePixels", "ImageStore", "image_digest", "keep_images_encoded"]
+__all__ = ["CachedImages", "ImageFeatures", "ImagePixels", "ImageStore", "image_digest"]

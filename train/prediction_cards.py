@@ -12,7 +12,7 @@ from transformers.utils import logging
 
 from ..pipeline_smcl import MultiImageNERPipeline, find_entities
 from ..predict.figures.png import draw_card
-from .image_cache import keep_images_encoded
+from .data import keep_images_encoded
 from .trainer import SMCLTrainer
 
 logger = logging.get_logger(__name__)

@@ -1,77 +1,26 @@
-"""Training of SMCL: trainer, arguments, collator and strict entity-level metrics."""
+"""Training of SMCL and of the systems to compare it with."""
 
-import json
 import math
-import re
 import shutil
-import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import PIL.Image
 import torch
 from accelerate.data_loader import BatchSamplerShard, DataLoaderShard
-from safetensors import SafetensorError, safe_open
-from seqeval.metrics import classification_report
-from seqeval.scheme import IOB2
+from safetensors import SafetensorError
 from torch.utils.data import BatchSampler, DataLoader, SequentialSampler
-from transformers import EarlyStoppingCallback, EvalPrediction, Trainer, TrainingArguments
-from transformers.trainer_utils import IntervalStrategy, SaveStrategy, TrainOutput
-from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, logging
+from transformers import EarlyStoppingCallback, Trainer
+from transformers.trainer_utils import TrainOutput
+from transformers.utils import logging
 
 from ..losses_smcl import BatchShare
-from ..modeling_smcl import real_image_indices
-from ..processing_smcl import SMCLProcessor
-from .image_cache import CachedImages, keep_images_encoded
+from .checkpoints import checkpoint_faults, last_complete_checkpoint, sharding_of
+from .collator import SMCLDataCollator
+from .data import keep_images_encoded
 from .samplers import LengthSampler, SharedBatchSampler, token_counts
 
 logger = logging.get_logger(__name__)
-
-
-@dataclass
-class SMCLTrainingArguments(TrainingArguments):
-    """`TrainingArguments` with the paper's settings as defaults, and what else [`SMCLTrainer`] reads."""
-
-    learning_rate: float = field(default=3e-5, metadata={"help": "Learning rate of the two encoders."})
-    head_learning_rate: float | None = field(
-        default=None, metadata={"help": "Learning rate of all layers outside the two encoders; as theirs by default."}
-    )
-    per_device_train_batch_size: int = field(default=16, metadata={"help": "Posts per device and training step."})
-    per_device_eval_batch_size: int = field(default=16, metadata={"help": "Posts per device and evaluation step."})
-    num_train_epochs: float = field(default=50, metadata={"help": "Most epochs to train."})
-    gather_losses: bool = field(
-        default=True,
-        metadata={"help": "With several processes, whether losses that look at a batch see the posts of all of them."},
-    )
-    early_stopping_patience: int = field(
-        default=5, metadata={"help": "Evaluations without a better validation F1 before training stops."}
-    )
-    eval_strategy: IntervalStrategy | str = field(default="epoch", metadata={"help": "When to evaluate."})
-    save_strategy: SaveStrategy | str = field(default="epoch", metadata={"help": "When to save a checkpoint."})
-    save_total_limit: int | None = field(default=1, metadata={"help": "Checkpoints kept besides the best one."})
-    load_best_model_at_end: bool = field(default=True, metadata={"help": "Whether to end with the best weights."})
-    metric_for_best_model: str | None = field(default="f1", metadata={"help": "Validation metric that decides."})
-    restore_callback_states_from_checkpoint: bool = field(
-        default=True, metadata={"help": "Whether a resumed run goes on counting evaluations for early stopping."}
-    )
-    logging_nan_inf_filter: bool = field(
-        default=False, metadata={"help": "Leave it off: it hides losses that are not finite, and waits for the GPU."}
-    )
-    remove_unused_columns: bool = field(default=False, metadata={"help": "Must stay off: the collator needs all."})
-
-    def __post_init__(self):
-        # transformers switches `do_eval` on with any `eval_strategy`; here it stays what it was set to.
-        do_eval = self.do_eval
-        super().__post_init__()
-        self.do_eval = do_eval
-        if self.n_gpu > 1:
-            # Trainer would share out the tensors of a batch by their first dimension, and lose what looks at all posts.
-            logger.warning(f"1 of {self.n_gpu} GPUs is used. For all of them, start with `accelerate launch`.")
-            self._n_gpu = 1
 
 
 class SMCLTrainer(Trainer):
@@ -129,7 +78,7 @@ class SMCLTrainer(Trainer):
                 raise ValueError(
                     f"Can't resume from {resume_from_checkpoint}: missing or cut off: {', '.join(faults)}."
                 )
-            saved, here = _sharding_of(resume_from_checkpoint), self._sharding
+            saved, here = sharding_of(resume_from_checkpoint), self._sharding
             if saved != here:
                 raise ValueError(
                     f"{resume_from_checkpoint} was written with {saved}, but this run has {here}. Go on as it was "
@@ -146,7 +95,7 @@ class SMCLTrainer(Trainer):
 
     @property
     def _sharding(self) -> str:
-        """What writes and reads the checkpoints; see `_sharding_of`."""
+        """What writes and reads the checkpoints; see `sharding_of`."""
         return "DeepSpeed" if self.is_deepspeed_enabled else "FSDP" if self.is_fsdp_enabled else "whole models"
 
     @property
@@ -387,194 +336,4 @@ def _not_finite(model: torch.nn.Module) -> list[str]:
     return [name for name, is_finite in zip(names, finite, strict=True) if not is_finite]
 
 
-def checkpoint_faults(folder: str | Path) -> list[str]:
-    """Name what keeps a checkpoint from being resumed.
-
-    Trainer writes a checkpoint in its final place, file by file, and removes old ones file by file: where a run was
-    killed, a folder may lack files, or hold one that is cut off. Of DeepSpeed's files, only those that are there are
-    checked.
-
-    Args:
-        folder (`str` or `Path`): The checkpoint.
-
-    Returns:
-        `list[str]`: its missing and cut files; none if it is complete.
-    """
-    folder = Path(folder)
-    index = folder / SAFE_WEIGHTS_INDEX_NAME
-    weights = json.loads(index.read_text())["weight_map"].values() if _is_whole(index) else [SAFE_WEIGHTS_NAME]
-    random_states = [path.name for path in folder.glob("rng_state_*.pth")] or ["rng_state.pth"]
-    optimizer = {"FSDP": ["optimizer.bin", "pytorch_model_fsdp.bin"], "whole models": ["optimizer.pt"]}
-    deepspeed = [str(path.relative_to(folder)) for path in sorted(folder.glob("global_step*/*.pt"))]
-    states = ["config.json", "trainer_state.json", "scheduler.pt", *random_states]
-    states += optimizer.get(_sharding_of(folder), deepspeed)
-    return [name for name in (*sorted(set(weights)), *states) if not _is_whole(folder / name)]
-
-
-def _sharding_of(folder: str | Path) -> str:
-    """Tell what wrote a checkpoint: `"DeepSpeed"`, `"FSDP"`, or else `"whole models"`."""
-    if any(Path(folder).glob("global_step*")):
-        return "DeepSpeed"
-    return "FSDP" if any(Path(folder).glob("pytorch_model_fsdp*")) else "whole models"
-
-
-def _is_whole(path: Path) -> bool:
-    """Tell whether a file is there to its end, without reading tensors."""
-    try:
-        if path.suffix == ".json":
-            json.loads(path.read_text(encoding="utf-8"))
-        elif path.suffix == ".safetensors":
-            with safe_open(path, "pt"):
-                pass
-        else:
-            # `torch.save` writes a zip file, whose directory stands at its end.
-            return zipfile.is_zipfile(path)
-    except (OSError, ValueError, SafetensorError):
-        return False
-    return True
-
-
-def last_complete_checkpoint(output_dir: str | Path) -> str | None:
-    """Find the checkpoint to resume from; warn of incomplete ones that had to be skipped.
-
-    Args:
-        output_dir (`str` or `Path`): Output folder of a training run.
-
-    Returns:
-        `str`, *optional*: the complete checkpoint of the most steps.
-    """
-    found = [path for path in Path(output_dir).glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
-    last, skipped = None, []
-    for folder in sorted(found, key=lambda path: int(path.name.rpartition("-")[2]), reverse=True):
-        faults = checkpoint_faults(folder)
-        if not faults:
-            last = str(folder)
-            break
-        skipped.append(f"{folder.name} ({', '.join(faults)})")
-    if skipped:
-        logger.warning(
-            f"Skipped {len(skipped)} incomplete checkpoints of {output_dir}, here with what is missing or cut off: "
-            f"{'; '.join(skipped)}."
-        )
-    return last
-
-
-class SMCLDataCollator:
-    """Turn examples in the schema (`tokens`, `ner_tags`, `images`) into a batch of model inputs.
-
-    Args:
-        processor ([`SMCLProcessor`]): The processor.
-        features ([`CachedImages`], *optional*): For examples whose images it replaced.
-        max_length (`int`, *optional*): Most tokens of a post.
-        on_extra_images (`str`, *optional*, defaults to `"error"`): See [`SMCLProcessor`].
-    """
-
-    def __init__(
-        self,
-        processor: SMCLProcessor,
-        features: CachedImages | None = None,
-        max_length: int | None = None,
-        on_extra_images: str = "error",
-    ):
-        self.processor = processor
-        self.features = features
-        self.max_length = max_length
-        self.on_extra_images = on_extra_images
-
-    def __call__(self, examples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        """Collate `examples`; those without `images` are posts without images.
-
-        Where examples have `images` but none has an image, there is a slot of padding all the same: processes that
-        share a model must all use the same layers, and a step's moments must not depend on how posts are shared.
-        """
-        columns = {name: [example[name] for example in examples] for name in examples[0]}
-        images, image_rows = columns.get("images"), columns.get("image_rows")
-        is_blank = not any(images or image_rows or [])
-        if is_blank:
-            images = images and [[PIL.Image.new("RGB", (32, 32))], *images[1:]]
-            image_rows = image_rows and [[0] if self.features.digests else [], *image_rows[1:]]
-        try:
-            batch = self.processor(
-                words=columns["tokens"],
-                images=images,
-                labels=columns.get("ner_tags"),
-                max_length=self.max_length,
-                on_extra_images=self.on_extra_images,
-            )
-        except ValueError as error:
-            ids = columns.get("id", [None] * len(examples))
-            raise ValueError(f"{error} The batch holds the posts with the ids {ids}.") from error
-        if image_rows is not None:
-            batch.update(self.features.gather(image_rows))
-        if is_blank and "image_mask" in batch:
-            batch["image_mask"] = torch.zeros_like(batch["image_mask"])
-        if "pixel_values" in batch:
-            # Here, the mask is still on the CPU; see the model.
-            batch["image_indices"] = real_image_indices(batch["image_mask"])
-        return dict(batch)
-
-
-def entity_metrics(gold: list[list[str]], predicted: list[list[str]]) -> dict[str, float]:
-    """Compute strict entity-level scores: an entity counts if its type and both borders are right.
-
-    Args:
-        gold (`list[list[str]]`): BIO2 tags of each post.
-        predicted (`list[list[str]]`): As many predicted tags.
-
-    Returns:
-        `dict` with micro-averaged `precision`, `recall`, `f1` in [0, 1], and for each type `{type}_precision`,
-        `{type}_recall`, `{type}_f1` and `{type}_support`, its number of gold entities.
-    """
-    if not any(tag != "O" for tags in (*gold, *predicted) for tag in tags):
-        return {"precision": 0.0, "recall": 0.0, "f1": 0.0}
-    report = classification_report(gold, predicted, mode="strict", scheme=IOB2, output_dict=True, zero_division=0)
-    overall = report.pop("micro avg")
-    scores = {"precision": overall["precision"], "recall": overall["recall"], "f1": overall["f1-score"]}
-    for name, row in report.items():
-        if not name.endswith(" avg"):
-            scores |= {f"{name}_{key}": row[column] for key, column in _REPORT_COLUMNS.items()}
-    return {name: float(score) for name, score in scores.items()}
-
-
-_REPORT_COLUMNS = {"precision": "precision", "recall": "recall", "f1": "f1-score", "support": "support"}
-
-
-def word_tags(ids: np.ndarray, labels: list[str]) -> list[list[str]]:
-    """Name the tags of each post.
-
-    Args:
-        ids (`np.ndarray` of shape `(num_posts, num_tokens)`): Tag ids at word starts, -100 elsewhere.
-        labels (`list[str]`): Label names by id.
-
-    Returns:
-        `list[list[str]]`: the tags of the words that were not cut off.
-    """
-    return [[labels[i] for i in row[row != -100]] for row in ids]
-
-
-def build_compute_metrics(labels: list[str]) -> Callable[[EvalPrediction], dict[str, float]]:
-    """Build Trainer's `compute_metrics`, which scores decoded tags by `entity_metrics`.
-
-    Args:
-        labels (`list[str]`): Label names by id.
-
-    Returns:
-        A function from `EvalPrediction` to scores.
-    """
-
-    def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
-        return entity_metrics(word_tags(prediction.label_ids, labels), word_tags(prediction.predictions, labels))
-
-    return compute_metrics
-
-
-__all__ = [
-    "SMCLDataCollator",
-    "SMCLTrainer",
-    "SMCLTrainingArguments",
-    "build_compute_metrics",
-    "checkpoint_faults",
-    "entity_metrics",
-    "last_complete_checkpoint",
-    "word_tags",
-]
+__all__ = ["SMCLTrainer"]

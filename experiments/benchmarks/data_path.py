@@ -31,8 +31,11 @@ from smcl.dataset_scripts.twitter import read_posts
 from smcl.experiments.runs import circumstances
 from smcl.experiments.tables import markdown, spread, written
 from smcl.processing_smcl import load_tokenizer
-from smcl.train.image_cache import CachedImages, ImageFeatures, ImagePixels, keep_images_encoded
-from smcl.train.trainer import SMCLDataCollator, SMCLTrainer, SMCLTrainingArguments
+from smcl.train.arguments import SMCLTrainingArguments
+from smcl.train.collator import SMCLDataCollator
+from smcl.train.data import keep_images_encoded
+from smcl.train.image_cache import CachedImages, ImageFeatures, ImagePixels
+from smcl.train.trainer import SMCLTrainer
 
 from .convert import add_photos_arguments, number_photograph, read_photographs, spread_images
 from .measure import save, timing_parser

@@ -24,7 +24,9 @@ from smcl.experiments.runs import circumstances
 from smcl.experiments.tables import markdown, spread, written
 from smcl.modeling_smcl import SMCLForTokenClassification
 from smcl.processing_smcl import SMCLProcessor
-from smcl.train.trainer import SMCLDataCollator, SMCLTrainer, SMCLTrainingArguments
+from smcl.train.arguments import SMCLTrainingArguments
+from smcl.train.collator import SMCLDataCollator
+from smcl.train.trainer import SMCLTrainer
 
 from .measure import (
     Memory,

@@ -22,8 +22,10 @@ from smcl.dataset_scripts.icons import convert
 from smcl.dataset_scripts.schema import FEATURES
 from smcl.modeling_smcl import PostImages
 from smcl.run_ner_multiimage import main
+from smcl.train.arguments import SMCLTrainingArguments
+from smcl.train.collator import SMCLDataCollator
 from smcl.train.image_cache import ImageFeatures
-from smcl.train.trainer import SMCLDataCollator, SMCLTrainer, SMCLTrainingArguments
+from smcl.train.trainer import SMCLTrainer
 
 NAMES = ["umt", "umt-mi", "hvpnet", "tpm-mi"]
 FIRST_IMAGE_ONLY = ["umt", "hvpnet"]

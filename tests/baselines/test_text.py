@@ -18,7 +18,9 @@ from smcl.baselines.text_only import TextProcessor
 from smcl.baselines.word_vectors import read_word_vectors
 from smcl.dataset_scripts.schema import FEATURES
 from smcl.run_ner_multiimage import main
-from smcl.train.trainer import SMCLDataCollator, SMCLTrainer, SMCLTrainingArguments
+from smcl.train.arguments import SMCLTrainingArguments
+from smcl.train.collator import SMCLDataCollator
+from smcl.train.trainer import SMCLTrainer
 
 NAMES = ["bilstm-crf", "hbilstm-crf", "bert", "bert-crf"]
 LSTM_SIZE = {"vocab_size": 100, "embedding_size": 12, "hidden_size": 32}
@@ -440,7 +442,7 @@ def test_run_trains_reloads_and_tags_a_file(name, data, encoder_folders, tmp_pat
     def refuse(*args):
         raise AssertionError("an image was encoded")
 
-    monkeypatch.setattr("smcl.run_ner_multiimage.ImageFeatures", refuse)
+    monkeypatch.setattr("smcl.train.build.ImageFeatures", refuse)
     model, again = tmp_path / "model", tmp_path / "again"
     common = ["--dataset", data, "--do_predict", "--use_cpu"]
     new = ["--system", name, *encoder_arguments(name, encoder_folders), "--freeze_vision", "--output_dir", str(model)]

@@ -14,7 +14,7 @@ from smcl.dataset_scripts.icons import convert
 from smcl.experiments import runs
 from smcl.experiments.plan import make_plan, plan_parser, read_overrides
 from smcl.experiments.runs import Cell, find, measure
-from smcl.train.trainer import last_complete_checkpoint
+from smcl.train.checkpoints import last_complete_checkpoint
 
 
 @pytest.fixture(scope="module")

@@ -38,7 +38,7 @@ def test_mcnemar_is_the_exact_binomial_test_of_the_disagreements():
 
 
 def test_f1_over_posts_equals_the_scores_of_training():
-    from smcl.train.trainer import entity_metrics
+    from smcl.train.metrics import entity_metrics
 
     run = posts(("PpOL", "PpOG"), ("OLlO", "OLlO"), ("OO", "PO"), ("PO", "OO"))
     expected = entity_metrics([p["gold"] for p in run], [p["predicted"] for p in run])["f1"]

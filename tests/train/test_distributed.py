@@ -27,8 +27,8 @@ from transformers import BertConfig, BertModel, ViTConfig, ViTModel
 from smcl.dataset_scripts.icons import convert
 from smcl.dataset_scripts.schema import FEATURES
 from smcl.run_ner_multiimage import main
+from smcl.train.checkpoints import checkpoint_faults
 from smcl.train.samplers import SharedBatchSampler
-from smcl.train.trainer import checkpoint_faults
 
 TESTS = Path(__file__).parents[1]
 CONFIGURATIONS = TESTS.parent / "examples" / "accelerate"

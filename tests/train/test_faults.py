@@ -17,14 +17,10 @@ from factories import make_model
 from safetensors.torch import load_file
 
 from smcl import SMCLForTokenClassification
-from smcl.dataset_scripts.icons import convert
-from smcl.run_ner_multiimage import checkpoint_to_resume, main
-from smcl.train.trainer import (
-    SMCLTrainer,
-    SMCLTrainingArguments,
-    checkpoint_faults,
-    last_complete_checkpoint,
-)
+from smcl.run_ner_multiimage import main
+from smcl.train.arguments import SMCLTrainingArguments
+from smcl.train.checkpoints import checkpoint_faults
+from smcl.train.trainer import SMCLTrainer
 
 # Trainer saves the random state of CUDA too, which a forked child can't ask for.
 forks = pytest.mark.skipif(not hasattr(os, "fork") or torch.cuda.is_available(), reason="needs fork, without CUDA")
@@ -32,16 +28,6 @@ forks = pytest.mark.skipif(not hasattr(os, "fork") or torch.cuda.is_available(),
 # Training improves the loss, so that "a higher loss is better" makes the first checkpoint the best one.
 FIRST_IS_BEST = ["--metric_for_best_model", "eval_loss", "--greater_is_better", "true"]
 EVERY_TWO_STEPS = ["--save_strategy", "steps", "--save_steps", "2", "--eval_strategy", "steps", "--eval_steps", "2"]
-
-
-@pytest.fixture(scope="module")
-def training(encoder_folders, tmp_path_factory):
-    """Arguments of a run of 3 epochs with 3 steps each."""
-    folder = tmp_path_factory.mktemp("icons")
-    convert(folder, train=12, validation=4, test=4)
-    arguments = ["--dataset", str(folder), "--text_model", encoder_folders[0], "--vision_model", encoder_folders[1]]
-    arguments += ["--do_train", "--num_train_epochs", "3", "--per_device_train_batch_size", "4", "--use_cpu"]
-    return [*arguments, "--learning_rate", "1e-3", "--disable_tqdm", "true", "--resume_from_checkpoint", "true"]
 
 
 @pytest.fixture(scope="module")
@@ -214,65 +200,6 @@ def test_run_killed_after_early_stopping_does_not_train_on(training, undisturbed
     assert outcome(tmp_path) == expected
 
 
-@pytest.fixture(scope="module")
-def checkpoint(training, tmp_path_factory):
-    """A complete checkpoint."""
-    folder = tmp_path_factory.mktemp("complete")
-    main([*training, "--output_dir", str(folder), *FIRST_IS_BEST, "--num_train_epochs", "1"])
-    return folder / "checkpoint-3"
-
-
-@pytest.mark.parametrize(
-    "name", ["config.json", "trainer_state.json", "model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth"]
-)
-def test_missing_and_cut_files_of_a_checkpoint_are_named(checkpoint, tmp_path, name):
-    assert checkpoint_faults(checkpoint) == []
-    copy = tmp_path / "checkpoint-3"
-    shutil.copytree(checkpoint, copy)
-    for size in (os.path.getsize(copy / name) - 2, 100, 0):
-        os.truncate(copy / name, size)
-        assert checkpoint_faults(copy) == [name], size
-    (copy / name).unlink()
-    assert checkpoint_faults(copy) == [name]
-
-
-def test_missing_shard_of_a_checkpoint_is_named(checkpoint, tmp_path):
-    copy = tmp_path / "checkpoint-3"
-    shutil.copytree(checkpoint, copy)
-    (copy / "model.safetensors").unlink()
-    SMCLForTokenClassification.from_pretrained(checkpoint).save_pretrained(copy, max_shard_size="60KB")
-    assert checkpoint_faults(copy) == []
-    shard = sorted(copy.glob("model-*.safetensors"))[1]
-    shard.unlink()
-    assert checkpoint_faults(copy) == [shard.name]
-
-
-def test_last_complete_checkpoint_skips_others_with_a_warning(checkpoint, tmp_path, monkeypatch):
-    warnings = []
-    monkeypatch.setattr("smcl.train.trainer.logger.warning", warnings.append)
-    assert last_complete_checkpoint(tmp_path) is None
-    for name in ("checkpoint-3", "checkpoint-12", "checkpoint-100", "checkpoint-12-copy"):
-        shutil.copytree(checkpoint, tmp_path / name)
-    (tmp_path / "checkpoint-100" / "optimizer.pt").unlink()
-    assert last_complete_checkpoint(tmp_path) == str(tmp_path / "checkpoint-12")
-    assert warnings[0].startswith("Skipped 1 incomplete checkpoints of")
-    assert "checkpoint-100 (optimizer.pt)" in warnings[0]
-
-
-def test_resume_argument_may_be_true_false_or_a_checkpoint(checkpoint, tmp_path):
-    def resume(value, folder=checkpoint.parent):
-        arguments = SMCLTrainingArguments(output_dir=str(folder), resume_from_checkpoint=value, use_cpu=True)
-        return checkpoint_to_resume(arguments)
-
-    for value in ("true", "True", True, str(checkpoint)):
-        assert resume(value) == str(checkpoint)
-    for value in ("false", False, None):
-        assert resume(value) is None
-    assert resume("true", tmp_path) is None
-    with pytest.raises(ValueError, match="is no complete checkpoint: missing or cut off: model.safetensors"):
-        resume(str(tmp_path / "none"))
-
-
 def test_trainer_refuses_what_it_cannot_resume(tmp_path):
     trainer = SMCLTrainer(
         make_model(),
@@ -319,14 +246,6 @@ def test_file_in_the_way_of_a_checkpoint_stops_the_run(training, tmp_path):
     with pytest.raises(OSError, match="checkpoint-6 failed, with .*The last complete checkpoint is .*checkpoint-3"):
         main([*training, "--output_dir", str(tmp_path)])
     assert checkpoint_faults(tmp_path / "checkpoint-3") == []
-
-
-@pytest.mark.parametrize("folder", ["file", "file/below", "bad\0name"])
-def test_impossible_output_folder_is_refused_before_any_work(training, tmp_path, monkeypatch, folder):
-    (tmp_path / "file").write_text("in the way")
-    monkeypatch.setattr("smcl.run_ner_multiimage.load_posts", lambda *args: pytest.fail("work has begun"))
-    with pytest.raises(ValueError, match="--output_dir .* is no folder that can be written to|null"):
-        main([*training, "--output_dir", str(tmp_path / folder)])
 
 
 @pytest.mark.parametrize("logging_steps", ["1", "500"])

@@ -5,6 +5,7 @@ import pickle
 import random
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pytest
 import torch
@@ -19,8 +20,8 @@ from smcl.dataset_scripts.icons import convert
 from smcl.dataset_scripts.schema import FEATURES
 from smcl.run_ner_multiimage import main
 from smcl.train import image_cache
+from smcl.train.collator import SMCLDataCollator
 from smcl.train.image_cache import ImageFeatures, ImagePixels, ImageStore, image_digest
-from smcl.train.trainer import SMCLDataCollator
 
 
 def noise(seed: int) -> bytes:
@@ -265,3 +266,19 @@ def test_training_again_decodes_no_image_and_gives_the_same_weights(kind, comman
     assert weights["first"] == weights["second"]
     if kind == "--cache_images":
         assert weights["first"] == (tmp_path / "plain" / "model.safetensors").read_bytes()
+
+
+def test_cached_image_features_give_the_logits_of_the_images(posts, processor, tmp_path):
+    model = make_model()
+    features = ImageFeatures(model, processor, tmp_path, batch_size=2)
+    cached = features.replace_images(posts)
+    different = {
+        image["bytes"] for post in posts.cast_column("images", [datasets.Image(decode=False)])["images"] for image in post
+    }
+    assert len(features.digests) == len(different) < sum(map(len, posts["images"]))
+    assert cached.column_names == ["id", "tokens", "ner_tags", "source", "image_rows"]
+    collator = SMCLDataCollator(processor, features)
+    for rows in (range(0, 6), [4, 8]):
+        from_pixels = model(**collator([posts[i] for i in rows])).logits
+        from_cache = model(**collator([cached[i] for i in rows])).logits
+        torch.testing.assert_close(from_pixels, from_cache, atol=1e-5, rtol=1e-5)

@@ -13,8 +13,9 @@ from transformers.utils import logging
 
 from smcl import MultiImageNERPipeline, SMCLForTokenClassification, SMCLProcessor
 from smcl.run_ner_multiimage import main
+from smcl.train.arguments import SMCLTrainingArguments
 from smcl.train.prediction_cards import GROUP, SENDERS, PredictionFigures, add_prediction_figures
-from smcl.train.trainer import SMCLTrainer, SMCLTrainingArguments
+from smcl.train.trainer import SMCLTrainer
 
 ARGUMENTS = ["--do_train", "--num_train_epochs", "2", "--use_cpu", "--disable_tqdm", "true", "--freeze_vision"]
 ARGUMENTS += ["--per_device_train_batch_size", "8", "--logging_steps", "1", "--learning_rate", "1e-3"]

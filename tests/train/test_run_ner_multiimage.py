@@ -51,19 +51,6 @@ def test_ignored_images_do_not_reach_the_predictions(trained, data, tmp_path):
     assert (tmp_path / "predictions.jsonl").read_bytes() == without
 
 
-def test_arguments_may_come_from_one_file(data, encoders, tmp_path):
-    names = [name.removeprefix("--") for name in encoders[::2]]
-    arguments = dict(zip(names, encoders[1::2], strict=True))
-    arguments |= {"dataset": data, "output_dir": str(tmp_path / "out"), "do_train": True, "num_train_epochs": 1}
-    arguments |= {"use_cpu": True, "use_fusion": False, "disable_tqdm": True, "early_stopping_patience": 2}
-    (tmp_path / "run.json").write_text(json.dumps(arguments))
-    assert main([str(tmp_path / "run.json")]) == {}
-    lines = [f"{name}: {json.dumps(value)}" for name, value in arguments.items()]
-    (tmp_path / "run.yaml").write_text("\n".join(lines))
-    main([str(tmp_path / "run.yaml")])
-    assert json.loads((tmp_path / "out" / "config.json").read_text())["use_fusion"] is False
-
-
 def test_same_seed_gives_the_same_weights(data, encoders, tmp_path):
     for folder in ("one", "two"):
         main(["--dataset", data, *encoders, "--output_dir", str(tmp_path / folder), *TRAINING])

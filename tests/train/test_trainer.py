@@ -2,45 +2,17 @@ from contextlib import nullcontext
 
 import pytest
 import torch
-from datasets import Dataset, Image, concatenate_datasets
+from datasets import concatenate_datasets
 from factories import LABELS, make_model
-from transformers import TrainerCallback, TrainingArguments
-from transformers.utils import logging
+from transformers import TrainerCallback
 
 from smcl import SMCLForTokenClassification
-from smcl.dataset_scripts.schema import FEATURES
+from smcl.train.arguments import SMCLTrainingArguments
+from smcl.train.collator import SMCLDataCollator
 from smcl.train.image_cache import ImageFeatures, ImagePixels
+from smcl.train.metrics import build_compute_metrics
 from smcl.train.samplers import token_counts
-from smcl.train.trainer import (
-    SMCLDataCollator,
-    SMCLTrainer,
-    SMCLTrainingArguments,
-    build_compute_metrics,
-    entity_metrics,
-)
-
-
-@pytest.fixture(scope="module")
-def posts() -> Dataset:
-    """Posts whose images repeat across posts."""
-    import io
-    import random
-
-    import PIL.Image
-
-    rng = random.Random(0)
-    photos = []
-    for colour in ("red", "green", "blue", "white", "black"):
-        stream = io.BytesIO()
-        PIL.Image.new("RGB", (12, 12), colour).save(stream, "PNG")
-        photos.append({"bytes": stream.getvalue(), "path": f"{colour}.png"})
-    rows = []
-    for index in range(12):
-        words = [rng.choice(["joey", "and", "niko", "rest", "here"]) for _ in range(rng.randint(2, 7))]
-        images = rng.choices(photos, k=index % 4)
-        tags = [rng.choice(["O", "B-PER", "B-MISC"]) for _ in words]
-        rows.append({"id": str(index), "tokens": words, "ner_tags": tags, "images": images, "source": "test"})
-    return Dataset.from_list([FEATURES.encode_example(row) for row in rows], features=FEATURES)
+from smcl.train.trainer import SMCLTrainer
 
 
 @pytest.fixture
@@ -212,22 +184,6 @@ def test_predictions_do_not_depend_on_the_evaluation_batch(trainer_for, posts):
     assert predictions[0] == predictions[1] == predictions[2]
 
 
-def test_cached_image_features_give_the_logits_of_the_images(posts, processor, tmp_path):
-    model = make_model()
-    features = ImageFeatures(model, processor, tmp_path, batch_size=2)
-    cached = features.replace_images(posts)
-    different = {
-        image["bytes"] for post in posts.cast_column("images", [Image(decode=False)])["images"] for image in post
-    }
-    assert len(features.digests) == len(different) < sum(map(len, posts["images"]))
-    assert cached.column_names == ["id", "tokens", "ner_tags", "source", "image_rows"]
-    collator = SMCLDataCollator(processor, features)
-    for rows in (range(0, 6), [4, 8]):
-        from_pixels = model(**collator([posts[i] for i in rows])).logits
-        from_cache = model(**collator([cached[i] for i in rows])).logits
-        torch.testing.assert_close(from_pixels, from_cache, atol=1e-5, rtol=1e-5)
-
-
 @pytest.mark.parametrize("cached", [False, True])
 def test_training_step_and_decoding_never_wait_for_an_accelerator(
     posts, processor, trainer_for, tmp_path, monkeypatch, cached
@@ -247,38 +203,6 @@ def test_training_step_and_decoding_never_wait_for_an_accelerator(
     assert all(x.grad is not None for x in model.smcl.encoders.parameters())
 
 
-def test_indices_of_real_images_change_no_logit(posts, processor):
-    batch = SMCLDataCollator(processor)(list(posts))
-    assert batch["image_indices"].tolist() == [3 * row + slot for row in range(12) for slot in range(row % 4)]
-    model = make_model()
-    logits = model(**batch).logits
-    batch.pop("image_indices")
-    assert torch.equal(logits, model(**batch).logits)
-
-
-def test_one_process_uses_one_gpu_and_says_so(monkeypatch, tmp_path, caplog):
-    def with_two_gpus(arguments):
-        arguments._n_gpu = 2
-
-    monkeypatch.setattr(TrainingArguments, "__post_init__", with_two_gpus)
-    monkeypatch.setattr(logging.get_logger("smcl"), "propagate", True)
-    assert SMCLTrainingArguments(output_dir=str(tmp_path)).n_gpu == 1
-    assert "accelerate launch" in caplog.text
-
-
-def test_posts_that_do_not_fit_are_named_by_their_ids(posts, processor):
-    rows = [{**posts[3], "ner_tags": [0]}, posts[4]]
-    with pytest.raises(ValueError, match=r"Post 0 .* but 1 labels.*ids \['3', '4'\]"):
-        SMCLDataCollator(processor)(rows)
-    crowded = posts.select([1]).map(lambda post: {"images": post["images"] * 5})
-    with pytest.raises(ValueError, match=r"has 5 images, but `max_images` is 4.*ids \['1'\]"):
-        SMCLDataCollator(processor)(list(crowded))
-    with pytest.raises(ValueError, match="has 5 images"):
-        ImageFeatures(make_model(), processor).replace_images(crowded)
-    cut = ImageFeatures(make_model(), processor, on_extra_images="first").replace_images(crowded)
-    assert cut[0]["image_rows"] == [0, 0, 0, 0]
-
-
 def test_frozen_image_encoder_trains_on_cached_features_and_stays_as_it_is(posts, processor, trainer_for):
     model = make_model()
     before = {name: tensor.clone() for name, tensor in model.smcl.vision_model.state_dict().items()}
@@ -295,17 +219,3 @@ def test_saved_training_output_is_a_whole_model(trainer_for, tmp_path):
     assert_same_weights(loaded, trainer.model.state_dict())
     names = {path.name for path in (tmp_path / "saved").iterdir()}
     assert {"modeling_smcl.py", "processing_smcl.py", "processor_config.json", "tokenizer.json"} <= names
-
-
-def test_entity_metrics_are_strict_and_micro_averaged():
-    gold = [["B-PER", "I-PER", "O", "B-LOC"], ["B-ORG", "O", "B-PER", "O"]]
-    predicted = [["B-PER", "O", "O", "B-LOC"], ["B-MISC", "O", "B-PER", "O"]]
-    scores = entity_metrics(gold, predicted)
-    assert (scores["precision"], scores["recall"], scores["f1"]) == (0.5, 0.5, 0.5)
-    assert (scores["PER_f1"], scores["LOC_f1"], scores["ORG_f1"], scores["MISC_precision"]) == (0.5, 1, 0, 0)
-    assert (scores["PER_support"], scores["MISC_support"]) == (2, 0)
-
-
-def test_entity_metrics_of_nothing_are_zero():
-    assert entity_metrics([["O", "O"]], [["O", "O"]]) == {"precision": 0.0, "recall": 0.0, "f1": 0.0}
-    assert entity_metrics([["O"]], [["B-PER"]])["precision"] == 0

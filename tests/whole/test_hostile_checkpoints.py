@@ -170,7 +170,8 @@ def test_the_processors_vocabulary_must_fit_the_model(processor):
 
 
 def test_a_model_of_other_labels_is_refused_by_the_command_line(folder):
-    from smcl.run_ner_multiimage import ModelArguments, load_model
+    from smcl.train.arguments import ModelArguments
+    from smcl.train.build import load_model
 
     with pytest.raises(ValueError, match=r"has the labels \['O', 'B-PER'.*but the data set has \['O', 'B-X'\]"):
         load_model(ModelArguments(model=str(folder)), {}, ["O", "B-X"])
@@ -179,7 +180,8 @@ def test_a_model_of_other_labels_is_refused_by_the_command_line(folder):
 
 
 def test_a_model_that_lacks_a_tensor_is_refused_by_the_command_line(folder):
-    from smcl.run_ner_multiimage import ModelArguments, load_model
+    from smcl.train.arguments import ModelArguments
+    from smcl.train.build import load_model
 
     change_weights(folder, lambda weights: weights.pop("crf.transitions"))
     with pytest.raises(ValueError, match="do not fit the switches.*crf.transitions"):

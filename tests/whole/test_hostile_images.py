@@ -15,12 +15,11 @@ from transformers import CLIPImageProcessorPil
 
 from smcl import SMCLProcessor, images_smcl
 from smcl.dataset_scripts.repair import read_image
-from smcl.train.image_cache import ImageFeatures, keep_images_encoded
-from smcl.train.trainer import (
-    SMCLDataCollator,
-    SMCLTrainer,
-    SMCLTrainingArguments,
-)
+from smcl.train.arguments import SMCLTrainingArguments
+from smcl.train.collator import SMCLDataCollator
+from smcl.train.data import keep_images_encoded
+from smcl.train.image_cache import ImageFeatures
+from smcl.train.trainer import SMCLTrainer
 
 EXIF_ORIENTATION = 0x0112
 HELD = {

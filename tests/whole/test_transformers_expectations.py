@@ -23,7 +23,8 @@ from transformers import (
 )
 
 from smcl import SMCLConfig, SMCLForTokenClassification, SMCLModel, modeling_smcl
-from smcl.train.trainer import SMCLTrainer, SMCLTrainingArguments
+from smcl.train.arguments import SMCLTrainingArguments
+from smcl.train.trainer import SMCLTrainer
 
 # The name that all supported releases of transformers have.
 pytestmark = pytest.mark.filterwarnings("ignore:`(is_)?gradient_checkpointing:FutureWarning")

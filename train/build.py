@@ -1,0 +1,251 @@
+"""From arguments to what a run works with: posts, model, processor and trainer."""
+
+from dataclasses import dataclass, replace
+
+from datasets import Dataset, DatasetDict
+from transformers import (
+    AutoConfig,
+    AutoModelForTokenClassification,
+    AutoProcessor,
+    EarlyStoppingCallback,
+    set_seed,
+)
+from transformers.utils import logging
+
+from ..baselines import SYSTEMS, check_switches, needed_encoders, processor_class, reads_images, system_name
+from ..modeling_smcl import SMCLTaggingModel
+from ..processing_smcl import SMCLProcessor
+from .arguments import Arguments, DataArguments, ModelArguments, SMCLTrainingArguments
+from .collator import SMCLDataCollator
+from .data import label_names, load_posts
+from .image_cache import CachedImages, ImageFeatures, ImagePixels
+from .metrics import build_compute_metrics
+from .prediction_cards import add_prediction_figures
+from .trainer import SMCLTrainer
+
+logger = logging.get_logger(__name__)
+
+
+@dataclass
+class Run:
+    """What a run works with; see [`prepare`].
+
+    Args:
+        arguments ([`Arguments`]): All that was asked for.
+        posts (`DatasetDict`): The splits that it uses, without images where these are not read.
+        model ([`SMCLTaggingModel`]): The model.
+        processor ([`SMCLProcessor`]): Its processor.
+    """
+
+    arguments: Arguments
+    posts: DatasetDict
+    model: SMCLTaggingModel
+    processor: SMCLProcessor
+
+    @property
+    def labels(self) -> list[str]:
+        """The names of the tags, by id."""
+        return label_names(self.posts)
+
+    def load_model(self, **switches) -> SMCLTaggingModel:
+        """Load or build the model anew, as a run starts with it.
+
+        Args:
+            **switches: Fields of its configuration, over those of the arguments.
+        """
+        given = self.arguments.switches.given() | switches
+        return load_model(self.arguments.model, given, self.labels, self.posts.get("train"))[0]
+
+    def build_trainer(
+        self,
+        posts: DatasetDict | None = None,
+        training: SMCLTrainingArguments | None = None,
+        image_cache: str | None = None,
+    ) -> SMCLTrainer:
+        """Build the trainer; read or encode the images of training and validation first, if they are kept.
+
+        Args:
+            posts (`DatasetDict`, *optional*): Other posts than all.
+            training ([`SMCLTrainingArguments`], *optional*): Other training arguments than the run's.
+            image_cache (`str`, *optional*): Another folder to keep images in.
+
+        Returns:
+            [`SMCLTrainer`].
+
+        Raises:
+            ValueError: if an image can't be used; names the post.
+            OSError: if images can't be kept.
+        """
+        posts = self.posts if posts is None else posts
+        training = self.arguments.training if training is None else training
+        data = self.arguments.data if image_cache is None else replace(self.arguments.data, image_cache=image_cache)
+        shown, features = posts.get("validation"), None
+        keeps_images = self.arguments.model.freeze_vision or data.cache_images
+        if training.do_train and keeps_images and "images" in posts["train"].column_names:
+            # One process reads and computes; the others of this machine then find all on disk.
+            with training.main_process_first(desc="reading images"):
+                features = self._open_cache(data, training)
+                quiet = bool(training.disable_tqdm)
+                posts = {split: features.replace_images(posts[split], quiet) for split in ("train", "validation")}
+        if not training.do_train:
+            # The defaults evaluate and save after each epoch, which transformers refuses without data for it.
+            training.eval_strategy = training.save_strategy = "no"
+        trainer = SMCLTrainer(
+            model=self.model,
+            args=training,
+            data_collator=SMCLDataCollator(self.processor, features, data.max_length, data.on_extra_images),
+            train_dataset=posts["train"] if training.do_train else None,
+            eval_dataset=posts.get("validation"),
+            processing_class=self.processor,
+            compute_metrics=build_compute_metrics(self.labels),
+            callbacks=[EarlyStoppingCallback(training.early_stopping_patience)] if training.do_train else [],
+        )
+        if shown is not None:
+            add_prediction_figures(trainer, shown, data.on_extra_images)
+        return trainer
+
+    def _open_cache(self, data: DataArguments, training: SMCLTrainingArguments) -> CachedImages:
+        """Open the cache of image features, or of resized images where the image encoder is trained."""
+        settings = {"folder": data.image_cache, "on_extra_images": data.on_extra_images}
+        if self.arguments.model.freeze_vision:
+            return ImageFeatures(self.model.to(training.device), self.processor, **settings)
+        return ImagePixels(self.processor, **settings)
+
+
+def prepare(arguments: Arguments, splits: list[str]) -> Run:
+    """Load the posts of a run, check them, and load or build its model.
+
+    Args:
+        arguments ([`Arguments`]): Those of the command line; `data.dataset` must be given.
+        splits (`list[str]`): Splits that the run uses.
+
+    Returns:
+        [`Run`].
+
+    Raises:
+        ValueError: if the arguments, the data and the model do not fit together.
+    """
+    ignore_images = arguments.data.ignore_images or not reads_images(find_system(arguments.model))
+    posts = load_posts(arguments.data.dataset, splits, ignore_images)
+    set_seed(arguments.training.seed)
+    switches = arguments.switches.given()
+    model, processor = load_model(arguments.model, switches, label_names(posts), posts.get("train"))
+    return Run(arguments, posts, model, processor)
+
+
+def find_system(arguments: ModelArguments) -> type[SMCLTaggingModel]:
+    """Find the system of a saved or a new model.
+
+    Args:
+        arguments ([`ModelArguments`]): Which one.
+
+    Returns:
+        `type[SMCLTaggingModel]`: its class.
+
+    Raises:
+        ValueError: if there is no such system or model, or the saved model is of another.
+    """
+    name = arguments.system
+    if name not in (None, *SYSTEMS):
+        raise ValueError(f"`--system` must be one of {', '.join(SYSTEMS)}, got {name!r}.")
+    if arguments.model is None:
+        return SYSTEMS[name or "smcl"]
+    if arguments.text_model is not None or arguments.vision_model is not None or arguments.word_vectors is not None:
+        raise ValueError(
+            "`--model` brings its own encoders: leave out `--text_model`, `--vision_model` and `--word_vectors`."
+        )
+    try:
+        config = AutoConfig.from_pretrained(arguments.model)
+    except OSError as error:
+        raise ValueError(
+            f"`--model {arguments.model}` is neither a folder with a saved model nor a model that can be reached on "
+            f"the Hub: {error}"
+        ) from error
+    system = next((system for system in SYSTEMS.values() if system.config_class is type(config)), None)
+    if system is None or name not in (None, system_name(system)):
+        raise ValueError(
+            f"Expected the model {arguments.model} to be saved by one of the systems {', '.join(SYSTEMS)}"
+            f"{f', and by {name}' if name else ''}, got a model of type {config.model_type!r}."
+        )
+    return system
+
+
+def load_model(
+    arguments: ModelArguments, switches: dict, labels: list[str], train_posts: Dataset | None = None
+) -> tuple[SMCLTaggingModel, SMCLProcessor]:
+    """Load a saved model, or build a new one.
+
+    Args:
+        arguments (`ModelArguments`): Which one.
+        switches (`dict`): Fields of its configuration to set.
+        labels (`list[str]`): Label names of the data set, by id.
+        train_posts (`Dataset`, *optional*): The training split; new systems without pretrained encoders know its words.
+
+    Returns:
+        The model and its processor.
+
+    Raises:
+        ValueError: if the arguments name no model, or one that does not fit the switches or the labels.
+    """
+    load = _build_model if arguments.model is None else _load_model
+    model, processor = load(arguments, switches, labels, train_posts)
+    if arguments.freeze_vision and reads_images(type(model)):
+        model.base_model.vision_model.requires_grad_(False)
+    return model, processor
+
+
+def _load_model(
+    arguments: ModelArguments, switches: dict, labels: list[str], train_posts: Dataset | None
+) -> tuple[SMCLTaggingModel, SMCLProcessor]:
+    """Load `--model` and its processor; see `load_model`."""
+    model = load_saved_model(arguments, switches)
+    model_labels = [model.config.id2label[i] for i in range(model.config.num_labels)]
+    if model_labels != labels:
+        raise ValueError(f"The model {arguments.model} has the labels {model_labels}, but the data set has {labels}.")
+    return model, AutoProcessor.from_pretrained(arguments.model)
+
+
+def _build_model(
+    arguments: ModelArguments, switches: dict, labels: list[str], train_posts: Dataset | None
+) -> tuple[SMCLTaggingModel, SMCLProcessor]:
+    """Build a new model of `--system` from pretrained encoders, or from training posts; see `load_model`."""
+    system = find_system(arguments)
+    name = system_name(system)
+    check_switches(system, switches)
+    id2label, needed = dict(enumerate(labels)), needed_encoders(system)
+    encoders = {"text": arguments.text_model, "vision": arguments.vision_model}
+    if any(encoders[part] is None for part in needed):
+        examples = {"text": "google-bert/bert-base-uncased", "vision": "google/vit-base-patch16-224"}
+        names = " and ".join(f"`--{part}_model`" for part in needed)
+        raise ValueError(
+            f"Expected `--model` (a saved model), or {'both ' * (len(needed) > 1)}{names} of a new {name}, such as "
+            f"`{' '.join(f'--{part}_model {examples[part]}' for part in needed)}`."
+        )
+    if unread := [f"`--{part}_model`" for part, given in encoders.items() if given is not None and part not in needed]:
+        logger.warning(f"The system {name!r} has no use for {' and '.join(unread)}: that is left unread.")
+    if needed:
+        if arguments.word_vectors is not None:
+            raise ValueError(f"The system {name!r} has no `--word_vectors`: leave that out.")
+        model = system.from_text_vision_pretrained(*encoders.values(), id2label=id2label, **switches)
+        max_images = model.config.max_images
+        return model, processor_class(system).from_text_vision_pretrained(*encoders.values(), max_images=max_images)
+    if train_posts is None:
+        raise ValueError(f"A new {name} takes its words from the training split: expected `--do_train` or `--model`.")
+    return system.from_posts(train_posts["tokens"], arguments.word_vectors, id2label=id2label, **switches)
+
+
+def load_saved_model(arguments: ModelArguments, switches: dict) -> SMCLTaggingModel:
+    """Load `--model`; a `ValueError` says so if it is of another system or its weights do not fit the switches."""
+    name = arguments.model
+    check_switches(find_system(arguments), switches)
+    model, info = AutoModelForTokenClassification.from_pretrained(name, output_loading_info=True, **switches)
+    misfits = sorted({*info["missing_keys"], *info["unexpected_keys"]})
+    if misfits:
+        raise ValueError(
+            f"The weights of {name} do not fit the switches {switches}: {', '.join(misfits[:5])} and "
+            f"{max(0, len(misfits) - 5)} more are missing or left over. Switches that change parts need a new model."
+        )
+    return model
+
+
+__all__ = ["Run", "find_system", "load_model", "load_saved_model", "prepare"]

@@ -1,0 +1,138 @@
+"""Checkpoints of a training run: which are complete, and which to go on from."""
+
+import json
+import re
+import tempfile
+import zipfile
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from transformers import TrainingArguments
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, logging
+
+logger = logging.get_logger(__name__)
+
+
+def checkpoint_faults(folder: str | Path) -> list[str]:
+    """Name what keeps a checkpoint from being resumed.
+
+    Trainer writes a checkpoint in its final place, file by file, and removes old ones file by file: where a run was
+    killed, a folder may lack files, or hold one that is cut off. Of DeepSpeed's files, only those that are there are
+    checked.
+
+    Args:
+        folder (`str` or `Path`): The checkpoint.
+
+    Returns:
+        `list[str]`: its missing and cut files; none if it is complete.
+    """
+    folder = Path(folder)
+    index = folder / SAFE_WEIGHTS_INDEX_NAME
+    weights = json.loads(index.read_text())["weight_map"].values() if _is_whole(index) else [SAFE_WEIGHTS_NAME]
+    random_states = [path.name for path in folder.glob("rng_state_*.pth")] or ["rng_state.pth"]
+    optimizer = {"FSDP": ["optimizer.bin", "pytorch_model_fsdp.bin"], "whole models": ["optimizer.pt"]}
+    deepspeed = [str(path.relative_to(folder)) for path in sorted(folder.glob("global_step*/*.pt"))]
+    states = ["config.json", "trainer_state.json", "scheduler.pt", *random_states]
+    states += optimizer.get(sharding_of(folder), deepspeed)
+    return [name for name in (*sorted(set(weights)), *states) if not _is_whole(folder / name)]
+
+
+def sharding_of(folder: str | Path) -> str:
+    """Tell what wrote a checkpoint: `"DeepSpeed"`, `"FSDP"`, or else `"whole models"`."""
+    if any(Path(folder).glob("global_step*")):
+        return "DeepSpeed"
+    return "FSDP" if any(Path(folder).glob("pytorch_model_fsdp*")) else "whole models"
+
+
+def _is_whole(path: Path) -> bool:
+    """Tell whether a file is there to its end, without reading tensors."""
+    try:
+        if path.suffix == ".json":
+            json.loads(path.read_text(encoding="utf-8"))
+        elif path.suffix == ".safetensors":
+            with safe_open(path, "pt"):
+                pass
+        else:
+            # `torch.save` writes a zip file, whose directory stands at its end.
+            return zipfile.is_zipfile(path)
+    except (OSError, ValueError, SafetensorError):
+        return False
+    return True
+
+
+def last_complete_checkpoint(output_dir: str | Path) -> str | None:
+    """Find the checkpoint to resume from; warn of incomplete ones that had to be skipped.
+
+    Args:
+        output_dir (`str` or `Path`): Output folder of a training run.
+
+    Returns:
+        `str`, *optional*: the complete checkpoint of the most steps.
+    """
+    found = [path for path in Path(output_dir).glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
+    last, skipped = None, []
+    for folder in sorted(found, key=lambda path: int(path.name.rpartition("-")[2]), reverse=True):
+        faults = checkpoint_faults(folder)
+        if not faults:
+            last = str(folder)
+            break
+        skipped.append(f"{folder.name} ({', '.join(faults)})")
+    if skipped:
+        logger.warning(
+            f"Skipped {len(skipped)} incomplete checkpoints of {output_dir}, here with what is missing or cut off: "
+            f"{'; '.join(skipped)}."
+        )
+    return last
+
+
+def checkpoint_to_resume(arguments: TrainingArguments) -> str | None:
+    """Read `resume_from_checkpoint`.
+
+    Args:
+        arguments (`TrainingArguments`): With a checkpoint, or `"true"` for the last complete one of `output_dir`.
+
+    Returns:
+        `str`, *optional*: the checkpoint; none if training starts from the beginning.
+
+    Raises:
+        ValueError: if the checkpoint named is incomplete.
+    """
+    # A command line gives strings, a YAML or JSON file may give booleans.
+    given = str(arguments.resume_from_checkpoint)
+    if given.lower() in ("none", "false"):
+        return None
+    if given.lower() == "true":
+        last = last_complete_checkpoint(arguments.output_dir)
+        start = "from the beginning: no complete checkpoint is there yet" if last is None else f"from {last}"
+        logger.warning(f"Training in {arguments.output_dir} starts {start}.")
+        return last
+    if faults := checkpoint_faults(given):
+        raise ValueError(
+            f"`--resume_from_checkpoint {given}` is no complete checkpoint: missing or cut off: {', '.join(faults)}. "
+            "Give `true` for the last complete checkpoint of the output folder."
+        )
+    return given
+
+
+def check_output(folder: str, make: bool = True) -> None:
+    """Refuse an output folder that can't be written to, before hours of work that could not be saved there.
+
+    Args:
+        folder (`str`): The folder.
+        make (`bool`, *optional*, defaults to `True`): Whether to make it if it is not there; `False` looks at the
+            nearest folder that is.
+
+    Raises:
+        ValueError: if it can't be made or written to.
+    """
+    try:
+        path = Path(folder).absolute()
+        if make:
+            path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=next(place for place in (path, *path.parents) if place.exists())):
+            pass
+    except (OSError, ValueError) as error:
+        raise ValueError(f"`--output_dir {folder}` is no folder that can be written to: {error}") from error
+
+
+__all__ = ["check_output", "checkpoint_faults", "checkpoint_to_resume", "last_complete_checkpoint", "sharding_of"]

@@ -1,0 +1,68 @@
+"""Examples of a data set to a batch of model inputs."""
+
+from typing import Any
+
+import PIL.Image
+import torch
+
+from ..modeling_smcl import real_image_indices
+from ..processing_smcl import SMCLProcessor
+from .image_cache import CachedImages
+
+
+class SMCLDataCollator:
+    """Turn examples in the schema (`tokens`, `ner_tags`, `images`) into a batch of model inputs.
+
+    Args:
+        processor ([`SMCLProcessor`]): The processor.
+        features ([`CachedImages`], *optional*): For examples whose images it replaced.
+        max_length (`int`, *optional*): Most tokens of a post.
+        on_extra_images (`str`, *optional*, defaults to `"error"`): See [`SMCLProcessor`].
+    """
+
+    def __init__(
+        self,
+        processor: SMCLProcessor,
+        features: CachedImages | None = None,
+        max_length: int | None = None,
+        on_extra_images: str = "error",
+    ):
+        self.processor = processor
+        self.features = features
+        self.max_length = max_length
+        self.on_extra_images = on_extra_images
+
+    def __call__(self, examples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        """Collate `examples`; those without `images` are posts without images.
+
+        Where examples have `images` but none has an image, there is a slot of padding all the same: processes that
+        share a model must all use the same layers, and a step's moments must not depend on how posts are shared.
+        """
+        columns = {name: [example[name] for example in examples] for name in examples[0]}
+        images, image_rows = columns.get("images"), columns.get("image_rows")
+        is_blank = not any(images or image_rows or [])
+        if is_blank:
+            images = images and [[PIL.Image.new("RGB", (32, 32))], *images[1:]]
+            image_rows = image_rows and [[0] if self.features.digests else [], *image_rows[1:]]
+        try:
+            batch = self.processor(
+                words=columns["tokens"],
+                images=images,
+                labels=columns.get("ner_tags"),
+                max_length=self.max_length,
+                on_extra_images=self.on_extra_images,
+            )
+        except ValueError as error:
+            ids = columns.get("id", [None] * len(examples))
+            raise ValueError(f"{error} The batch holds the posts with the ids {ids}.") from error
+        if image_rows is not None:
+            batch.update(self.features.gather(image_rows))
+        if is_blank and "image_mask" in batch:
+            batch["image_mask"] = torch.zeros_like(batch["image_mask"])
+        if "pixel_values" in batch:
+            # Here, the mask is still on the CPU; see the model.
+            batch["image_indices"] = real_image_indices(batch["image_mask"])
+        return dict(batch)
+
+
+__all__ = ["SMCLDataCollator"]
