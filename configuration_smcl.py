@@ -89,6 +89,25 @@ class SMCLConfig(PreTrainedConfig):
         "vision_config": SubConfigSpec(config_class=AutoConfig, model_type="vit"),
     }
 
+    # Those fields that a run may set by argument, with the help that stands above.
+    switches = (
+        "max_images",
+        "num_image_layers",
+        "num_fusion_layers",
+        "guidance_filter",
+        "image_weighting",
+        "cmd_order",
+        "similarity_weight",
+        "difference_weight",
+        "contrastive_weight",
+        "use_image_guidance",
+        "use_alignment",
+        "use_refinement",
+        "use_fusion",
+        "constrain_bio",
+        "dropout",
+    )
+
     text_config: PreTrainedConfig | dict | None = None
     vision_config: PreTrainedConfig | dict | None = None
     max_images: int = 4

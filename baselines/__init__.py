@@ -4,11 +4,9 @@ Importing this registers them with transformers, so that `AutoModelForTokenClass
 their folders. Their code does not travel with a folder.
 
 A system is a subclass of [`SMCLTaggingModel`] with a configuration class of its own, a subclass of [`SMCLConfig`]. That
-may name as `switches` those fields that a run may set by argument, by default all. The system may have a
-`processor_class`, by default [`SMCLProcessor`].
+names as `switches` those fields that a run may set; they become arguments of the command line, with the help that its
+docstring has for them. The system may have a `processor_class`, by default [`SMCLProcessor`].
 """
-
-from dataclasses import fields
 
 from transformers import AutoConfig, AutoModelForTokenClassification, AutoProcessor
 
@@ -68,9 +66,7 @@ def check_switches(system: type[SMCLTaggingModel], switches: dict) -> None:
     Raises:
         ValueError: if it lacks some; names them.
     """
-    config_class = system.config_class
-    known = getattr(config_class, "switches", [field.name for field in fields(config_class)])
-    unknown = [name for name in switches if name not in known]
+    unknown = [name for name in switches if name not in system.config_class.switches]
     if unknown:
         names = ", ".join(f"`--{name}`" for name in unknown)
         raise ValueError(f"The system {system_name(system)!r} has no {names}: leave that out.")

@@ -24,6 +24,7 @@ class HVPNeTConfig(ImageSystemConfig):
     """
 
     model_type = "smcl-hvpnet"
+    switches = (*ImageSystemConfig.switches, "max_levels", "prompt_size")
 
     max_levels: int = 4
     prompt_size: int = 800

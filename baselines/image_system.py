@@ -19,7 +19,6 @@ class ImageSystemConfig(SMCLConfig):
             images. It belongs to the system and can't be chosen.
     """
 
-    # Those fields that a run may set by argument.
     switches = ("max_images", "constrain_bio", "dropout")
 
     use_alignment: bool = False

@@ -23,7 +23,6 @@ class TextOnlyConfig(SMCLConfig):
     """
 
     sub_configs_defaults = {"text_config": SubConfigSpec(config_class=AutoConfig, model_type="bert")}
-    # Those fields that a run may set by argument.
     switches = ("constrain_bio", "dropout")
 
     use_image_guidance: bool = False

@@ -17,7 +17,7 @@ class TPMMIConfig(ImageSystemConfig):
     """
 
     model_type = "smcl-tpm-mi"
-    switches = (*ImageSystemConfig.switches, "num_image_layers")
+    switches = (*ImageSystemConfig.switches, "num_image_layers", "prompt_size")
 
     prompt_size: int = 1024
 

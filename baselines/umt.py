@@ -24,6 +24,7 @@ class UMTConfig(ImageSystemConfig):
     """
 
     model_type = "smcl-umt"
+    switches = (*ImageSystemConfig.switches, "span_weight")
 
     use_image_guidance: bool = False
     span_weight: int | float = 0.5

@@ -1,13 +1,17 @@
 """Arguments of the command line: model, its switches, data and training."""
 
-from dataclasses import dataclass, field, fields
-from typing import NamedTuple
+import inspect
+import re
+from argparse import ArgumentDefaultsHelpFormatter
+from dataclasses import dataclass, field, fields, make_dataclass
+from typing import Any, NamedTuple
 
 from transformers import HfArgumentParser, TrainingArguments
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 from transformers.utils import logging
 
 from ..baselines import SYSTEMS
+from ..configuration_smcl import SMCLConfig
 
 logger = logging.get_logger(__name__)
 
@@ -34,30 +38,48 @@ class ModelArguments:
     )
 
 
-@dataclass
-class SwitchArguments:
-    """Fields of the configuration; what is left out keeps its default, or what the saved model has."""
+def _documented(config_class: type[SMCLConfig]) -> dict[str, str]:
+    """Read what the docstring of a configuration says of each field."""
+    text = inspect.getdoc(config_class).partition("Args:\n")[2]
+    entries = re.finditer(r"^    (\w+) \(.*?\):\s+(.*?)(?=^    \w|^$|\Z)", text, re.DOTALL | re.MULTILINE)
+    return {entry[1]: " ".join(entry[2].split()) for entry in entries}
 
-    max_images: int | None = field(default=None, metadata={"help": "Largest number of images of a post (4)."})
-    num_image_layers: int | None = field(default=None, metadata={"help": "Layers relating images to each other (1)."})
-    num_fusion_layers: int | None = field(default=None, metadata={"help": "Layers in front of the fusion (1)."})
-    guidance_filter: str | None = field(default=None, metadata={"help": "'none', 'score' or 'probability' (none)."})
-    image_weighting: str | None = field(default=None, metadata={"help": "'uniform' or 'relevance' (uniform)."})
-    cmd_order: int | None = field(default=None, metadata={"help": "Highest moment of the similarity loss, K (3)."})
-    similarity_weight: float | None = field(default=None, metadata={"help": "Weight of the similarity loss (0.3)."})
-    difference_weight: float | None = field(default=None, metadata={"help": "Weight of the difference loss (0.2)."})
-    contrastive_weight: float | None = field(default=None, metadata={"help": "Weight of the InfoNCE loss (0)."})
-    use_image_guidance: bool | None = field(default=None, metadata={"help": "Images guide the text encoder (true)."})
-    use_alignment: bool | None = field(default=None, metadata={"help": "The alignment encoder (true)."})
-    use_refinement: bool | None = field(default=None, metadata={"help": "The refinement encoders (true)."})
-    use_fusion: bool | None = field(default=None, metadata={"help": "Symmetric fusion, not concatenation (true)."})
-    constrain_bio: bool | None = field(default=None, metadata={"help": "Forbid illegal BIO2 when decoding (true)."})
-    dropout: float | None = field(default=None, metadata={"help": "Dropout outside the two encoders (0.1)."})
 
-    def given(self) -> dict:
-        """Return the fields that were given."""
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
-        return {name: value for name, value in values.items() if value is not None}
+def _switch(name: str) -> tuple[str, Any, Any]:
+    """Describe the argument for a field of the systems' configurations, with its default in each system."""
+    owners = {key: system.config_class for key, system in SYSTEMS.items() if name in system.config_class.switches}
+    # SMCL's own description, or that of the first system.
+    config_class = owners.get("smcl", next(iter(owners.values())))
+    help_text = next(said[name] for said in map(_documented, config_class.__mro__) if name in said)
+    systems: dict[Any, list[str]] = {}
+    for key, owner in owners.items():
+        systems.setdefault(getattr(owner, name), []).append(key)
+    usual = getattr(config_class, name)
+    others = [f"{value} with {', '.join(keys)}" for value, keys in systems.items() if value != usual]
+    of_whom = "" if "smcl" in owners else f" with {', '.join(systems[usual])}"
+    default = "; ".join([f"{usual}{of_whom}", *others])
+    metadata = {"help": f"{help_text.rstrip('.')} (default: {default}).".replace("%", "%%")}
+    (annotation,) = (f.type for f in fields(config_class) if f.name == name)
+    # The parser knows no number that may be an integer or not.
+    kind = float if annotation == int | float else annotation
+    return name, kind | None, field(default=None, metadata=metadata)
+
+
+def _given(self) -> dict[str, Any]:
+    """Return the fields that were given."""
+    values = {f.name: getattr(self, f.name) for f in fields(self)}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+_CONFIG_CLASSES = (SMCLConfig, *(system.config_class for system in SYSTEMS.values()))
+SwitchArguments = make_dataclass(
+    "SwitchArguments",
+    map(_switch, dict.fromkeys(name for config_class in _CONFIG_CLASSES for name in config_class.switches)),
+    namespace={
+        "__doc__": "Fields of the configuration; what is left out keeps its default, or what the saved model has.",
+        "given": _given,
+    },
+)
 
 
 @dataclass
@@ -151,9 +173,17 @@ class Arguments(NamedTuple):
     training: SMCLTrainingArguments
 
 
+class _HelpFormatter(ArgumentDefaultsHelpFormatter):
+    """Tells the defaults of arguments that have one."""
+
+    def _get_help_string(self, action):
+        return action.help if action.default is None else super()._get_help_string(action)
+
+
 def parse_arguments(argv: list[str]) -> Arguments:
     """Parse the command line, or one YAML or JSON file in its place."""
-    parser = HfArgumentParser((ModelArguments, SwitchArguments, DataArguments, SMCLTrainingArguments))
+    classes = ModelArguments, SwitchArguments, DataArguments, SMCLTrainingArguments
+    parser = HfArgumentParser(classes, formatter_class=_HelpFormatter)
     if len(argv) == 1 and argv[0].endswith((".yaml", ".yml")):
         return Arguments(*parser.parse_yaml_file(argv[0]))
     if len(argv) == 1 and argv[0].endswith(".json"):

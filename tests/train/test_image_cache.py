@@ -272,9 +272,8 @@ def test_cached_image_features_give_the_logits_of_the_images(posts, processor, t
     model = make_model()
     features = ImageFeatures(model, processor, tmp_path, batch_size=2)
     cached = features.replace_images(posts)
-    different = {
-        image["bytes"] for post in posts.cast_column("images", [datasets.Image(decode=False)])["images"] for image in post
-    }
+    files = posts.cast_column("images", [datasets.Image(decode=False)])["images"]
+    different = {image["bytes"] for post in files for image in post}
     assert len(features.digests) == len(different) < sum(map(len, posts["images"]))
     assert cached.column_names == ["id", "tokens", "ner_tags", "source", "image_rows"]
     collator = SMCLDataCollator(processor, features)
