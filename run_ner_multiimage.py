@@ -21,6 +21,7 @@ from pathlib import Path
 
 from datasets import Dataset, DatasetDict
 from transformers import AutoProcessor
+from transformers.trainer_utils import IntervalStrategy
 from transformers.utils import logging
 
 from smcl import MultiImageNERPipeline
@@ -32,8 +33,8 @@ from smcl.train.build import load_saved_model, prepare
 from smcl.train.calibration import calibrate
 from smcl.train.checkpoints import check_output, checkpoint_to_resume
 from smcl.train.dry_run import dry_run
-from smcl.train.metrics import entity_metrics, word_tags
-from smcl.train.trainer import SMCLTrainer
+from smcl.train.metrics import entity_metrics
+from smcl.train.trainer import SMCLTrainer, word_tags
 
 logger = logging.get_logger("smcl")
 
@@ -91,9 +92,10 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
 
 def needed_splits(arguments: SMCLTrainingArguments, calibrates: bool) -> list[str]:
     """Name the splits that a run reads; a `ValueError` says so if it would do nothing."""
+    evaluates = arguments.eval_strategy != IntervalStrategy.NO or arguments.eval_on_start
     needed = {
         "train": arguments.do_train,
-        "validation": arguments.do_train or arguments.do_eval or calibrates,
+        "validation": (arguments.do_train and evaluates) or arguments.do_eval or calibrates,
         "test": arguments.do_predict,
     }
     splits = [split for split, is_needed in needed.items() if is_needed]

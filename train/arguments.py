@@ -2,7 +2,7 @@
 
 import inspect
 import re
-from argparse import ArgumentDefaultsHelpFormatter
+from argparse import SUPPRESS, ArgumentDefaultsHelpFormatter
 from dataclasses import dataclass, field, fields, make_dataclass
 from typing import Any, NamedTuple
 
@@ -115,9 +115,37 @@ class DataArguments:
     )
 
 
+# Arguments of `TrainingArguments` that can't be honoured: the only value that is taken, and why.
+FIXED: dict[str, tuple[Any, str]] = {
+    "average_tokens_across_devices": (True, "the loss is a mean over posts, not tokens, in any number of processes"),
+    "batch_eval_metrics": (False, "entities are scored over all posts at once"),
+    "dataloader_in_order": (True, "predictions are told apart by the order of the posts"),
+    "eval_do_concat_batches": (True, "entities are scored over all posts at once"),
+    "eval_use_gather_object": (False, "tags are gathered as tensors"),
+    "include_for_metrics": ([], "entities are scored by their tags alone"),
+    "label_names": (None, "the collator names them `labels`"),
+    "label_smoothing_factor": (0.0, "a CRF scores whole sequences of tags and has no distribution to smooth"),
+    "length_column_name": ("length", "the tokens themselves are counted"),
+    "liger_kernel_config": (None, "there is no Liger kernel for these models"),
+    "logging_nan_inf_filter": (False, "it would hide a loss that is not finite"),
+    "parallelism_config": (None, "a model is shared out by FSDP or DeepSpeed only; see docs/scale.md"),
+    "prediction_loss_only": (False, "scores need the predicted tags"),
+    "remove_unused_columns": (False, "the collator needs columns that the model does not read"),
+    "use_cache": (False, "these models generate nothing"),
+    "use_liger_kernel": (False, "there is no Liger kernel for these models"),
+}
+SAMPLING_STRATEGIES = ("random", "sequential", "group_by_length")
+
+
 @dataclass
 class SMCLTrainingArguments(TrainingArguments):
-    """`TrainingArguments` with the paper's settings as defaults, and what else [`SMCLTrainer`] reads."""
+    """`TrainingArguments` with the paper's settings as defaults, and what else [`SMCLTrainer`] reads.
+
+    Arguments that could not be honoured are refused by name: those of `FIXED`, and what splits batches anew.
+
+    Raises:
+        ValueError: if an argument has a value that can't be honoured.
+    """
 
     learning_rate: float = field(default=3e-5, metadata={"help": "Learning rate of the two encoders."})
     head_learning_rate: float | None = field(
@@ -136,21 +164,38 @@ class SMCLTrainingArguments(TrainingArguments):
     eval_strategy: IntervalStrategy | str = field(default="epoch", metadata={"help": "When to evaluate."})
     save_strategy: SaveStrategy | str = field(default="epoch", metadata={"help": "When to save a checkpoint."})
     save_total_limit: int | None = field(default=1, metadata={"help": "Checkpoints kept besides the best one."})
-    load_best_model_at_end: bool = field(default=True, metadata={"help": "Whether to end with the best weights."})
+    load_best_model_at_end: bool = field(
+        default=True, metadata={"help": "Whether to end with the best weights; without evaluation, the last stay."}
+    )
     metric_for_best_model: str | None = field(default="f1", metadata={"help": "Validation metric that decides."})
     restore_callback_states_from_checkpoint: bool = field(
         default=True, metadata={"help": "Whether a resumed run goes on counting evaluations for early stopping."}
     )
-    logging_nan_inf_filter: bool = field(
-        default=False, metadata={"help": "Leave it off: it hides losses that are not finite, and waits for the GPU."}
-    )
-    remove_unused_columns: bool = field(default=False, metadata={"help": "Must stay off: the collator needs all."})
+    logging_nan_inf_filter: bool = field(default=False, metadata={"help": SUPPRESS})
+    remove_unused_columns: bool = field(default=False, metadata={"help": SUPPRESS})
 
     def __post_init__(self):
+        for name, (value, reason) in FIXED.items():
+            if getattr(self, name, value) != value:
+                raise ValueError(f"`--{name}` can only be {value!r}, got {getattr(self, name)!r}: {reason}.")
+        if self.train_sampling_strategy not in SAMPLING_STRATEGIES:
+            raise ValueError(
+                f"`--train_sampling_strategy` must be one of {', '.join(SAMPLING_STRATEGIES)}, got "
+                f"{self.train_sampling_strategy!r}."
+            )
+        if str(getattr(self.eval_strategy, "value", self.eval_strategy)) == "no":
+            # There is no best model then; the last one is kept.
+            self.load_best_model_at_end = False
         # transformers switches `do_eval` on with any `eval_strategy`; here it stays what it was set to.
         do_eval = self.do_eval
         super().__post_init__()
         self.do_eval = do_eval
+        splitting = self.accelerator_config
+        if splitting.split_batches or splitting.dispatch_batches or not splitting.even_batches:
+            raise ValueError(
+                "`--accelerator_config` can't have `split_batches`, `dispatch_batches` or `even_batches: false`: each "
+                "process reads whole posts of its own, so that losses see the same batches in any number of them."
+            )
         if self.n_gpu > 1:
             # Trainer would share out the tensors of a batch by their first dimension, and lose what looks at all posts.
             logger.warning(f"1 of {self.n_gpu} GPUs is used. For all of them, start with `accelerate launch`.")

@@ -10,6 +10,7 @@ from transformers import (
     EarlyStoppingCallback,
     set_seed,
 )
+from transformers.trainer_utils import IntervalStrategy
 from transformers.utils import logging
 
 from ..baselines import SYSTEMS, check_switches, needed_encoders, processor_class, reads_images, system_name
@@ -19,9 +20,9 @@ from .arguments import Arguments, DataArguments, ModelArguments, SMCLTrainingArg
 from .collator import SMCLDataCollator
 from .data import label_names, load_posts
 from .image_cache import CachedImages, ImageFeatures, ImagePixels
-from .metrics import build_compute_metrics
+from .metrics import SCORES
 from .prediction_cards import add_prediction_figures
-from .trainer import SMCLTrainer
+from .trainer import SMCLTrainer, build_compute_metrics
 
 logger = logging.get_logger(__name__)
 
@@ -80,13 +81,17 @@ class Run:
         training = self.arguments.training if training is None else training
         data = self.arguments.data if image_cache is None else replace(self.arguments.data, image_cache=image_cache)
         shown, features = posts.get("validation"), None
+        evaluates = training.do_train and training.eval_strategy != IntervalStrategy.NO
         keeps_images = self.arguments.model.freeze_vision or data.cache_images
         if training.do_train and keeps_images and "images" in posts["train"].column_names:
             # One process reads and computes; the others of this machine then find all on disk.
             with training.main_process_first(desc="reading images"):
                 features = self._open_cache(data, training)
                 quiet = bool(training.disable_tqdm)
-                posts = {split: features.replace_images(posts[split], quiet) for split in ("train", "validation")}
+                kept = [split for split in ("train", "validation") if split in posts]
+                posts = {split: features.replace_images(posts[split], quiet) for split in kept}
+        if evaluates:
+            _check_metric(training.metric_for_best_model, self.labels)
         if not training.do_train:
             # The defaults evaluate and save after each epoch, which transformers refuses without data for it.
             training.eval_strategy = training.save_strategy = "no"
@@ -98,7 +103,7 @@ class Run:
             eval_dataset=posts.get("validation"),
             processing_class=self.processor,
             compute_metrics=build_compute_metrics(self.labels),
-            callbacks=[EarlyStoppingCallback(training.early_stopping_patience)] if training.do_train else [],
+            callbacks=[EarlyStoppingCallback(training.early_stopping_patience)] if evaluates else [],
         )
         if shown is not None:
             add_prediction_figures(trainer, shown, data.on_extra_images)
@@ -110,6 +115,14 @@ class Run:
         if self.arguments.model.freeze_vision:
             return ImageFeatures(self.model.to(training.device), self.processor, **settings)
         return ImagePixels(self.processor, **settings)
+
+
+def _check_metric(name: str, labels: list[str]) -> None:
+    """Refuse a `metric_for_best_model` that an evaluation does not give, before an epoch of work."""
+    types = [label.removeprefix("B-") for label in labels if label.startswith("B-")]
+    known = ["loss", *SCORES, *(f"{entity_type}_{score}" for entity_type in types for score in SCORES)]
+    if name.removeprefix("eval_") not in known:
+        raise ValueError(f"`--metric_for_best_model` must be one of {', '.join(known)}, got {name!r}.")
 
 
 def prepare(arguments: Arguments, splits: list[str]) -> Run:

@@ -225,7 +225,7 @@ def _whole_run(
         rounds = {"no": 0, "epoch": math.ceil(epochs), "steps": steps / (every if every >= 1 else every * steps)}
         times["training"] = steps * batch_seconds["train"]
         times["evaluation"] = rounds[str(getattr(arguments.eval_strategy, "value", arguments.eval_strategy))]
-        times["evaluation"] *= passes["validation"]
+        times["evaluation"] *= passes.get("validation", 0)
     if arguments.do_eval:
         times["evaluation"] = times.get("evaluation", 0) + passes["validation"]
     if arguments.do_predict:

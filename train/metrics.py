@@ -1,65 +1,101 @@
-"""Strict entity-level scores."""
+"""The strict entity score: a metric of `evaluate`, in a file of its own that is published as it stands.
 
-from collections.abc import Callable
+`python -m smcl.publish --metric NAMESPACE/NAME` makes it a metric that others load by `evaluate.load`. So it imports
+nothing of this package.
+"""
 
-import numpy as np
+import re
+
+import datasets
+import evaluate
 from seqeval.metrics import classification_report
 from seqeval.scheme import IOB2
-from transformers import EvalPrediction
+
+SCORES = ("precision", "recall", "f1")
+
+DESCRIPTION = """\
+Precision, recall and F1 of named entities, over all and for each type. An entity counts if its type and both borders
+are right (IOB2, seqeval's strict mode). An I- tag that continues no entity of its type begins none.
+"""
+INPUTS = """
+Args:
+    predictions (`list[list[str]]`): Predicted IOB2 tags of each text, such as `["O", "B-PER", "I-PER"]`.
+    references (`list[list[str]]`): As many gold tags.
+
+Returns:
+    `dict[str, float]` with micro-averaged `precision`, `recall` and `f1` in [0, 1], and for each type among the tags
+    `{type}_precision`, `{type}_recall`, `{type}_f1` and `{type}_support`, its number of gold entities.
+
+Raises:
+    ValueError: if a text has another number of predicted than of gold tags, or a tag is not IOB2.
+
+Example:
+    >>> metric.compute(predictions=[["B-PER", "O", "B-LOC"]], references=[["B-PER", "I-PER", "B-LOC"]])["f1"]
+    0.5
+"""
+CITATION = """\
+@misc{seqeval,
+  title = {{seqeval}: A Python framework for sequence labeling evaluation},
+  author = {Hiroki Nakayama},
+  url = {https://github.com/chakki-works/seqeval},
+  year = {2018}
+}
+"""
+
+
+class StrictEntityF1(evaluate.Metric):
+    """Strict entity-level scores; see `DESCRIPTION` and `INPUTS`."""
+
+    def _info(self) -> evaluate.MetricInfo:
+        tags = datasets.Sequence(datasets.Value("string"))
+        return evaluate.MetricInfo(
+            description=DESCRIPTION,
+            citation=CITATION,
+            inputs_description=INPUTS,
+            features=datasets.Features({"predictions": tags, "references": tags}),
+            reference_urls=["https://github.com/chakki-works/seqeval"],
+        )
+
+    def _compute(self, predictions: list[list[str]], references: list[list[str]]) -> dict[str, float]:
+        for number, (predicted, gold) in enumerate(zip(predictions, references, strict=True)):
+            if len(predicted) != len(gold):
+                raise ValueError(
+                    f"Expected as many `predictions` as `references` for each text, got {len(predicted)} and "
+                    f"{len(gold)} tags for text {number}."
+                )
+            if strange := [tag for tag in (*predicted, *gold) if not re.fullmatch("O|[BI]-.+", tag)]:
+                raise ValueError(f"Expected IOB2 tags, `O`, `B-TYPE` or `I-TYPE`, got {strange[0]!r} in text {number}.")
+        if not any(tag != "O" for tags in (*references, *predictions) for tag in tags):
+            return dict.fromkeys(SCORES, 0.0)
+        settings = {"mode": "strict", "scheme": IOB2, "output_dict": True, "zero_division": 0}
+        report = classification_report(references, predictions, **settings)
+        overall = report.pop("micro avg")
+        scores = {name: overall[column] for name, column in zip(SCORES, _COLUMNS, strict=True)}
+        for entity_type, row in report.items():
+            if not entity_type.endswith(" avg"):
+                named = zip((*SCORES, "support"), (*_COLUMNS, "support"), strict=True)
+                scores |= {f"{entity_type}_{name}": row[column] for name, column in named}
+        return {name: float(score) for name, score in scores.items()}
+
+
+# As seqeval's report names the scores.
+_COLUMNS = ("precision", "recall", "f1-score")
 
 
 def entity_metrics(gold: list[list[str]], predicted: list[list[str]]) -> dict[str, float]:
-    """Compute strict entity-level scores: an entity counts if its type and both borders are right.
+    """Compute strict entity-level scores, in memory: nothing is written, and processes have nothing to share.
 
     Args:
-        gold (`list[list[str]]`): BIO2 tags of each post.
+        gold (`list[list[str]]`): IOB2 tags of each text.
         predicted (`list[list[str]]`): As many predicted tags.
 
     Returns:
-        `dict` with micro-averaged `precision`, `recall`, `f1` in [0, 1], and for each type `{type}_precision`,
-        `{type}_recall`, `{type}_f1` and `{type}_support`, its number of gold entities.
+        `dict[str, float]`; see `INPUTS`.
+
+    Raises:
+        ValueError: if a text has another number of predicted than of gold tags, or a tag is not IOB2.
     """
-    if not any(tag != "O" for tags in (*gold, *predicted) for tag in tags):
-        return {"precision": 0.0, "recall": 0.0, "f1": 0.0}
-    report = classification_report(gold, predicted, mode="strict", scheme=IOB2, output_dict=True, zero_division=0)
-    overall = report.pop("micro avg")
-    scores = {"precision": overall["precision"], "recall": overall["recall"], "f1": overall["f1-score"]}
-    for name, row in report.items():
-        if not name.endswith(" avg"):
-            scores |= {f"{name}_{key}": row[column] for key, column in _REPORT_COLUMNS.items()}
-    return {name: float(score) for name, score in scores.items()}
+    return StrictEntityF1(keep_in_memory=True).compute(predictions=predicted, references=gold)
 
 
-_REPORT_COLUMNS = {"precision": "precision", "recall": "recall", "f1": "f1-score", "support": "support"}
-
-
-def word_tags(ids: np.ndarray, labels: list[str]) -> list[list[str]]:
-    """Name the tags of each post.
-
-    Args:
-        ids (`np.ndarray` of shape `(num_posts, num_tokens)`): Tag ids at word starts, -100 elsewhere.
-        labels (`list[str]`): Label names by id.
-
-    Returns:
-        `list[list[str]]`: the tags of the words that were not cut off.
-    """
-    return [[labels[i] for i in row[row != -100]] for row in ids]
-
-
-def build_compute_metrics(labels: list[str]) -> Callable[[EvalPrediction], dict[str, float]]:
-    """Build Trainer's `compute_metrics`, which scores decoded tags by `entity_metrics`.
-
-    Args:
-        labels (`list[str]`): Label names by id.
-
-    Returns:
-        A function from `EvalPrediction` to scores.
-    """
-
-    def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
-        return entity_metrics(word_tags(prediction.label_ids, labels), word_tags(prediction.predictions, labels))
-
-    return compute_metrics
-
-
-__all__ = ["build_compute_metrics", "entity_metrics", "word_tags"]
+__all__ = ["SCORES", "StrictEntityF1", "entity_metrics"]

@@ -2,15 +2,16 @@
 
 import math
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import torch
 from accelerate.data_loader import BatchSamplerShard, DataLoaderShard
 from safetensors import SafetensorError
 from torch.utils.data import BatchSampler, DataLoader, SequentialSampler
-from transformers import EarlyStoppingCallback, Trainer
+from transformers import EarlyStoppingCallback, EvalPrediction, Trainer
 from transformers.trainer_utils import TrainOutput
 from transformers.utils import logging
 
@@ -18,6 +19,7 @@ from ..losses_smcl import BatchShare
 from .checkpoints import checkpoint_faults, last_complete_checkpoint, sharding_of
 from .collator import SMCLDataCollator
 from .data import keep_images_encoded
+from .metrics import entity_metrics
 from .samplers import LengthSampler, SharedBatchSampler, token_counts
 
 logger = logging.get_logger(__name__)
@@ -144,10 +146,16 @@ class SMCLTrainer(Trainer):
             self._part_sums, self._part_count = 0, 0
         super().log(logs, start_time)
 
-    def _get_dataloader(self, dataset, *args, **kwargs):
+    def _get_dataloader(self, dataset, *args, is_training=False, **kwargs):
         if isinstance(self.data_collator, SMCLDataCollator):
             dataset = keep_images_encoded(dataset)
-        return super()._get_dataloader(dataset, *args, **kwargs)
+        drop_last = self.args.dataloader_drop_last
+        try:
+            # transformers would leave out the last posts of an evaluation as well.
+            self.args.dataloader_drop_last = drop_last and is_training
+            return super()._get_dataloader(dataset, *args, is_training=is_training, **kwargs)
+        finally:
+            self.args.dataloader_drop_last = drop_last
 
     def _get_train_sampler(self, train_dataset=None):
         if not self._groups_posts:
@@ -336,4 +344,33 @@ def _not_finite(model: torch.nn.Module) -> list[str]:
     return [name for name, is_finite in zip(names, finite, strict=True) if not is_finite]
 
 
-__all__ = ["SMCLTrainer"]
+def word_tags(ids: np.ndarray, labels: list[str]) -> list[list[str]]:
+    """Name the tags of each post.
+
+    Args:
+        ids (`np.ndarray` of shape `(num_posts, num_tokens)`): Tag ids at word starts, -100 elsewhere.
+        labels (`list[str]`): Label names by id.
+
+    Returns:
+        `list[list[str]]`: the tags of the words that were not cut off.
+    """
+    return [[labels[i] for i in row[row != -100]] for row in ids]
+
+
+def build_compute_metrics(labels: list[str]) -> Callable[[EvalPrediction], dict[str, float]]:
+    """Build Trainer's `compute_metrics`, which scores decoded tags by `entity_metrics`.
+
+    Args:
+        labels (`list[str]`): Label names by id.
+
+    Returns:
+        A function from `EvalPrediction` to scores.
+    """
+
+    def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
+        return entity_metrics(word_tags(prediction.label_ids, labels), word_tags(prediction.predictions, labels))
+
+    return compute_metrics
+
+
+__all__ = ["SMCLTrainer", "build_compute_metrics", "word_tags"]

@@ -23,7 +23,8 @@ from smcl.predict.onnx_export import export_onnx
 from smcl.predict.onnx_tagger import OnnxTagger
 from smcl.processing_smcl import SMCLProcessor
 from smcl.train.data import load_split
-from smcl.train.metrics import entity_metrics, word_tags
+from smcl.train.metrics import entity_metrics
+from smcl.train.trainer import word_tags
 
 from .measure import save, timing_parser
 

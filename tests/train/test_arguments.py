@@ -1,5 +1,7 @@
 import json
 import re
+import shutil
+from dataclasses import fields
 
 import pytest
 from transformers import TrainingArguments
@@ -7,7 +9,7 @@ from transformers.utils import logging
 
 from smcl.baselines import SYSTEMS
 from smcl.run_ner_multiimage import main
-from smcl.train.arguments import SMCLTrainingArguments, parse_arguments
+from smcl.train.arguments import FIXED, SMCLTrainingArguments, parse_arguments
 
 
 def test_arguments_may_come_from_one_file(data, encoders, tmp_path):
@@ -24,7 +26,10 @@ def test_arguments_may_come_from_one_file(data, encoders, tmp_path):
 
 
 def test_one_process_uses_one_gpu_and_says_so(monkeypatch, tmp_path, caplog):
+    post_init = TrainingArguments.__post_init__
+
     def with_two_gpus(arguments):
+        post_init(arguments)
         arguments._n_gpu = 2
 
     monkeypatch.setattr(TrainingArguments, "__post_init__", with_two_gpus)
@@ -76,3 +81,121 @@ def test_own_switch_of_a_system_reaches_its_model_and_no_other(data, encoders, t
         main(arguments)
     main([*arguments, "--system", "umt"])
     assert json.loads((tmp_path / "out" / "config.json").read_text())["span_weight"] == 0.2
+
+
+# What `TrainingArguments` of transformers 5.20 to 5.24 have besides `FIXED`: each was looked at, and is honoured.
+HONOURED = """
+    accelerator_config activation_checkpointing activation_checkpointing_kwargs adam_beta1 adam_beta2 adam_epsilon
+    auto_find_batch_size bf16 bf16_full_eval data_seed dataloader_drop_last dataloader_multiprocessing_context
+    dataloader_num_workers dataloader_persistent_workers dataloader_pin_memory dataloader_prefetch_factor ddp_backend
+    ddp_broadcast_buffers ddp_bucket_cap_mb ddp_find_unused_parameters ddp_static_graph ddp_timeout debug deepspeed
+    disable_tqdm do_eval do_predict do_train enable_jit_checkpoint eval_accumulation_steps eval_delay eval_on_start
+    eval_steps eval_strategy fp16 fp16_full_eval fsdp fsdp_config full_determinism gradient_accumulation_steps
+    gradient_checkpointing gradient_checkpointing_kwargs greater_is_better hub_always_push hub_model_id
+    hub_private_repo hub_revision hub_strategy hub_token ignore_data_skip include_num_input_tokens_seen learning_rate
+    load_best_model_at_end local_rank log_level log_level_replica log_on_each_node logging_first_step logging_steps
+    logging_strategy lr_scheduler_kwargs lr_scheduler_type max_grad_norm max_steps metric_for_best_model
+    neftune_noise_alpha num_train_epochs optim optim_args optim_target_modules output_dir per_device_eval_batch_size
+    per_device_train_batch_size project push_to_hub report_to restore_callback_states_from_checkpoint
+    resume_from_checkpoint run_name save_on_each_node save_only_model save_steps save_strategy save_total_limit seed
+    skip_memory_metrics tf32 torch_compile torch_compile_backend torch_compile_mode torch_empty_cache_steps
+    train_sampling_strategy trackio_bucket_id trackio_space_id trackio_static_space_id use_cpu warmup_steps
+    weight_decay
+""".split()
+REFUSED = {
+    "average_tokens_across_devices": False,
+    "batch_eval_metrics": True,
+    "dataloader_in_order": False,
+    "eval_do_concat_batches": False,
+    "eval_use_gather_object": True,
+    "include_for_metrics": ["inputs"],
+    "label_names": ["tags"],
+    "label_smoothing_factor": 0.1,
+    "length_column_name": "len",
+    "liger_kernel_config": {"rope": True},
+    "logging_nan_inf_filter": True,
+    "parallelism_config": object(),
+    "prediction_loss_only": True,
+    "remove_unused_columns": True,
+    "use_cache": True,
+    "use_liger_kernel": True,
+}
+
+
+def test_every_argument_of_transformers_is_honoured_or_refused():
+    assert FIXED.keys() == REFUSED.keys()
+    unknown = {field.name for field in fields(TrainingArguments)} - {*HONOURED, *FIXED}
+    assert not unknown, "look at each: is it honoured?"
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_argument_that_cannot_be_honoured_is_refused_by_name_and_reason(name, tmp_path):
+    with pytest.raises(ValueError, match=rf"`--{name}` can only be .*, got .*: \w+ \w+"):
+        SMCLTrainingArguments(output_dir=str(tmp_path), use_cpu=True, **{name: REFUSED[name]})
+
+
+@pytest.mark.parametrize("splitting", [{"split_batches": True}, {"dispatch_batches": True}, {"even_batches": False}])
+def test_splitting_of_batches_is_refused(splitting, tmp_path):
+    with pytest.raises(ValueError, match="`--accelerator_config` can't have `split_batches`"):
+        SMCLTrainingArguments(output_dir=str(tmp_path), use_cpu=True, accelerator_config=splitting)
+
+
+def test_sampling_strategy_that_needs_precomputed_lengths_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="must be one of random, sequential, group_by_length, got 'batch_rebalance'"):
+        SMCLTrainingArguments(output_dir=str(tmp_path), use_cpu=True, train_sampling_strategy="batch_rebalance")
+
+
+@pytest.fixture
+def train_arguments(data, encoders, tmp_path) -> list[str]:
+    arguments = ["--dataset", data, *encoders, "--output_dir", str(tmp_path / "out"), "--use_cpu", "--do_train"]
+    return [*arguments, "--max_steps", "2", "--disable_tqdm", "true"]
+
+
+@pytest.mark.parametrize("further", [[], ["--freeze_vision"], ["--dry_run"], ["--load_best_model_at_end", "true"]])
+def test_training_without_evaluation_needs_no_validation_split(train_arguments, data, tmp_path, further):
+    shutil.copytree(data, tmp_path / "data")
+    for path in (tmp_path / "data").rglob("*validation*"):
+        path.unlink()
+    arguments = [*train_arguments, "--dataset", str(tmp_path / "data"), *further]
+    with pytest.raises(ValueError, match="no split 'validation'"):
+        main(arguments)
+    main([*arguments, "--eval_strategy", "no"])
+    assert (tmp_path / "out" / "model.safetensors").is_file() == ("--dry_run" not in further)
+
+
+def test_best_model_by_a_score_that_no_evaluation_gives_is_refused_before_training(train_arguments, monkeypatch):
+    monkeypatch.setattr("smcl.train.trainer.SMCLTrainer.train", lambda *args, **kwargs: pytest.fail("work has begun"))
+    with pytest.raises(ValueError, match="must be one of loss, precision, recall, f1, PER_precision.*got 'accuracy'"):
+        main([*train_arguments, "--metric_for_best_model", "accuracy"])
+
+
+def test_dropping_the_last_batch_of_training_drops_none_of_an_evaluation(train_arguments, tmp_path):
+    further = ["--per_device_train_batch_size", "5", "--per_device_eval_batch_size", "4", "--do_predict"]
+    main([*train_arguments, *further, "--dataloader_drop_last", "true", "--max_steps", "-1", "--num_train_epochs", "1"])
+    assert len((tmp_path / "out" / "predictions.jsonl").read_text().splitlines()) == 10
+    assert json.loads((tmp_path / "out" / "trainer_state.json").read_text())["global_step"] == 24 // 5
+
+
+@pytest.mark.parametrize(
+    "further",
+    [
+        ["--bf16_full_eval", "true"],
+        ["--neftune_noise_alpha", "5"],
+        ["--full_determinism", "true"],
+        ["--eval_on_start", "true"],
+        ["--include_num_input_tokens_seen", "true"],
+        ["--save_strategy", "best"],
+        ["--save_only_model", "true"],
+        ["--eval_accumulation_steps", "1"],
+        ["--lr_scheduler_type", "reduce_lr_on_plateau"],
+        ["--enable_jit_checkpoint", "true"],
+        ["--optim", "adafactor"],
+        ["--skip_memory_metrics", "false"],
+        ["--torch_empty_cache_steps", "1"],
+        ["--gradient_checkpointing", "true"],
+        ["--train_sampling_strategy", "sequential"],
+    ],
+    ids=lambda further: further[0].strip("-"),
+)
+def test_unusual_arguments_of_transformers_are_honoured(train_arguments, further):
+    assert main([*train_arguments, "--do_predict", "--eval_steps", "1", *further])["f1"] >= 0

@@ -1,4 +1,15 @@
-from smcl.train.metrics import entity_metrics
+import random
+import subprocess
+import sys
+
+import evaluate
+import pytest
+from factories import LABELS
+from seqeval.metrics import f1_score, precision_score, recall_score
+from seqeval.scheme import IOB2
+
+from smcl.train import metrics
+from smcl.train.metrics import StrictEntityF1, entity_metrics
 
 
 def test_entity_metrics_are_strict_and_micro_averaged():
@@ -13,3 +24,96 @@ def test_entity_metrics_are_strict_and_micro_averaged():
 def test_entity_metrics_of_nothing_are_zero():
     assert entity_metrics([["O", "O"]], [["O", "O"]]) == {"precision": 0.0, "recall": 0.0, "f1": 0.0}
     assert entity_metrics([["O"]], [["B-PER"]])["precision"] == 0
+
+
+def random_posts(seed: int) -> tuple[list[list[str]], list[list[str]]]:
+    """Gold and predicted tags of posts, legal or not; some posts have no words."""
+    rng = random.Random(seed)
+    lengths = [rng.randint(0, 12) for _ in range(rng.randint(1, 30))]
+    gold = [rng.choices(LABELS, k=length) for length in lengths]
+    return gold, [[tag if rng.random() < 0.6 else rng.choice(LABELS) for tag in tags] for tags in gold]
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_scores_are_those_of_seqeval(seed):
+    gold, predicted = random_posts(seed)
+    scores = entity_metrics(gold, predicted)
+    strict = {"mode": "strict", "scheme": IOB2, "zero_division": 0}
+    for name, score in (("precision", precision_score), ("recall", recall_score), ("f1", f1_score)):
+        assert scores[name] == score(gold, predicted, **strict)
+        types = sorted({tag[2:] for tags in (*gold, *predicted) for tag in tags if tag != "O"})
+        of_types = score(gold, predicted, average=None, **strict)
+        found = [scores[f"{entity_type}_{name}"] for entity_type in types if f"{entity_type}_{name}" in scores]
+        assert found == pytest.approx(list(of_types))
+
+
+@pytest.mark.parametrize("keep_in_memory", [True, False])
+def test_batches_and_single_posts_add_up(tmp_path, keep_in_memory):
+    gold, predicted = random_posts(9)
+    metric = StrictEntityF1(keep_in_memory=keep_in_memory, cache_dir=str(tmp_path))
+    for start in range(0, len(gold), 4):
+        metric.add_batch(predictions=predicted[start : start + 4], references=gold[start : start + 4])
+    whole = metric.compute()
+    assert whole == entity_metrics(gold, predicted)
+    for one, other in zip(predicted, gold, strict=True):
+        metric.add(prediction=one, reference=other)
+    assert metric.compute() == whole
+    assert not [path for path in tmp_path.rglob("*") if path.suffix == ".arrow"]
+
+
+def test_metrics_are_combined():
+    class Texts(StrictEntityF1):
+        def _compute(self, predictions, references):
+            return {"texts": len(references), "f1": 0.0}
+
+    gold, predicted = random_posts(10)
+    combined = evaluate.combine([StrictEntityF1(keep_in_memory=True), Texts(keep_in_memory=True)])
+    combined.add_batch(predictions=predicted, references=gold)
+    scores, expected = combined.compute(), entity_metrics(gold, predicted)
+    assert scores["texts"] == len(gold)
+    assert scores["strict_entity_f1_f1"] == expected["f1"]
+    assert scores["precision"] == expected["precision"]
+
+
+def test_metrics_of_several_processes_do_not_collide(tmp_path):
+    gold, predicted = random_posts(11)
+    metrics_at_work = [StrictEntityF1(cache_dir=str(tmp_path)) for _ in range(3)]
+    for number, metric in enumerate(metrics_at_work):
+        metric.add_batch(predictions=predicted[: number + 1], references=gold[: number + 1])
+    for number, metric in enumerate(metrics_at_work):
+        assert metric.compute() == entity_metrics(gold[: number + 1], predicted[: number + 1])
+
+
+def test_nothing_scores_zero():
+    assert entity_metrics([], []) == {"precision": 0.0, "recall": 0.0, "f1": 0.0}
+    assert entity_metrics([[]], [[]]) == {"precision": 0.0, "recall": 0.0, "f1": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("gold", "predicted", "message"),
+    [
+        ([["O", "B-PER"]], [["O"]], "got 1 and 2 tags for text 0"),
+        ([["O"], ["O"]], [["O"]], "Mismatch in the number of predictions"),
+        ([["O"], ["B-PER"]], [["O"], ["PER"]], "Expected IOB2 tags, .* got 'PER' in text 1"),
+        ([["S-PER"]], [["O"]], "got 'S-PER' in text 0"),
+        ([["B-"]], [["O"]], "got 'B-'"),
+    ],
+)
+def test_tags_that_do_not_fit_are_refused(gold, predicted, message):
+    with pytest.raises(ValueError, match=message):
+        entity_metrics(gold, predicted)
+
+
+def test_file_of_the_metric_loads_by_itself(tmp_path):
+    gold, predicted = random_posts(12)
+    folder = tmp_path / "strict_entity_f1"
+    folder.mkdir()
+    (folder / "strict_entity_f1.py").write_bytes(open(metrics.__file__, "rb").read())
+    metric = evaluate.load(str(folder), keep_in_memory=True)
+    assert metric.compute(predictions=predicted, references=gold) == entity_metrics(gold, predicted)
+    assert "seqeval" in metric.citation
+
+
+def test_prediction_does_without_the_library_of_metrics():
+    program = "import smcl, smcl.predict.predict_file, smcl.pipeline_smcl, sys; sys.exit('evaluate' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program]).returncode == 0

@@ -10,9 +10,8 @@ from smcl import SMCLForTokenClassification
 from smcl.train.arguments import SMCLTrainingArguments
 from smcl.train.collator import SMCLDataCollator
 from smcl.train.image_cache import ImageFeatures, ImagePixels
-from smcl.train.metrics import build_compute_metrics
 from smcl.train.samplers import token_counts
-from smcl.train.trainer import SMCLTrainer
+from smcl.train.trainer import SMCLTrainer, build_compute_metrics
 
 
 @pytest.fixture
