@@ -1,11 +1,13 @@
-"""Publish a saved model or a converted data set on the Hugging Face Hub, complete and with a card.
+"""Publish a saved model, a converted data set or the metric on the Hugging Face Hub, complete and with a card.
 
     python -m smcl.publish FOLDER NAME [--private] [--license ID] [--revision BRANCH] [--token TOKEN]
     python -m smcl.publish FOLDER NAME --output NEW_FOLDER
+    python -m smcl.publish --metric NAME [--output NEW_FOLDER]
 
 Of a model, weights, configuration, code, tokenizer and image processor are uploaded; of a data set, its Parquet files
 and `report.json`; and `README.md`, the card. Nothing else that may lie in FOLDER is: no checkpoint, optimizer, log or
-prediction. `--output` writes what would be uploaded into a new folder, and reaches nothing.
+prediction. `--metric` uploads the strict entity score of training as a Space, for others to `evaluate.load(NAME)`.
+`--output` writes what would be uploaded into a new folder, and reaches nothing.
 """
 
 import argparse
@@ -29,6 +31,7 @@ from transformers.trainer_utils import HubStrategy
 from ..configuration_smcl import SMCLConfig
 from ..predict import load_pipeline
 from .dataset_card import check_report, dataset_card, parquet_files
+from .metric import write_metric
 from .model_card import model_card
 from .run_record import REPORT_FILE, RUN_FILE, read_object, read_report, read_runs, tells_of
 
@@ -36,7 +39,11 @@ T = TypeVar("T")
 
 CARD_FILE = "README.md"
 # Files of an earlier upload that this one replaces, where it has none of that name.
-REPLACED = {"model": ["*.safetensors", "*.safetensors.index.json", "*_smcl.py"], "dataset": ["data/*.parquet"]}
+REPLACED = {
+    "model": ["*.safetensors", "*.safetensors.index.json", "*_smcl.py"],
+    "dataset": ["data/*.parquet"],
+    "space": [],
+}
 
 
 def publish(
@@ -69,21 +76,49 @@ def publish(
     name = claim_repository(name, kind, private=private, token=token)
     with tempfile.TemporaryDirectory() as staging:
         complete(folder, staging, name, license=license)
-        api = HfApi()
-        if revision not in (None, "main"):
-            _ask(name, lambda: api.create_branch(name, repo_type=kind, branch=revision, exist_ok=True, token=token))
-        commit = _ask(
-            name,
-            lambda: api.upload_folder(
-                repo_id=name,
-                repo_type=kind,
-                folder_path=staging,
-                revision=revision,
-                token=token,
-                delete_patterns=REPLACED[kind],
-                commit_message=f"Publish the {kind}",
-            ),
-        )
+        return _upload(staging, kind, name, revision, token)
+
+
+def publish_metric(
+    name: str, *, private: bool | None = None, revision: str | None = None, token: str | None = None
+) -> str:
+    """Upload the strict entity score, so that others load it by `evaluate.load(name)`.
+
+    Args:
+        name (`str`): As in [`publish`]; of a Space.
+        private (`bool`, *optional*): As in [`publish`].
+        revision (`str`, *optional*): As in [`publish`].
+        token (`str`, *optional*): As in [`publish`].
+
+    Returns:
+        `str`: the address of the commit.
+
+    Raises:
+        ValueError: if the Hub refuses; says what to do.
+    """
+    name = claim_repository(name, "space", private=private, token=token)
+    with tempfile.TemporaryDirectory() as staging:
+        complete_metric(staging, name)
+        return _upload(staging, "space", name, revision, token)
+
+
+def _upload(staging: str, kind: str, name: str, revision: str | None, token: str | None) -> str:
+    """Upload all of a folder, and return the address of the commit."""
+    api = HfApi()
+    if revision not in (None, "main"):
+        _ask(name, lambda: api.create_branch(name, repo_type=kind, branch=revision, exist_ok=True, token=token))
+    commit = _ask(
+        name,
+        lambda: api.upload_folder(
+            repo_id=name,
+            repo_type=kind,
+            folder_path=staging,
+            revision=revision,
+            token=token,
+            delete_patterns=REPLACED[kind],
+            commit_message=f"Publish the {'metric' if kind == 'space' else kind}",
+        ),
+    )
     return commit.commit_url
 
 
@@ -92,7 +127,7 @@ def claim_repository(name: str, kind: str, private: bool | None = None, token: s
 
     Args:
         name (`str`): `"namespace/name"`, or `"name"` in one's own namespace.
-        kind (`str`): `"model"` or `"dataset"`.
+        kind (`str`): `"model"`, `"dataset"` or `"space"`.
         private (`bool`, *optional*): Whether a new repository is private.
         token (`str`, *optional*): As in [`publish`].
 
@@ -102,8 +137,9 @@ def claim_repository(name: str, kind: str, private: bool | None = None, token: s
     Raises:
         ValueError: if the Hub refuses, or can't be reached.
     """
-    make = HfApi().create_repo
-    return _ask(name, lambda: make(name, repo_type=kind, private=private, token=token, exist_ok=True)).repo_id
+    settings = {"repo_type": kind, "private": private, "token": token, "exist_ok": True}
+    settings |= {"space_sdk": "static"} if kind == "space" else {}
+    return _ask(name, lambda: HfApi().create_repo(name, **settings)).repo_id
 
 
 def _ask(name: str, call: Callable[[], T]) -> T:
@@ -164,12 +200,32 @@ def complete(folder: str | os.PathLike, output: str | os.PathLike, name: str, *,
     folder, output = Path(folder), Path(output)
     kind = find_kind(folder)
     check_license(license)
+    _make_output(output, name)
+    card = (_complete_model if kind == "model" else _complete_dataset)(folder, output, name, license)
+    (output / CARD_FILE).write_text(f"{card}\n", encoding="utf-8")
+
+
+def complete_metric(output: str | os.PathLike, name: str) -> None:
+    """Write all that the published strict entity score consists of into a folder.
+
+    Args:
+        output (`str` or `os.PathLike`): Where to; an empty or a new folder.
+        name (`str`): Its name on the Hub.
+
+    Raises:
+        ValueError: if the output is not empty, or the name can't be one on the Hub.
+    """
+    output = Path(output)
+    _make_output(output, name)
+    (output / CARD_FILE).write_text(f"{write_metric(output, name)}\n", encoding="utf-8")
+
+
+def _make_output(output: Path, name: str) -> None:
+    """Make a folder for what is to be published; refuse one that holds files, and a name that the Hub would refuse."""
     _ask(name, lambda: validate_repo_id(name))
     output.mkdir(parents=True, exist_ok=True)
     if any(output.iterdir()):
         raise ValueError(f"Expected an empty or a new folder to write to, but {output} holds files.")
-    card = (_complete_model if kind == "model" else _complete_dataset)(folder, output, name, license)
-    (output / CARD_FILE).write_text(f"{card}\n", encoding="utf-8")
 
 
 def check_license(license: str | None) -> None:
@@ -284,6 +340,22 @@ def claim_for_training(arguments: Any, model_type: str, saves_model: bool) -> di
     return {"name": name, "revision": arguments.hub_revision, **settings}
 
 
+def _publish(given: argparse.Namespace) -> str:
+    where = {"private": given.private, "revision": given.revision, "token": given.token}
+    if given.metric is not None:
+        return f"Published: {publish_metric(given.metric, **where)}\n"
+    return f"Published: {publish(given.folder, given.name, license=given.license, **where)}\n"
+
+
+def _write(given: argparse.Namespace) -> str:
+    if given.metric is not None:
+        complete_metric(given.output, given.metric)
+    else:
+        complete(given.folder, given.output, given.name, license=given.license)
+    name, kind = (given.metric, "space") if given.metric else (given.name, find_kind(given.folder))
+    return f"Written: {given.output}. Upload it by `hf upload {name} {given.output} . --type {kind}`.\n"
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line.
 
@@ -291,22 +363,20 @@ def main(argv: Sequence[str] | None = None) -> None:
         argv (`Sequence[str]`, *optional*): The arguments; those of the process by default.
     """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", help="a saved model, or a data set that a converter wrote")
-    parser.add_argument("name", help="where to: NAMESPACE/NAME, or NAME in your own namespace")
+    parser.add_argument("folder", nargs="?", help="a saved model, or a data set that a converter wrote")
+    parser.add_argument("name", nargs="?", help="where to: NAMESPACE/NAME, or NAME in your own namespace")
+    parser.add_argument("--metric", metavar="NAME", help="publish the strict entity score there, in place of a folder")
     parser.add_argument("--private", action="store_true", default=None, help="make a new repository private")
     parser.add_argument("--license", metavar="ID", help="licence of the weights or the data, such as apache-2.0")
     parser.add_argument("--revision", metavar="BRANCH", help="branch to upload to, made if need be (main)")
     parser.add_argument("--token", help="token that may write (that of `hf auth login` or HF_TOKEN)")
     parser.add_argument("--output", metavar="NEW_FOLDER", help="write there what would be uploaded, and upload nothing")
-    arguments = vars(parser.parse_args(argv))
-    folder, name, output = (arguments.pop(key) for key in ("folder", "name", "output"))
+    given = parser.parse_args(argv)
+    if given.metric is None and given.name is None:
+        parser.error("expected FOLDER and NAME, or --metric NAME")
+    if given.metric is not None and (given.folder, given.license) != (None, None):
+        parser.error("--metric takes no FOLDER and no --license: its code is this package's")
     try:
-        if output is None:
-            sys.stdout.write(f"Published: {publish(folder, name, **arguments)}\n")
-        else:
-            complete(folder, output, name, license=arguments["license"])
-            sys.stdout.write(
-                f"Written: {output}. Upload it by `hf upload {name} {output} . --type {find_kind(folder)}`.\n"
-            )
+        sys.stdout.write(_write(given) if given.output else _publish(given))
     except ValueError as error:
         parser.exit(2, f"{parser.prog}: {error}\n")

@@ -21,7 +21,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 BIG_BYTES = 1_000_000
 UNKNOWN_TOKEN = "Invalid credentials in Authorization header"
-KINDS = {"models": "", "datasets": "datasets/"}
+KINDS = {"models": "", "datasets": "datasets/", "spaces": "spaces/"}
 
 
 @dataclass
@@ -122,18 +122,18 @@ class HubHandler(BaseHTTPRequestHandler):
         ("POST", r"/api/repos/create", "create_repository"),
         ("GET", r"/api/whoami-v2", "whoami"),
         ("POST", r"/api/validate-yaml", "validate_card"),
-        ("POST", r"/api/(models|datasets)/([^/]+/[^/]+)/preupload/([^/]+)", "preupload"),
-        ("POST", r"/api/(models|datasets)/([^/]+/[^/]+)/commit/([^/]+)", "commit"),
-        ("POST", r"/api/(models|datasets)/([^/]+/[^/]+)/branch/([^/]+)", "create_branch"),
-        ("POST", r"/api/(models|datasets)/([^/]+/[^/]+)/paths-info/([^/]+)", "paths_info"),
-        ("GET", r"/api/(models|datasets)/([^/]+/[^/]+)/tree/([^/]+)/?(.*)", "tree"),
-        ("GET", r"/api/(models|datasets)/([^/]+/[^/]+)/refs", "refs"),
-        ("GET", r"/api/(models|datasets)/([^/]+/[^/]+)(?:/revision/([^/]+))?", "information"),
-        ("POST", r"/(datasets/)?([^/]+/[^/]+)\.git/info/lfs/objects/batch", "lfs_batch"),
+        ("POST", r"/api/(models|datasets|spaces)/([^/]+/[^/]+)/preupload/([^/]+)", "preupload"),
+        ("POST", r"/api/(models|datasets|spaces)/([^/]+/[^/]+)/commit/([^/]+)", "commit"),
+        ("POST", r"/api/(models|datasets|spaces)/([^/]+/[^/]+)/branch/([^/]+)", "create_branch"),
+        ("POST", r"/api/(models|datasets|spaces)/([^/]+/[^/]+)/paths-info/([^/]+)", "paths_info"),
+        ("GET", r"/api/(models|datasets|spaces)/([^/]+/[^/]+)/tree/([^/]+)/?(.*)", "tree"),
+        ("GET", r"/api/(models|datasets|spaces)/([^/]+/[^/]+)/refs", "refs"),
+        ("GET", r"/api/(models|datasets|spaces)/([^/]+/[^/]+)(?:/revision/([^/]+))?", "information"),
+        ("POST", r"/(datasets/|spaces/)?([^/]+/[^/]+)\.git/info/lfs/objects/batch", "lfs_batch"),
         ("PUT", r"/lfs/([0-9a-f]{64})", "lfs_upload"),
         ("POST", r"/lfs/([0-9a-f]{64})/verify", "lfs_verify"),
         ("GET", r"/lfs/([0-9a-f]{64})", "lfs_download"),
-        ("GET", r"/(datasets/)?([^/]+/[^/]+)/resolve/([^/]+)/(.+)", "resolve"),
+        ("GET", r"/(datasets/|spaces/)?([^/]+/[^/]+)/resolve/([^/]+)/(.+)", "resolve"),
     ]
 
     def log_message(self, *_):
@@ -199,7 +199,7 @@ class HubHandler(BaseHTTPRequestHandler):
         return user
 
     def repository(self, kind: str | None, name: str, writes: bool = False) -> Repository:
-        kind = kind if kind in KINDS else {"datasets/": "datasets"}.get(kind, "models")
+        kind = (kind or "models").rstrip("/")
         user = self.writer_of(name) if writes else self.user()
         repository = self.server.repositories.get((kind, name))
         if repository is None or (repository.private and user != name.split("/")[0]):
