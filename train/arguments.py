@@ -1,11 +1,15 @@
 """Arguments of the command line: model, its switches, data and training."""
 
+import difflib
 import inspect
+import json
 import re
 from argparse import SUPPRESS, ArgumentDefaultsHelpFormatter
 from dataclasses import dataclass, field, fields, make_dataclass
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple, get_args, get_origin, get_type_hints
 
+import yaml
 from transformers import HfArgumentParser, TrainingArguments
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 from transformers.utils import logging
@@ -218,6 +222,9 @@ class Arguments(NamedTuple):
     training: SMCLTrainingArguments
 
 
+_CLASSES = (ModelArguments, SwitchArguments, DataArguments, SMCLTrainingArguments)
+
+
 class _HelpFormatter(ArgumentDefaultsHelpFormatter):
     """Tells the defaults of arguments that have one."""
 
@@ -225,15 +232,54 @@ class _HelpFormatter(ArgumentDefaultsHelpFormatter):
         return action.help if action.default is None else super()._get_help_string(action)
 
 
+class _FileParser(HfArgumentParser):
+    """Reads values of a file as the command line does; what does not fit is a `ValueError`."""
+
+    def error(self, message):
+        raise ValueError(message)
+
+
 def parse_arguments(argv: list[str]) -> Arguments:
-    """Parse the command line, or one YAML or JSON file in its place."""
-    classes = ModelArguments, SwitchArguments, DataArguments, SMCLTrainingArguments
-    parser = HfArgumentParser(classes, formatter_class=_HelpFormatter)
-    if len(argv) == 1 and argv[0].endswith((".yaml", ".yml")):
-        return Arguments(*parser.parse_yaml_file(argv[0]))
-    if len(argv) == 1 and argv[0].endswith(".json"):
-        return Arguments(*parser.parse_json_file(argv[0]))
-    return Arguments(*parser.parse_args_into_dataclasses(argv))
+    """Parse the command line, or one YAML or JSON file in its place.
+
+    Args:
+        argv (`list[str]`): Arguments, or the path of a file that ends in `.yaml`, `.yml` or `.json`.
+
+    Returns:
+        [`Arguments`].
+
+    Raises:
+        ValueError: if an argument is unknown, can't be honoured, or has a value of another type in a file.
+    """
+    if len(argv) == 1 and argv[0].endswith((".yaml", ".yml", ".json")):
+        try:
+            return Arguments(*_parse_file(Path(argv[0])))
+        except (OSError, ValueError, yaml.YAMLError) as error:
+            raise ValueError(f"The arguments in {argv[0]} can't be read: {error}") from error
+    return Arguments(*HfArgumentParser(_CLASSES, formatter_class=_HelpFormatter).parse_args_into_dataclasses(argv))
+
+
+def _parse_file(path: Path) -> tuple[Any, ...]:
+    """Read the arguments of a file; see `parse_arguments`."""
+    text = path.read_text(encoding="utf-8-sig")
+    given = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+    if not isinstance(given, dict):
+        raise ValueError(f"expected names with values, got {type(given).__name__}.")
+    parser, values = _FileParser(_CLASSES, allow_abbrev=False), {}
+    hints = {name: hint for one in _CLASSES for name, hint in get_type_hints(one).items()}
+    for name, value in given.items():
+        if name not in hints:
+            near = difflib.get_close_matches(str(name), hints, 1)
+            raise ValueError(f"there is no argument `{name}`.{f' Did you mean `{near[0]}`?' if near else ''}")
+        if isinstance(value, str | int | float):
+            text = str(value).lower() if isinstance(value, bool) else str(value)
+            values[name] = getattr(parser.parse_args([f"--{name}={text}"]), name)
+        elif type(value) in {get_origin(kind) or kind for kind in (hints[name], *get_args(hints[name]))}:
+            values[name] = value
+        else:
+            expected = getattr(hints[name], "__name__", str(hints[name]))
+            raise ValueError(f"expected `{name}` to be of type {expected}, got {value!r}.")
+    return parser.parse_dict(values)
 
 
 __all__ = [

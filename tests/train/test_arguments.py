@@ -38,6 +38,77 @@ def test_one_process_uses_one_gpu_and_says_so(monkeypatch, tmp_path, caplog):
     assert "accelerate launch" in caplog.text
 
 
+@pytest.mark.parametrize("suffix", ["yaml", "json"])
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_values_of_a_file_are_read_as_the_command_line_reads_them(tmp_path, suffix, mark):
+    values = {
+        "learning_rate": "1e-3",
+        "seed": "7",
+        "num_train_epochs": 2,
+        "output_dir": 2024,
+        "do_train": "yes",
+        "use_fusion": False,
+        "guidance_filter": "score",
+        "resume_from_checkpoint": True,
+        "save_total_limit": None,
+        "report_to": ["tensorboard", "mlflow"],
+        "accelerator_config": {"non_blocking": True},
+        "lr_scheduler_kwargs": '{"num_cycles": 2}',
+        "dropout": "0.25",
+        "max_steps": -1,
+    }
+    path = tmp_path / f"run.{suffix}"
+    # In YAML, strings stand without quotes: it takes 1e-3 for one, 7 for a number and yes for a boolean.
+    lines = [
+        f"{name}: {value if name in ('learning_rate', 'seed', 'do_train', 'dropout') else json.dumps(value)}\n"
+        for name, value in values.items()
+    ]
+    text = json.dumps(values) if suffix == "json" else "".join(lines)
+    path.write_text(mark + text, encoding="utf-8")
+    model, switches, data, training = parse_arguments([str(path)])
+    assert (training.learning_rate, training.seed, training.num_train_epochs) == (1e-3, 7, 2.0)
+    assert (training.output_dir, training.do_train, training.resume_from_checkpoint) == ("2024", True, "true")
+    assert (training.save_total_limit, training.report_to) == (None, ["tensorboard", "mlflow"])
+    assert training.accelerator_config.non_blocking and training.lr_scheduler_kwargs == {"num_cycles": 2}
+    assert switches.given() == {"use_fusion": False, "guidance_filter": "score", "dropout": 0.25}
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"learning_rate": "high"}, "argument --learning_rate.*: invalid float value: 'high'"),
+        ({"seed": 7.5}, "argument --seed: invalid int value: '7.5'"),
+        ({"seed": True}, "argument --seed: invalid int value: 'true'"),
+        ({"seed": None}, "expected `seed` to be of type int, got None"),
+        ({"seed": [1, 2]}, r"expected `seed` to be of type int, got \[1, 2\]"),
+        ({"do_train": "perhaps"}, "argument --do_train.*: Truthy value expected"),
+        ({"do_train": 2}, "argument --do_train.*: Truthy value expected"),
+        ({"use_fusion": "perhaps"}, "argument --use_fusion.*: Truthy value expected"),
+        ({"guidance_filter": "some"}, "argument --guidance_filter.*: invalid choice: 'some'"),
+        ({"dataset": {"a": 1}}, "expected `dataset` to be of type"),
+        ({"learning_rates": 1}, "no argument `learning_rates`. Did you mean `learning_rate`"),
+        ({"learning_rat": 1}, "no argument `learning_rat`"),
+        ({"label_smoothing_factor": "0.1"}, "`--label_smoothing_factor` can only be 0.0"),
+        (["seed"], "expected names with values, got list"),
+        (None, "expected names with values"),
+    ],
+)
+@pytest.mark.parametrize("suffix", ["yaml", "json"])
+def test_values_of_a_file_that_do_not_fit_are_refused_by_file_argument_and_type(tmp_path, values, message, suffix):
+    path = tmp_path / f"run.{suffix}"
+    path.write_text(json.dumps(values))
+    with pytest.raises(ValueError, match=f"The arguments in .*run.{suffix} can't be read: .*{message}"):
+        parse_arguments([str(path)])
+
+
+@pytest.mark.parametrize(("name", "text"), [("a.json", "{"), ("a.yaml", "a: ["), ("a.yml", "- : :"), ("no.json", None)])
+def test_file_that_is_none_is_refused(tmp_path, name, text):
+    if text is not None:
+        (tmp_path / name).write_text(text)
+    with pytest.raises(ValueError, match=f"The arguments in .*{name} can't be read"):
+        parse_arguments([str(tmp_path / name)])
+
+
 @pytest.fixture
 def help_texts(capsys, monkeypatch) -> dict[str, str]:
     """What `--help` says of each argument."""
