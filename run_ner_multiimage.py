@@ -25,13 +25,14 @@ from transformers.trainer_utils import IntervalStrategy
 from transformers.utils import logging
 
 from smcl import MultiImageNERPipeline
+from smcl.dataset_scripts.files import check_writable
 from smcl.predict.predict_file import predict_file
 from smcl.publish.run_record import RunRecord
 from smcl.publish.upload import claim_for_training, publish
 from smcl.train.arguments import Arguments, SMCLTrainingArguments, parse_arguments
 from smcl.train.build import load_saved_model, prepare
 from smcl.train.calibration import calibrate
-from smcl.train.checkpoints import check_output, checkpoint_to_resume
+from smcl.train.checkpoints import checkpoint_to_resume
 from smcl.train.dry_run import dry_run
 from smcl.train.metrics import entity_metrics
 from smcl.train.trainer import SMCLTrainer, word_tags
@@ -60,8 +61,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     if arguments.data.dataset is None:
         raise ValueError("Expected `--dataset`, or `--input` and `--output` with `--do_predict` to tag other posts.")
     splits = needed_splits(training, calibrates)
-    if not arguments.data.dry_run:
-        check_output(training.output_dir)
+    check_writable(training.output_dir, "--output_dir")
     checkpoint = checkpoint_to_resume(training)
     run = prepare(arguments, splits)
     if arguments.data.dry_run:
@@ -186,4 +186,7 @@ def predict(trainer: SMCLTrainer, posts: Dataset, labels: list[str], path: Path)
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except ValueError as error:
+        sys.exit(f"run_ner_multiimage.py: {error}")

@@ -40,7 +40,9 @@ def check_writable(folder: str | os.PathLike, argument: str) -> None:
     """
     path = Path(folder).absolute()
     there = next(place for place in (path, *path.parents) if os.path.lexists(place))
-    if not there.is_dir():
+    if "\0" in str(folder):
+        reason = "a path holds no null character"
+    elif not there.is_dir():
         reason = f"found a file in the way, {there}"
     elif not os.access(there, os.W_OK | os.X_OK):
         reason = f"nothing may be written in {there}"

@@ -326,6 +326,8 @@ def claim_for_training(arguments: Any, model_type: str, saves_model: bool) -> di
             "`--push_to_hub` uploads the model that a run saves, with `--do_train` or `--calibrate`. A saved folder is "
             "published by `python -m smcl.publish FOLDER NAME`."
         )
+    if arguments.hub_always_push:
+        raise ValueError("`--hub_always_push` is about uploads during training; the finished model is uploaded once.")
     strategy = HubStrategy(arguments.hub_strategy)
     if strategy not in (HubStrategy.EVERY_SAVE, HubStrategy.END):
         raise ValueError(

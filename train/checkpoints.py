@@ -2,7 +2,6 @@
 
 import json
 import re
-import tempfile
 import zipfile
 from pathlib import Path
 
@@ -114,25 +113,4 @@ def checkpoint_to_resume(arguments: TrainingArguments) -> str | None:
     return given
 
 
-def check_output(folder: str, make: bool = True) -> None:
-    """Refuse an output folder that can't be written to, before hours of work that could not be saved there.
-
-    Args:
-        folder (`str`): The folder.
-        make (`bool`, *optional*, defaults to `True`): Whether to make it if it is not there; `False` looks at the
-            nearest folder that is.
-
-    Raises:
-        ValueError: if it can't be made or written to.
-    """
-    try:
-        path = Path(folder).absolute()
-        if make:
-            path.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=next(place for place in (path, *path.parents) if place.exists())):
-            pass
-    except (OSError, ValueError) as error:
-        raise ValueError(f"`--output_dir {folder}` is no folder that can be written to: {error}") from error
-
-
-__all__ = ["check_output", "checkpoint_faults", "checkpoint_to_resume", "last_complete_checkpoint", "sharding_of"]
+__all__ = ["checkpoint_faults", "checkpoint_to_resume", "last_complete_checkpoint", "sharding_of"]

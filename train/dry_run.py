@@ -20,7 +20,6 @@ from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallbac
 from ..images_smcl import ImageError, load_image
 from .arguments import SMCLTrainingArguments
 from .build import Run
-from .checkpoints import check_output
 from .data import keep_images_encoded
 from .trainer import SMCLTrainer
 
@@ -69,7 +68,6 @@ def dry_run(run: Run) -> dict[str, float]:
         FloatingPointError: if the loss is not finite.
     """
     dataset, arguments = run.posts, run.arguments.training
-    check_output(arguments.output_dir, make=False)
     if arguments.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(arguments.device)
     with tempfile.TemporaryDirectory() as folder:

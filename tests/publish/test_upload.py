@@ -372,6 +372,8 @@ def test_push_is_refused_before_training_if_it_could_not_succeed(hub, trained, d
         run_ner([*arguments, "--do_predict", "--use_cpu"])
     with pytest.raises(ValueError, match="--hub_strategy checkpoint"):
         run_ner([*arguments, "--do_train", "--use_cpu", "--hub_strategy", "checkpoint"])
+    with pytest.raises(ValueError, match="--hub_always_push"):
+        run_ner([*arguments, "--do_train", "--use_cpu", "--hub_always_push", "true"])
     baseline = ["--dataset", data, "--output_dir", str(tmp_path), "--push_to_hub", "--system", "bilstm-crf"]
     with pytest.raises(ValueError, match="Only SMCL models are published"):
         run_ner([*baseline, "--do_train", "--use_cpu"])

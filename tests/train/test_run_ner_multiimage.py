@@ -1,8 +1,11 @@
 import json
+import subprocess
+import sys
 
 import pytest
 from datasets import Dataset, load_dataset
 
+import smcl.run_ner_multiimage
 from smcl.dataset_scripts.schema import FEATURES
 from smcl.run_ner_multiimage import main
 
@@ -117,3 +120,11 @@ def test_switch_that_changes_parts_of_a_saved_model_is_refused(trained, data, tm
     arguments = ["--dataset", data, "--model", str(trained), "--output_dir", str(tmp_path), "--do_predict"]
     with pytest.raises(ValueError, match="do not fit the switches {'use_fusion': False}"):
         main([*arguments, "--use_fusion", "false"])
+
+
+def test_fault_of_the_user_is_one_line_without_a_traceback(tmp_path):
+    command = [sys.executable, smcl.run_ner_multiimage.__file__, "--dataset", "x", "--output_dir", str(tmp_path)]
+    done = subprocess.run([*command, "--do_train", "--system", "none"], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.strip().startswith("run_ner_multiimage.py: `--system` must be one of")
+    assert "Traceback" not in done.stderr
