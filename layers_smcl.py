@@ -551,6 +551,34 @@ class SMCLConcatenation(nn.Module):
         return self.layer(x, text_mask)[:, :num_tokens], None
 
 
+def real_image_indices(image_mask: torch.Tensor) -> torch.Tensor:
+    """Tell where the real images are; on an accelerator, the host waits for their number.
+
+    Args:
+        image_mask (`torch.Tensor` of shape `(batch_size, num_images)`): `True` or 1 marks a real image.
+
+    Returns:
+        `torch.LongTensor` of shape `(num_real_images,)`: their places among all slots, post by post.
+    """
+    return image_mask.flatten().nonzero().squeeze(1)
+
+
+def check_image_indices(image_indices: torch.Tensor, image_mask: torch.Tensor) -> None:
+    """Raise a `ValueError` unless `image_indices` are the `real_image_indices` of `image_mask`; both on the CPU."""
+    expected = real_image_indices(image_mask)
+    if not torch.equal(image_indices, expected):
+        raise ValueError(
+            f"`image_indices` must be the places of the {len(expected)} real images in `image_mask`, "
+            f"{expected.tolist()}, got {image_indices.tolist()}. Leave them out of batches that are cut or joined, or "
+            "call `real_image_indices` anew."
+        )
+
+
+def image_mask_like(features: torch.Tensor, image_mask: torch.Tensor) -> torch.Tensor:
+    """Give a mask of images as many dimensions as their features `(batch_size, num_images, ...)` have."""
+    return image_mask.reshape(*image_mask.shape, *[1] * (features.dim() - 2))
+
+
 __all__ = [
     "TEXT_ATTENTIONS",
     "ImageGuidance",
@@ -563,9 +591,12 @@ __all__ = [
     "SMCLSymmetricFusion",
     "SMCLTransformerLayer",
     "SMCLUnion",
+    "check_image_indices",
     "check_text_backbone",
     "guide_attention",
     "guided_attention_forward",
     "image_key_mask",
+    "image_mask_like",
+    "real_image_indices",
     "weighted_attention",
 ]

@@ -22,8 +22,11 @@ from .layers_smcl import (
     SMCLImageRelevance,
     SMCLModalityEncoders,
     SMCLSymmetricFusion,
+    check_image_indices,
     check_text_backbone,
     guide_attention,
+    image_mask_like,
+    real_image_indices,
 )
 from .losses_smcl import BatchShare, regularisers
 
@@ -318,17 +321,20 @@ class SMCLImageTextModel(SMCLPreTrainedModel):
         """Encode the images of posts to V `(batch_size, num_images, ...)`; only real ones pass through the encoder."""
         if image_indices is None and torch.compiler.is_compiling():
             # One static shape: the number of real images is data.
-            features = self.encode_images(pixel_values.flatten(0, 1)).unflatten(0, image_mask.shape)
-            return torch.where(image_mask_like(features, image_mask), features, torch.zeros_like(features))
-        if image_indices is None:
-            image_indices = real_image_indices(image_mask)
-        if image_indices.shape[0] == 0:
-            # Image encoders want at least one image: a blank one tells the shape of the features.
-            features = self.encode_images(pixel_values.new_zeros(1, *pixel_values.shape[2:]))[:0]
+            states = self.encode_images(pixel_values.flatten(0, 1))
         else:
-            features = self.encode_images_in_groups(pixel_values.flatten(0, 1).index_select(0, image_indices))
-        slots = features.new_zeros(image_mask.numel(), *features.shape[1:])
-        return slots.index_copy(0, image_indices, features).unflatten(0, image_mask.shape)
+            image_indices = real_image_indices(image_mask) if image_indices is None else image_indices
+            if image_indices.shape[0] == 0:
+                # Image encoders want at least one image: a blank one tells the shape of the features.
+                features = self.encode_images(pixel_values.new_zeros(1, *pixel_values.shape[2:]))[:0]
+            else:
+                features = self.encode_images_in_groups(pixel_values.flatten(0, 1).index_select(0, image_indices))
+            # Indices that leave out an image give NaN, which training and decoding refuse: an accelerator's host can't
+            # compare them with the mask without waiting.
+            slots = features.new_full((image_mask.numel(), *features.shape[1:]), torch.nan)
+            states = slots.index_copy(0, image_indices, features)
+        states = states.unflatten(0, image_mask.shape)
+        return torch.where(image_mask_like(states, image_mask), states, 0)
 
     def _image_inputs(
         self,
@@ -354,11 +360,13 @@ class SMCLImageTextModel(SMCLPreTrainedModel):
                 f"`image_mask` must have the shape (batch_size, num_images) of the images, {tuple(images.shape[:2])}, "
                 f"got {tuple(image_mask.shape)}."
             )
+        image_mask = image_mask.bool()
+        if image_indices is not None and image_mask.device.type == "cpu" and not torch.compiler.is_compiling():
+            check_image_indices(image_indices, image_mask)
         read = self.num_images_read
         if read is not None and read < images.shape[1]:
             # The indices count the slots that are left out, too.
             image_mask, images, image_indices = image_mask[:, :read], images[:, :read], None
-        image_mask = image_mask.bool()
         if image_embeds is None:
             return PostImages(self._encode_posts(images, image_mask, image_indices), image_mask)
         return PostImages(torch.where(image_mask_like(images, image_mask), images.to(self.dtype), 0), image_mask)
@@ -435,7 +443,8 @@ class SMCLImageTextModel(SMCLPreTrainedModel):
             image_embeds (`torch.FloatTensor` of shape `(batch_size, num_images, ...)`, *optional*): What
                 `encode_images` gives for each image, in place of `pixel_values`.
             image_indices (`torch.LongTensor` of shape `(num_real_images,)`, *optional*): Where `image_mask` is `True`,
-                as `real_image_indices` tells: spares an accelerator's host the wait for the number of images.
+                as `real_image_indices` tells: spares an accelerator's host the wait for the number of images. Not for
+                batches that are still to be cut: they count the slots of the whole batch.
             output_attentions, output_hidden_states (`bool`, *optional*): What to return of the text encoder.
 
         Returns:
@@ -459,23 +468,6 @@ class SMCLImageTextModel(SMCLPreTrainedModel):
             num_images = (pixel_values if image_embeds is None else image_embeds).shape[1]
             outputs.attentions = tuple(self.weights_by_image(weights, num_images) for weights in outputs.attentions)
         return outputs
-
-
-def real_image_indices(image_mask: torch.Tensor) -> torch.Tensor:
-    """Tell where the real images are; on an accelerator, the host waits for their number.
-
-    Args:
-        image_mask (`torch.Tensor` of shape `(batch_size, num_images)`): `True` or 1 marks a real image.
-
-    Returns:
-        `torch.LongTensor` of shape `(num_real_images,)`: their places among all slots, post by post.
-    """
-    return image_mask.flatten().nonzero().squeeze(1)
-
-
-def image_mask_like(features: torch.Tensor, image_mask: torch.Tensor) -> torch.Tensor:
-    """Give a mask of images as many dimensions as their features `(batch_size, num_images, ...)` have."""
-    return image_mask.reshape(*image_mask.shape, *[1] * (features.dim() - 2))
 
 
 class SMCLModel(SMCLImageTextModel):
@@ -742,6 +734,4 @@ __all__ = [
     "SMCLOutput",
     "SMCLPreTrainedModel",
     "SMCLTaggingModel",
-    "image_mask_like",
-    "real_image_indices",
 ]

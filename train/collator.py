@@ -5,7 +5,6 @@ from typing import Any
 import PIL.Image
 import torch
 
-from ..modeling_smcl import real_image_indices
 from ..processing_smcl import SMCLProcessor
 from .image_cache import CachedImages
 
@@ -59,9 +58,6 @@ class SMCLDataCollator:
             batch.update(self.features.gather(image_rows))
         if is_blank and "image_mask" in batch:
             batch["image_mask"] = torch.zeros_like(batch["image_mask"])
-        if "pixel_values" in batch:
-            # Here, the mask is still on the CPU; see the model.
-            batch["image_indices"] = real_image_indices(batch["image_mask"])
         return dict(batch)
 
 

@@ -3,7 +3,7 @@
 import copy
 from typing import Any
 
-from datasets import Dataset, DatasetDict, Image, List, load_dataset
+from datasets import Dataset, DatasetDict, Image, IterableDataset, List, load_dataset
 from datasets.exceptions import DatasetNotFoundError
 
 
@@ -73,13 +73,17 @@ def keep_images_encoded(dataset: Any) -> Any:
     `datasets` would decode images of any size, and does not say which post has one that it can't decode.
 
     Args:
-        dataset (`Dataset`): A data set; without a column `images` of images, or of another kind, it stays as it is.
+        dataset (`Dataset` or `IterableDataset`): A data set; without a column `images` of images, or of another kind,
+            it stays as it is.
 
     Returns:
-        `Dataset`: the same posts, with `{"bytes": ..., "path": ...}` in place of decoded images.
+        `Dataset` or `IterableDataset`: the same posts, with `{"bytes": ..., "path": ...}` in place of decoded images.
     """
-    if not isinstance(dataset, Dataset) or dataset.features.get("images") != List(Image()):
+    kinds = (dataset.features or {}) if isinstance(dataset, Dataset | IterableDataset) else {}
+    if kinds.get("images") != List(Image()):
         return dataset
+    if isinstance(dataset, IterableDataset):
+        return dataset.cast_column("images", List(Image(decode=False)))
     dataset = copy.deepcopy(dataset)
     dataset.info.features["images"] = List(Image(decode=False))
     return dataset

@@ -5,16 +5,19 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from accelerate.data_loader import BatchSamplerShard, DataLoaderShard
+from accelerate.utils import send_to_device
 from safetensors import SafetensorError
-from torch.utils.data import BatchSampler, DataLoader, SequentialSampler
+from torch.utils.data import BatchSampler, DataLoader, IterableDataset, SequentialSampler
 from transformers import EarlyStoppingCallback, EvalPrediction, Trainer
 from transformers.trainer_utils import TrainOutput
 from transformers.utils import logging
 
+from ..layers_smcl import real_image_indices
 from ..losses_smcl import BatchShare
 from .checkpoints import checkpoint_faults, last_complete_checkpoint, sharding_of
 from .collator import SMCLDataCollator
@@ -147,15 +150,38 @@ class SMCLTrainer(Trainer):
         super().log(logs, start_time)
 
     def _get_dataloader(self, dataset, *args, is_training=False, **kwargs):
+        if isinstance(dataset, IterableDataset) and not is_training and self.args.world_size > 1:
+            # accelerate would fill the last batch up with posts that then count twice.
+            raise ValueError(
+                f"Expected one process, or posts with a length, to evaluate or predict, got a stream and "
+                f"{self.args.world_size} processes. Load these posts whole, or evaluate them in one process."
+            )
         if isinstance(self.data_collator, SMCLDataCollator):
             dataset = keep_images_encoded(dataset)
         drop_last = self.args.dataloader_drop_last
         try:
             # transformers would leave out the last posts of an evaluation as well.
             self.args.dataloader_drop_last = drop_last and is_training
-            return super()._get_dataloader(dataset, *args, is_training=is_training, **kwargs)
+            loader = super()._get_dataloader(dataset, *args, is_training=is_training, **kwargs)
         finally:
             self.args.dataloader_drop_last = drop_last
+        if isinstance(loader, DataLoaderShard):
+            # Batches stay on the CPU until `_prepare_inputs`.
+            loader.device = None
+        return loader
+
+    def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """Tell the model where the real images are while their mask is on the CPU, then move a batch to the device.
+
+        The collator does not: whatever dispatches or cuts batches does so along their first dimension, which these
+        indices do not share.
+        """
+        if "pixel_values" in inputs and "image_mask" in inputs:
+            indices = real_image_indices(inputs["image_mask"])
+            indices = indices.pin_memory() if inputs["image_mask"].is_pinned() else indices
+            inputs = {**inputs, "image_indices": indices}
+        inputs = send_to_device(inputs, self.args.device, non_blocking=self.accelerator.non_blocking)
+        return super()._prepare_inputs(inputs)
 
     def _get_train_sampler(self, train_dataset=None):
         if not self._groups_posts:

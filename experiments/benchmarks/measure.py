@@ -23,7 +23,7 @@ from smcl.dataset_scripts.schema import LABELS
 from smcl.experiments.plan import make_parser
 from smcl.experiments.runs import write
 from smcl.experiments.tables import spread
-from smcl.modeling_smcl import real_image_indices
+from smcl.layers_smcl import real_image_indices
 from smcl.processing_smcl import SMCLProcessor, load_tokenizer
 from smcl.train.dry_run import peak_process_memory
 
@@ -164,7 +164,7 @@ def make_posts(processor: SMCLProcessor, image_counts: Sequence[int], words: tup
 
 
 def to_inputs(processor: SMCLProcessor, posts: Posts, dtype: torch.dtype, device: str = "cpu") -> dict:
-    """Process posts to tensors, with what the trainer's collator adds."""
+    """Process posts to tensors, with what the trainer adds."""
     max_length = BertConfig().max_position_embeddings
     inputs = processor(**posts, max_length=max_length, return_tensors="pt")
     inputs["image_indices"] = real_image_indices(inputs["image_mask"])

@@ -193,7 +193,7 @@ def test_training_step_and_decoding_never_wait_for_an_accelerator(
     features = ImageFeatures(make_model(), processor, tmp_path) if cached else None
     posts = features.replace_images(posts) if cached else posts
     trainer = trainer_for(make_model(), features=features, dataset=posts)
-    batch = trainer.data_collator(list(posts.select(range(4))))
+    batch = trainer._prepare_inputs(trainer.data_collator(list(posts.select(range(4)))))
     model, batch = make_model().train().to("meta"), {name: tensor.to("meta") for name, tensor in batch.items()}
     loss, outputs = trainer.compute_loss(model, batch, return_outputs=True)
     loss.backward()
