@@ -1,27 +1,46 @@
 """Reading an image of a post: whole, upright, of bounded size, as RGB."""
 
+import concurrent.futures
 import http.client
 import io
+import itertools
+import math
 import os
+import re
 import struct
+import threading
+import time
+import urllib.parse
 import urllib.request
 import zlib
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageCms, ImageOps, PngImagePlugin
 from transformers.utils.hub import is_offline_mode
 
 # About 200 MB as RGB. PIL itself only warns below 179 million pixels.
 MAX_IMAGE_PIXELS = 2**26
 # More than an uncompressed file of so many pixels needs.
 MAX_FILE_BYTES = 2**28
+# For the whole of a download.
 DOWNLOAD_SECONDS = 30
 # PIL also knows formats that start other programs (EPS) or that no browser shows.
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 # Longer images are cut to their middle where a centre crop throws away the rest anyway.
 MAX_CROPPED_RATIO = 16
+PNG_START = b"\x89PNG\r\n\x1a\n"
+# Chunks of a PNG that change no pixel, and of which PIL refuses long ones: texts and colour profile.
+PNG_TEXTS = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")
+# Tags of a TIFF that tell what its values mean.
+TIFF_TAGS = {
+    "BitsPerSample": 258,
+    "PhotometricInterpretation": 262,
+    "SampleFormat": 339,
+    "SMinSampleValue": 340,
+    "SMaxSampleValue": 341,
+}
 
 # What PIL's readers raise on files that are cut, empty, huge or no image.
 DECODE_ERRORS = (
@@ -80,8 +99,8 @@ def load_image(image: Any) -> Image.Image:
             content of an image file, or `{"bytes": ..., "path": ...}` as in `datasets`, with one of them `None`.
 
     Returns:
-        `PIL.Image.Image`: in RGB. Of animations the first frame, transparent parts on white, 16-bit grey values scaled
-        to 8 bits.
+        `PIL.Image.Image`: in RGB. Of animations the first frame, transparent parts on white; greys of more than 8 bits
+        scaled by the range that the file states, or that its kind has.
 
     Raises:
         ImageError: if the image is of another kind, missing, cut, damaged, no image, too large or without a pixel.
@@ -94,7 +113,13 @@ def load_image(image: Any) -> Image.Image:
             check_size(source)
             return _to_rgb(source)
         with _open_source(source) as file:
-            return _to_rgb(open_image(file))
+            try:
+                return _to_rgb(open_image(file))
+            except (ImageError, *DECODE_ERRORS):
+                shorter = _without_long_texts(file)
+                if shorter is None:
+                    raise
+            return _to_rgb(open_image(shorter))
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageError(f"{_name(source)} can't be used: {error} Scale it down, or leave it out.") from error
     except Image.UnidentifiedImageError as error:
@@ -114,8 +139,8 @@ def _open_source(source: Any) -> BinaryIO:
     """Open a path, a URL or bytes."""
     if isinstance(source, bytes):
         return io.BytesIO(source)
-    if isinstance(source, str) and source.startswith(("http://", "https://")):
-        return io.BytesIO(_download(source))
+    if isinstance(source, str) and source.strip().lower().startswith(("http://", "https://")):
+        return io.BytesIO(_download(source.strip()))
     if not isinstance(source, str | Path):
         raise ImageError(
             f"it is of type {type(source).__name__}. Expected a PIL image, a path, a URL or the bytes of an image "
@@ -129,16 +154,82 @@ def _open_source(source: Any) -> BinaryIO:
 
 
 def _download(url: str) -> bytes:
+    """Download a file within `DOWNLOAD_SECONDS`, however slowly the server sends what."""
     if is_offline_mode():
         raise ImageError("HF_HUB_OFFLINE is set. Download it first and give its path.")
+    future: concurrent.futures.Future[bytes] = concurrent.futures.Future()
+    # A thread of its own: looking up the name, and each line of the header, may take any time.
+    threading.Thread(target=_fetch, args=(url, future), daemon=True).start()
     try:
-        with urllib.request.urlopen(url, timeout=DOWNLOAD_SECONDS) as response:
-            data = response.read(MAX_FILE_BYTES + 1)
+        data = future.result(DOWNLOAD_SECONDS)
+    except (TimeoutError, concurrent.futures.TimeoutError) as error:
+        reason = str(error) or f"it takes more than {DOWNLOAD_SECONDS} s"
+        raise ImageError(f"the download failed: {reason}. Download it yourself and give its path.") from error
     except (OSError, http.client.HTTPException, ValueError) as error:
         raise ImageError(f"the download failed: {error}. Download it yourself and give its path.") from error
     if len(data) > MAX_FILE_BYTES:
         raise ImageError(f"it has more than {MAX_FILE_BYTES} bytes. Scale it down, or leave it out.")
     return data
+
+
+def _fetch(url: str, future: concurrent.futures.Future[bytes]) -> None:
+    """Download a file; stop when it has become too large, or nobody waits for it any more."""
+    end, data = time.monotonic() + DOWNLOAD_SECONDS, bytearray()
+    try:
+        with urllib.request.urlopen(_to_ascii(url), timeout=DOWNLOAD_SECONDS) as response:
+            while time.monotonic() < end and len(data) <= MAX_FILE_BYTES and (block := response.read1(2**16)):
+                data += block
+    except Exception as error:
+        future.set_exception(error)
+    else:
+        if time.monotonic() < end:
+            future.set_result(bytes(data))
+
+
+def _to_ascii(url: str) -> str:
+    """Write an address as it is sent: spaces and letters outside ASCII by their codes, the host's name in IDNA."""
+    parts = urllib.parse.urlsplit(url)
+    user, at, host = parts.netloc.rpartition("@")
+    host = host if host.isascii() else host.encode("idna").decode("ascii")
+    # What is written by its code already stays as it is.
+    path, query = (
+        urllib.parse.quote(re.sub("%(?![0-9a-fA-F]{2})", "%25", part), safe="%/:=&?~+!$,;'@()*[]")
+        for part in (parts.path, parts.query)
+    )
+    return urllib.parse.urlunsplit((parts.scheme, f"{urllib.parse.quote(user, safe='%:')}{at}{host}", path, query, ""))
+
+
+def _without_long_texts(file: BinaryIO) -> BinaryIO | None:
+    """Return a PNG without the texts and the colour profile that PIL refuses for their length, if it has any."""
+    is_large = file.seek(0, os.SEEK_END) > MAX_FILE_BYTES
+    file.seek(0)
+    if is_large or file.read(len(PNG_START)) != PNG_START:
+        return None
+    kept, left_out, room = [PNG_START], 0, PngImagePlugin.MAX_TEXT_MEMORY
+    while len(head := file.read(8)) == 8:
+        length, kind = int.from_bytes(head[:4], "big"), head[4:]
+        chunk = file.read(length + 4)
+        size = _text_size(chunk) if kind in PNG_TEXTS else 0
+        if size > PngImagePlugin.MAX_TEXT_CHUNK or size > room:
+            left_out += 1
+        else:
+            room -= size
+            kept += [head, chunk]
+    return io.BytesIO(b"".join(kept)) if left_out else None
+
+
+def _text_size(chunk: bytes) -> int:
+    """Return how long a text of a PNG is at most, as it stands or unpacked; one more than PIL takes is enough."""
+    sizes = [len(chunk)]
+    # The compressed part stands behind a name, two flags and up to two more texts, each closed by a NUL.
+    for found in itertools.islice(re.finditer(b"\0", chunk[:1000]), 5):
+        for start in (found.end(), found.end() + 1):
+            try:
+                text = zlib.decompressobj().decompress(chunk[start:], PngImagePlugin.MAX_TEXT_CHUNK + 1)
+            except zlib.error:
+                continue
+            sizes.append(len(text))
+    return max(sizes)
 
 
 def _name(source: Any) -> str:
@@ -149,25 +240,89 @@ def _name(source: Any) -> str:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
+    levels = _levels(image)
     image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I;16"):
-        # `convert` would clip all values above 255 to white.
-        values = np.asarray(image.convert("I"))
-        transparent = values == image.info.get("transparency")
-        return Image.fromarray(np.where(transparent, 255, values >> 8).astype(np.uint8)).convert("RGB")
-    if image.mode in ("I", "F"):
-        values = np.asarray(image)
-        # PIL's own extremes pass over NaN.
-        if not ((values >= 0) & (values <= 255)).all():
-            raise ImageError(
-                f"its mode {image.mode!r} has no fixed range, and its values go from {values.min()} to {values.max()}. "
-                "Expected 0 to 255. Scale them and convert it to 'L'."
-            )
-    if image.mode in ("RGBA", "LA", "PA", "RGBa") or "transparency" in image.info:
+    if levels is not None:
+        return _grey_to_rgb(image, *levels)
+    if image.mode == "La":
+        image = image.convert("LA")
+    elif image.mode == "LAB":
+        image = ImageCms.profileToProfile(
+            image, ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB"), outputMode="RGB"
+        )
+    has_alpha = "A" in image.mode.upper() or (image.mode == "P" and image.palette.mode.endswith("A"))
+    if has_alpha or "transparency" in image.info:
         # Without it, a black drawing on a transparent ground would turn black all over.
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image.convert("RGB")
+
+
+def _levels(image: Image.Image) -> tuple[float, float, bool] | None:
+    """Tell what greys of more than 8 bits mean; a copy of the image would no longer know its file.
+
+    Never by the values themselves: a dark picture stays dark.
+
+    Returns:
+        The values of black and of white, and whether the file's kind or tags state them; `None` for other images.
+    """
+    is_grey = image.mode in ("I", "F") or image.mode.startswith("I;16")
+    if hasattr(image, "tag_v2"):
+        levels = _tiff_levels(image, is_grey)
+    elif image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM"):
+        # PIL has scaled a PGM by the largest value of its header, and a JPEG 2000 by its bits.
+        levels = 0.0, 65535.0, True
+    else:
+        levels = 0.0, 255.0, False
+    return levels if is_grey else None
+
+
+def _tiff_levels(image: Image.Image, is_grey: bool) -> tuple[float, float, bool]:
+    """Read from the tags of a TIFF what `_levels` returns."""
+    tags = {name: np.atleast_1d(image.tag_v2.get(tag, ())) for name, tag in TIFF_TAGS.items()}
+    bits, sample_format = (int(tags[name][0]) if len(tags[name]) else 1 for name in ("BitsPerSample", "SampleFormat"))
+    # Of wider numbers and of floats, nobody uses the whole range.
+    full = {1: 2**bits - 1, 2: 2 ** (bits - 1) - 1}.get(sample_format) if bits <= 16 else None
+    low, high = (float(tags[name][0]) if len(tags[name]) else None for name in ("SMinSampleValue", "SMaxSampleValue"))
+    if high is not None or (low is not None and full is not None):
+        low, high = low or 0.0, float(full) if high is None else high
+        if not (math.isfinite(low) and math.isfinite(high) and low < high):
+            raise ImageError(
+                f"its tags say that its values go from {low:g} to {high:g}. Correct them, or leave it out."
+            )
+        if bits == 16 and not is_grey and (low, high) != (0, full):
+            raise ImageError(
+                f"its tags say that its colours go from {low:g} to {high:g}. Expected 0 to {full}. Scale them."
+            )
+        levels = low, high, True
+    else:
+        levels = (0.0, 255.0, False) if full is None else (0.0, float(full), True)
+    # PIL turns over greys of up to 8 bits by itself. As there, 0 is white where nothing is said.
+    is_white_0 = not len(tags["PhotometricInterpretation"]) or tags["PhotometricInterpretation"][0] == 0
+    return (levels[1], levels[0], levels[2]) if is_white_0 else levels
+
+
+def _grey_to_rgb(image: Image.Image, black: float, white: float, is_stated: bool) -> Image.Image:
+    """Scale greys of more than 8 bits to 8, and put what is transparent on white."""
+    values = np.asarray(image)
+    lowest, highest = values.min(), values.max()
+    # PIL's own extremes pass over NaN, which is inside of nothing.
+    is_inside = min(black, white) <= lowest and highest <= max(black, white)
+    # Floats of at most 1 are meant as 0 to 1 by most, but not by all.
+    if not is_stated and (not is_inside or (image.mode == "F" and 0 < highest <= 1)):
+        raise ImageError(
+            f"its mode {image.mode!r} has no fixed range, and its values go from {lowest} to {highest}. Expected 0 to "
+            "255. Scale them and convert it to 'L'."
+        )
+    if not (np.isfinite(lowest) and np.isfinite(highest)):
+        raise ImageError(f"its values go from {lowest} to {highest}. Expected finite ones. Scale them.")
+    grey = np.subtract(values, black, dtype=np.float32)
+    grey *= 255 / (white - black)
+    np.rint(grey, out=grey)
+    np.clip(grey, 0, 255, out=grey)
+    if (transparent := image.info.get("transparency")) is not None:
+        grey[values == transparent] = 255
+    return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
 
 
 def cut_to_middle(image: Image.Image) -> Image.Image:

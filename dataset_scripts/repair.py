@@ -8,7 +8,10 @@ from pathlib import Path
 
 from PIL import Image, ImageFile, ImageOps
 
-from ..images_smcl import DECODE_ERRORS, MAX_FILE_BYTES, open_image
+from ..images_smcl import DECODE_ERRORS, MAX_FILE_BYTES, load_image, open_image
+
+# Where PIL keeps what a file says of how it is turned.
+METADATA = ("exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif")
 
 
 @contextlib.contextmanager
@@ -23,7 +26,7 @@ def truncated_images_allowed() -> Iterator[None]:
 
 
 def read_image(path: Path) -> tuple[str, bytes | None]:
-    """Read an image file and decode it once to see whether it is whole.
+    """Read an image file, and load it once as training will, to see whether it is whole.
 
     Args:
         path (`Path`): The file.
@@ -37,12 +40,14 @@ def read_image(path: Path) -> tuple[str, bytes | None]:
     if path.stat().st_size > MAX_FILE_BYTES:
         return "broken", None
     data = path.read_bytes()
-    with contextlib.suppress(*DECODE_ERRORS):
-        # Readers of the data set turn photographs by their EXIF orientation, and stumble over damaged EXIF.
-        ImageOps.exif_transpose(_decode(data))
-        return "ok", data
-    with contextlib.suppress(*DECODE_ERRORS), truncated_images_allowed():
-        return "repaired", encode_png(_turn_upright(_decode(data)))
+    with warnings.catch_warnings():
+        # PIL warns of odd metadata and of large files; neither keeps an image from being used.
+        warnings.simplefilter("ignore")
+        with contextlib.suppress(*DECODE_ERRORS):
+            load_image(data)
+            return "ok", data
+        with contextlib.suppress(*DECODE_ERRORS), truncated_images_allowed():
+            return "repaired", encode_png(load_image(_without_damaged_exif(data)))
     return "broken", None
 
 
@@ -50,34 +55,27 @@ def encode_png(image: Image.Image) -> bytes:
     """Encode an image as PNG, without loss.
 
     Args:
-        image (`PIL.Image.Image`): Any image; modes PNG lacks, such as CMYK, become RGB.
+        image (`PIL.Image.Image`): An image of 8 bits; modes PNG lacks, such as CMYK, become RGB.
 
     Returns:
         `bytes`: the PNG file.
     """
-    if image.mode.startswith("I;16"):
-        # The one mode of 16 bits that PNG has, whatever the order of the bytes was.
-        image = image.convert("I").convert("I;16")
-    elif image.mode not in ("1", "L", "LA", "P", "RGB", "RGBA"):
+    if image.mode not in ("1", "L", "LA", "P", "RGB", "RGBA"):
         image = image.convert("RGB")
     buffer = io.BytesIO()
     image.save(buffer, format="PNG")
     return buffer.getvalue()
 
 
-def _decode(data: bytes) -> Image.Image:
-    with warnings.catch_warnings():
-        # PIL warns of odd metadata and of large files; neither keeps an image from being used.
-        warnings.simplefilter("ignore")
-        # Refuses what is too large for the processor too.
-        image = open_image(io.BytesIO(data))
-        image.load()
-    return image
-
-
-def _turn_upright(image: Image.Image) -> Image.Image:
-    """Turn a photograph by its EXIF orientation, which a new file does not carry."""
+def _without_damaged_exif(data: bytes) -> Image.Image:
+    """Open an image file; where its EXIF can't be read, leave out what tells how it is turned."""
+    image = open_image(io.BytesIO(data))
     try:
-        return ImageOps.exif_transpose(image)
+        ImageOps.exif_transpose(image)
     except DECODE_ERRORS:
-        return image
+        if image.format == "TIFF":
+            # Its other tags say what its values mean.
+            raise
+        image = image.copy()
+        image.info = {name: value for name, value in image.info.items() if name not in METADATA}
+    return image
