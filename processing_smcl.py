@@ -1,10 +1,12 @@
 """Processor of SMCL: words and images of posts to padded tensors."""
 
 import operator
+import re
 from collections.abc import Sized
 from typing import Any
 
 import torch
+from tokenizers import PreTokenizedString
 from transformers import (
     AutoImageProcessor,
     AutoTokenizer,
@@ -183,28 +185,31 @@ class SMCLProcessor(ProcessorMixin):
         return words, word_offsets
 
     def split_words(self, text: str) -> tuple[list[str], list[tuple[int, int]]]:
-        """Split a raw post into words by the tokenizer's own pre-tokenizer.
+        """Split a raw post into words as the tokenizer does: normalised first, then split by its pre-tokenizer.
+
+        So, BERT's tokenizers make each Chinese character a word. What the normaliser removes, such as control
+        characters, belongs to the word that it touches, or is a word of its own.
 
         Args:
             text (`str`): A post.
 
         Returns:
-            The words and their `(start, end)` character offsets, so that `text[start:end]` is the word.
+            The words and their `(start, end)` character offsets in `text` as it is: `text[start:end]` is the word. No
+            character but white space lies between words.
 
         Raises:
             ValueError: if the tokenizer has no pre-tokenizer, or the text is no valid unicode.
         """
         check_words([[text]])
-        pre_tokenizer = self.tokenizer.backend_tokenizer.pre_tokenizer
-        if pre_tokenizer is None:
+        backend = self.tokenizer.backend_tokenizer
+        if backend.pre_tokenizer is None:
             raise ValueError("This tokenizer has no pre-tokenizer to split `text`: pass `words` instead.")
-        offsets = []
-        for _, (start, end) in pre_tokenizer.pre_tokenize_str(text):
-            piece = text[start:end]
-            start += len(piece) - len(piece.lstrip())
-            end -= len(piece) - len(piece.rstrip())
-            if start < end:
-                offsets.append((start, end))
+        pieces = PreTokenizedString(text)
+        if backend.normalizer is not None:
+            pieces.normalize(backend.normalizer.normalize)
+        backend.pre_tokenizer.pre_tokenize(pieces)
+        splits = pieces.get_splits(offset_referential="original", offset_type="char")
+        offsets = _cover(text, [span for _, span, _ in splits])
         return [text[start:end] for start, end in offsets], offsets
 
     def limit_images(self, images: list[list[Any] | None], on_extra_images: str = "error") -> list[list[Any]]:
@@ -365,6 +370,31 @@ class SMCLProcessor(ProcessorMixin):
         if settings["do_center_crop"] and not isinstance(size, list | tuple) and "shortest_edge" in dict(size or {}):
             image = cut_to_middle(image)
         return self.image_processor(image, **{**images_kwargs, "return_tensors": "pt"})["pixel_values"][0]
+
+
+def _cover(text: str, spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Turn the spans that a pre-tokenizer found into words: apart, without white space around, and all of the text."""
+    words: list[tuple[int, int]] = []
+    for start, end in sorted(spans):
+        # A character that is normalised to several is several pieces, all with its span.
+        start = max(start, words[-1][1] if words else 0)
+        piece = text[start:end]
+        start, end = start + len(piece) - len(piece.lstrip()), start + len(piece.rstrip())
+        if start < end:
+            words.append((start, end))
+    covered: list[tuple[int, int]] = []
+    for (_, last), (start, end) in zip([(0, 0), *words], [*words, (len(text), len(text))], strict=True):
+        for run in re.finditer(r"\S+", text[last:start]):
+            first, stop = last + run.start(), last + run.end()
+            if covered and covered[-1][1] == first:
+                covered[-1] = (covered[-1][0], stop)
+            elif stop == start and start < end:
+                start = first
+            else:
+                covered.append((first, stop))
+        if start < end:
+            covered.append((start, end))
+    return covered
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:

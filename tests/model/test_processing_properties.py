@@ -27,6 +27,10 @@ characters = st.one_of(st.characters(codec="utf-8"), st.sampled_from([*"ab #'@ \
 texts = st.lists(characters, max_size=25).map("".join)
 posts = st.lists(texts, max_size=8)
 batches = st.lists(posts, min_size=1, max_size=4)
+# What no normaliser takes away, though several change its length.
+lasting = st.lists(
+    st.sampled_from([*"abC éÜßİǅ日本語京한국,.'#!1½ﬁ…①℃Ａ　", "e\u0301", "n\u0303", "👩\u200d👧", "  "]), max_size=25
+).map("".join)
 quick = settings(derandomize=True, deadline=None, max_examples=80, database=None)
 
 
@@ -54,9 +58,23 @@ def metaspace(names):
     return backend
 
 
-@pytest.fixture(scope="module", params=[word_piece, byte_level, metaspace])
+def decomposed(names):
+    """Without BERT's normaliser: accents are parted from their letters, then stripped."""
+    backend = word_piece(names)
+    backend.normalizer = normalizers.Sequence([normalizers.NFD(), normalizers.Lowercase(), normalizers.StripAccents()])
+    return backend
+
+
+def as_it_stands(names):
+    """Without any normaliser."""
+    backend = word_piece(names)
+    backend.normalizer = None
+    return backend
+
+
+@pytest.fixture(scope="module", params=[word_piece, byte_level, metaspace, decomposed, as_it_stands])
 def any_processor(request, image_processor) -> SMCLProcessor:
-    """Processors of the three families of tokenizers: BERT's, RoBERTa's and XLM-RoBERTa's."""
+    """Processors of the families of tokenizers: BERT's, RoBERTa's, XLM-RoBERTa's and two rarer ones."""
     names = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]"]
     backend = request.param(names)
     backend.post_processor = processors.BertProcessing(("[SEP]", 2), ("[CLS]", 1))
@@ -86,6 +104,49 @@ def test_offsets_slice_back_to_the_words_and_lose_no_character(any_processor, te
     covered = {position for start, end in offsets for position in range(start, end)}
     lost = [character for position, character in enumerate(text) if position not in covered]
     assert all(character.isspace() for character in lost)
+
+
+@quick
+@given(text=lasting)
+def test_words_of_a_raw_text_are_those_of_the_whole_tokenizer(any_processor, text):
+    encoding = any_processor.tokenizer(text, add_special_tokens=False, split_special_tokens=True)
+    expected = []
+    for word in sorted(set(encoding.word_ids())):
+        start, end = encoding.word_to_chars(word)
+        piece = text[start:end]
+        if piece.strip():
+            start += len(piece) - len(piece.lstrip())
+            # Of one character, several words can be made; it is kept whole.
+            if not expected or expected[-1] != start:
+                expected.append(start)
+    assert [start for start, _ in any_processor.split_words(text)[1]] == expected
+
+
+@quick
+@given(text=texts)
+def test_what_the_normaliser_removes_moves_no_offset(any_processor, text):
+    words, offsets = any_processor.split_words(f"a {text} b")
+    assert (words[0][0], words[-1][-1]) == ("a", "b")
+    assert (offsets[0][0], offsets[-1][1]) == (0, len(text) + 4)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("我爱北京NBA和Tom", ["我", "爱", "北", "京", "NBA", "和", "Tom"]),
+        ("東京タワー!", ["東", "京", "タワー", "!"]),
+        ("日\u200b本", ["日\u200b", "本"]),
+        ("\u200b日本", ["\u200b日", "本"]),
+        ("日 \u200b 本", ["日", "\u200b", "本"]),
+        ("ab\x0bcd\x00 e\u0301", ["ab\x0bcd\x00", "e\u0301"]),
+        ("İSTANBUL’da Ünlü", ["İSTANBUL", "’", "da", "Ünlü"]),
+        (" \t\u3000 ", []),
+    ],
+)
+def test_berts_tokenizers_make_each_chinese_character_a_word(processor, text, words):
+    assert processor.split_words(text)[0] == words
+    batch = processor(text=text)
+    assert batch["word_mask"].sum() == len(words)
 
 
 @quick
