@@ -34,6 +34,12 @@ logger = logging.get_logger(__name__)
 
 # On a CPU without gradients: of a base-size encoder, a layer then needs 20 MB at most.
 IMAGES_AT_ONCE = 8
+# transformers' own pipeline looks like this to a model, and can't be told apart nor replaced where it gets a model.
+WITHOUT_WORDS = (
+    "Scores are asked for without `word_mask`, images and labels. transformers' own token-classification pipeline does "
+    "so: it reads no images, and labels each token by itself, without the CRF. For the entities of posts with images, "
+    "use `MultiImageNERPipeline(model, processor)`, or `pipeline(model=FOLDER, trust_remote_code=True)`."
+)
 
 
 @dataclass
@@ -577,7 +583,8 @@ class SMCLTaggingModel(CRFTaggingMixin, SMCLPreTrainedModel):
 
         Args:
             word_mask (`torch.BoolTensor` of shape `(batch_size, num_tokens)`, *optional*): Not used here; accepted so
-                that a processor's output can be passed whole. [`~SMCLForTokenClassification.decode`] needs it.
+                that a processor's output can be passed whole. [`~SMCLForTokenClassification.decode`] needs it. Without
+                it, images and labels, a warning tells once what the caller misses.
             labels (`torch.LongTensor` of shape `(batch_size, num_tokens)`, *optional*): Tag ids at the words' first
                 tokens, -100 elsewhere.
             batch_share ([`BatchShare`], *optional*): Where several processes share a batch: has the losses that look at
@@ -601,9 +608,11 @@ class SMCLTaggingModel(CRFTaggingMixin, SMCLPreTrainedModel):
         )
         logits = self.emissions(outputs)
         losses = {}
+        images = pixel_values if image_embeds is None else image_embeds
+        if all(given is None for given in (images, word_mask, labels)) and not torch.compiler.is_compiling():
+            logger.warning_once(WITHOUT_WORDS)
         if labels is not None:
             text_mask = torch.ones_like(labels) if attention_mask is None else attention_mask
-            images = pixel_values if image_embeds is None else image_embeds
             if images is None or images.shape[1] == 0:
                 image_mask = None
             elif image_mask is None:
@@ -685,8 +694,7 @@ class SMCLForTokenClassification(SMCLTaggingModel):
     >>> processor = SMCLProcessor.from_pretrained("output")
     >>> model = SMCLForTokenClassification.from_pretrained("output")
     >>> inputs = processor(words=[["Joey", "and", "Niko", "rest"]], images=[[photo]], return_tensors="pt")
-    >>> word_mask = inputs.pop("word_mask")
-    >>> tags = model.decode(model(**inputs).logits, word_mask)
+    >>> tags = model.decode(model(**inputs).logits, inputs["word_mask"])
     ```
     """
 

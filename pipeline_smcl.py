@@ -19,10 +19,10 @@ from .processing_smcl import check_words
 logger = logging.get_logger(__name__)
 
 TASK = "multi-image-ner"
-# Under both names, so that asking for "token-classification" does not bring the stock pipeline, which sees no image.
+# Under all names, so that asking for "ner" does not bring the stock pipeline, which sees no image.
 CUSTOM_PIPELINES = {
     task: {"impl": "pipeline_smcl.MultiImageNERPipeline", "pt": ["AutoModelForTokenClassification"]}
-    for task in (TASK, "token-classification")
+    for task in (TASK, "token-classification", "ner")
 }
 # Share of a window, on each side, that repeats tokens of its neighbour.
 CONTEXT = 0.25

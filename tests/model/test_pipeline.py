@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from seqeval.scheme import IOB2, Entities
 from transformers import pipeline
+from transformers.utils import logging
 
 from smcl import MultiImageNERPipeline, SMCLForTokenClassification
 from smcl.dataset_scripts.icons import convert
@@ -60,6 +61,43 @@ def test_entities_are_those_of_the_models_own_decoding(pipe, processor, posts):
         found = [(*entity["words"], entity["entity_group"]) for entity in result["entities"]]
         assert found == find_entities(result["tags"])
     assert sum(len(pipe(post)) for post in posts) > 3
+
+
+@pytest.mark.parametrize("task", [None, "multi-image-ner", "token-classification", "ner"])
+def test_every_name_brings_the_pipeline_that_reads_images(pipe, posts, tmp_path, task):
+    pipe.save_pretrained(str(tmp_path))
+    loaded = pipeline(task, model=str(tmp_path), trust_remote_code=True)
+    assert type(loaded).__name__ == "MultiImageNERPipeline"
+    assert loaded(posts) == pipe(posts)
+    with pytest.raises(ValueError, match="trust_remote_code=True"):
+        pipeline(task, model=str(tmp_path), trust_remote_code=None if task is None else False)
+
+
+def test_a_loaded_model_is_taken_under_the_pipelines_own_name(pipe, processor, posts):
+    loaded = pipeline("multi-image-ner", model=pipe.model, processor=processor)
+    assert type(loaded) is MultiImageNERPipeline
+    assert loaded(posts) == pipe(posts)
+
+
+@pytest.mark.parametrize("task", ["token-classification", "ner"])
+def test_where_transformers_takes_its_own_pipeline_the_model_says_once_what_is_lost(pipe, processor, task, caplog):
+    model_logger = logging.get_logger("smcl.modeling_smcl")
+    model_logger.warning_once.cache_clear()
+    stock = pipeline(task, model=pipe.model, tokenizer=processor.tokenizer)
+    stock(["joey and niko", "joey"])
+    stock("niko")
+    said = [record.getMessage() for record in caplog.records if "without the CRF" in record.getMessage()]
+    assert len(said) == 1 and "reads no images" in said[0] and "MultiImageNERPipeline(model, processor)" in said[0]
+
+
+def test_nothing_is_said_of_lost_images_where_none_are(pipe, processor, posts, caplog):
+    model_logger = logging.get_logger("smcl.modeling_smcl")
+    model_logger.warning_once.cache_clear()
+    pipe(posts)
+    pipe.explain(posts[0])
+    pipe.model(**processor(text=["joey"]))
+    pipe.model(**processor(words=[["joey"]], labels=[[0]]))
+    assert caplog.records == []
 
 
 def test_pipeline_equals_the_trainers_predictions_in_batches_of_any_size(pipe, tmp_path):

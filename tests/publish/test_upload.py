@@ -188,7 +188,7 @@ def test_every_way_of_publishing_uploads_one_complete_repository(hub, saved, pip
     config, processor = (json.loads(whole[name].content) for name in ("config.json", "processor_config.json"))
     assert set(config["auto_map"]) == {"AutoConfig", "AutoModel", "AutoModelForTokenClassification"}
     assert set(processor["auto_map"]) == {"AutoProcessor"}
-    assert set(config["custom_pipelines"]) == {"multi-image-ner", "token-classification"}
+    assert set(config["custom_pipelines"]) == {"multi-image-ner", "token-classification", "ner"}
 
 
 def test_repository_published_again_keeps_no_weights_or_code_of_before(hub, saved):

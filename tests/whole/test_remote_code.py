@@ -32,12 +32,17 @@ inputs = load_file(folder + "/inputs")
 tags = model.decode(model(**inputs).logits, inputs["word_mask"])
 words = processor(words=[["joey", "and", "niko"]])
 save_file({"logits": model(**inputs).logits, "tags": tags, "input_ids": words["input_ids"]}, out)
-tasks = (None, "multi-image-ner", "token-classification")
+tasks = (None, "multi-image-ner", "token-classification", "ner")
 pipes = [pipeline(task, model=folder, trust_remote_code=True) for task in tasks]
 for pipe in pipes:
     assert type(pipe).__module__.startswith("transformers_modules."), type(pipe)
     print("pipeline:", json.dumps(pipe({"text": "joey and niko"}, return_tags=True)["tags"]))
 assert len(str(pipes[0].model.config)) > 1000
+# transformers gives a model that is loaded already to its own pipelines.
+stocks = [pipeline(task, model=model, tokenizer=processor.tokenizer) for task in ("ner", "token-classification")]
+for pipe in stocks:
+    assert type(pipe).__name__ == "TokenClassificationPipeline", type(pipe)
+    pipe(["joey and niko", "joey"])
 pipes[0].save_pretrained(folder + "/piped")
 model.save_pretrained(folder + "/again")
 processor.save_pretrained(folder + "/again")
@@ -50,6 +55,7 @@ def run_without_package(folder, out, cache) -> list[list[str]]:
     command = [sys.executable, "-c", PROGRAM, str(folder), str(out)]
     result = subprocess.run(command, cwd=cache, env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr[-3000:]
+    assert result.stderr.count("it reads no images, and labels each token by itself, without the CRF") == 1
     lines = result.stdout.splitlines()
     return [json.loads(line.removeprefix("pipeline:")) for line in lines if line.startswith("pipeline:")]
 
@@ -65,7 +71,7 @@ def test_saved_folder_gives_the_same_logits_bit_for_bit_without_the_package(tmp_
     processor.save_pretrained(folder)
     save_file(inputs, folder / "inputs")
     tags = run_without_package(folder, tmp_path / "out", cache)
-    assert tags == [MultiImageNERPipeline(model, processor)({"text": "joey and niko"}, return_tags=True)["tags"]] * 3
+    assert tags == [MultiImageNERPipeline(model, processor)({"text": "joey and niko"}, return_tags=True)["tags"]] * 4
     outputs = load_file(tmp_path / "out")
     logits = model(**inputs).logits
     assert torch.equal(outputs["logits"], logits)
