@@ -34,7 +34,7 @@ logger = logging.get_logger(__name__)
 
 # On a CPU without gradients: of a base-size encoder, a layer then needs 20 MB at most.
 IMAGES_AT_ONCE = 8
-# transformers' own pipeline looks like this to a model, and can't be told apart nor replaced where it gets a model.
+# So does transformers' own pipeline, which can't be replaced where it is given a model.
 WITHOUT_WORDS = (
     "Scores are asked for without `word_mask`, images and labels. transformers' own token-classification pipeline does "
     "so: it reads no images, and labels each token by itself, without the CRF. For the entities of posts with images, "
@@ -245,6 +245,15 @@ class SMCLImageTextModel(SMCLPreTrainedModel):
         """Replace the text encoder's word embeddings."""
         self.text_model.set_input_embeddings(value)
 
+    @property
+    def max_tokens(self) -> int | None:
+        """Most tokens of a post that the text encoder has positions for; `None` where it needs none."""
+        positions = getattr(getattr(self.text_model, "embeddings", None), "position_embeddings", None)
+        if not isinstance(positions, nn.Embedding):
+            return None
+        # Those encoders whose padding has a position start to count after it.
+        return positions.num_embeddings - (0 if positions.padding_idx is None else positions.padding_idx + 1)
+
     def _text_mask(
         self,
         input_ids: torch.Tensor | None,
@@ -262,15 +271,11 @@ class SMCLImageTextModel(SMCLPreTrainedModel):
                 "`attn_implementation={'vision_config': ...}`."
             )
         text = input_ids if inputs_embeds is None else inputs_embeds[..., 0]
-        positions = getattr(getattr(self.text_model, "embeddings", None), "position_embeddings", None)
-        if isinstance(positions, nn.Embedding):
-            # Those encoders whose padding has a position start to count after it.
-            most = positions.num_embeddings - (0 if positions.padding_idx is None else positions.padding_idx + 1)
-            if text.shape[1] > most:
-                raise ValueError(
-                    f"Posts have {text.shape[1]} tokens, but the text encoder has positions for {most}. Set the "
-                    f"tokenizer's `model_max_length` to {most}, or pass that as `max_length` to the processor."
-                )
+        if self.max_tokens is not None and text.shape[1] > self.max_tokens:
+            raise ValueError(
+                f"Posts have {text.shape[1]} tokens, but the text encoder has positions for {self.max_tokens}. Set the "
+                f"tokenizer's `model_max_length` to {self.max_tokens}, or pass that as `max_length` to the processor."
+            )
         return torch.ones_like(text, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
 
     def _encode_text(
@@ -335,8 +340,7 @@ class SMCLImageTextModel(SMCLPreTrainedModel):
                 features = self.encode_images(pixel_values.new_zeros(1, *pixel_values.shape[2:]))[:0]
             else:
                 features = self.encode_images_in_groups(pixel_values.flatten(0, 1).index_select(0, image_indices))
-            # Indices that leave out an image give NaN, which training and decoding refuse: an accelerator's host can't
-            # compare them with the mask without waiting.
+            # An image that the indices leave out is NaN, which training and decoding refuse: to compare, a host waits.
             slots = features.new_full((image_mask.numel(), *features.shape[1:]), torch.nan)
             states = slots.index_copy(0, image_indices, features)
         states = states.unflatten(0, image_mask.shape)

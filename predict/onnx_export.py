@@ -206,7 +206,7 @@ def _save_companions(
     # These point to code that does not come along.
     for name in ("auto_map", "custom_pipelines"):
         config.pop(name, None)
-    config["quantized"] = quantized
+    config |= {"quantized": quantized, "max_tokens": model.smcl.max_tokens}
     (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     shutil.copyfile(Path(__file__).with_name("onnx_tagger.py"), folder / "onnx_tagger.py")
     if processor is not None:

@@ -53,6 +53,8 @@ class OnnxTagger:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         self.labels = [config["id2label"][str(i)] for i in range(len(config["id2label"]))]
         self.max_images = config["max_images"]
+        self.max_tokens = config["max_tokens"]
+        self.vocab_size = config["text_config"]["vocab_size"]
         self.temperature = config["temperature"]
         self.quantized = config["quantized"]
         crf = load_file(folder / "crf.safetensors")
@@ -77,43 +79,54 @@ class OnnxTagger:
 
     def logits(
         self,
-        input_ids: np.ndarray,
-        attention_mask: np.ndarray | None = None,
-        pixel_values: np.ndarray | None = None,
-        image_mask: np.ndarray | None = None,
-        token_type_ids: np.ndarray | None = None,
-        word_mask: np.ndarray | None = None,
+        input_ids: Any,
+        attention_mask: Any | None = None,
+        pixel_values: Any | None = None,
+        image_mask: Any | None = None,
+        token_type_ids: Any | None = None,
+        word_mask: Any | None = None,
     ) -> np.ndarray:
         """Score the tags of every token; takes what the processor returns with `return_tensors="np"`.
+
+        Anything array-like is taken: arrays of other kinds of numbers, lists, tuples, PyTorch's tensors.
 
         An int8 graph scales numbers by the largest of all that it is given, so posts pass through it one by one,
         without padding: what is said of a post must not depend on its neighbours.
 
         Args:
-            input_ids, attention_mask (`np.ndarray` of shape `(batch_size, num_tokens)`): Token ids, and 1 at real ones,
+            input_ids, attention_mask (array-like of shape `(batch_size, num_tokens)`): Token ids, and 1 at real ones,
                 by default all.
-            pixel_values (`np.ndarray` of shape `(batch_size, num_images, 3, height, width)`, *optional*): Normalised
+            pixel_values (array-like of shape `(batch_size, num_images, 3, height, width)`, *optional*): Normalised
                 images in post order; padding slots may hold anything.
-            image_mask (`np.ndarray` of shape `(batch_size, num_images)`, *optional*): `True` marks a real image; by
+            image_mask (array-like of shape `(batch_size, num_images)`, *optional*): `True` marks a real image; by
                 default all are.
-            token_type_ids (`np.ndarray` of shape `(batch_size, num_tokens)`, *optional*): Not used: a post is one text.
-            word_mask (`np.ndarray` of shape `(batch_size, num_tokens)`, *optional*): Not used here, but by `decode`.
+            token_type_ids (array-like of shape `(batch_size, num_tokens)`, *optional*): Not used: a post is one text.
+            word_mask (array-like of shape `(batch_size, num_tokens)`, *optional*): Not used here, but by `decode`.
 
         Returns:
             `np.ndarray` of shape `(batch_size, num_tokens, num_labels)`, float32: emission scores of the CRF, which
             mean nothing at padded tokens.
 
         Raises:
-            ValueError: if there are too many images or they have another size than at the export.
+            ValueError: if there are too many tokens or images, an argument can't be used or does not fit the others, or
+                images have another size than at the export.
         """
-        if token_type_ids is not None and np.any(token_type_ids):
+        input_ids = _to_array("input_ids", input_ids, np.int64, (None, None))
+        num_posts, num_tokens = input_ids.shape
+        self._check_tokens(input_ids)
+        if token_type_ids is not None and np.any(
+            _to_array("token_type_ids", token_type_ids, np.int64, (num_posts, num_tokens))
+        ):
             raise ValueError("`token_type_ids` must be 0: a post is one text.")
         if attention_mask is None:
             attention_mask = np.ones_like(input_ids)
+        attention_mask = _to_array("attention_mask", attention_mask, np.bool_, (num_posts, num_tokens))
+        if pixel_values is not None:
+            pixel_values = _to_array("pixel_values", pixel_values, np.float32, (num_posts, None, None, None, None))
         if pixel_values is None or pixel_values.shape[1] == 0:
             # The graph wants a slot; an empty one changes nothing.
-            pixel_values = np.zeros((len(input_ids), 1, *self.pixels_shape), np.float32)
-            image_mask = np.zeros((len(input_ids), 1), bool)
+            pixel_values = np.zeros((num_posts, 1, *self.pixels_shape), np.float32)
+            image_mask = np.zeros((num_posts, 1), bool)
         if image_mask is None:
             image_mask = np.ones(pixel_values.shape[:2], bool)
         if pixel_values.shape[1] > self.max_images or pixel_values.shape[2:] != self.pixels_shape:
@@ -123,12 +136,27 @@ class OnnxTagger:
                 "exported, or export with another."
             )
         inputs = {
-            "input_ids": input_ids.astype(np.int64),
+            "input_ids": input_ids,
             "attention_mask": attention_mask.astype(np.int64),
-            "pixel_values": pixel_values.astype(np.float32),
-            "image_mask": image_mask.astype(bool),
+            "pixel_values": pixel_values,
+            "image_mask": _to_array("image_mask", image_mask, np.bool_, pixel_values.shape[:2]),
         }
         return self._run_one_by_one(inputs) if self.quantized else self.session.run(["logits"], inputs)[0]
+
+    def _check_tokens(self, input_ids: np.ndarray) -> None:
+        """Refuse more tokens than the text encoder has positions for, and ids that it has no embedding for."""
+        if not input_ids.size:
+            raise ValueError(f"`input_ids` must hold at least one post and one token, got the shape {input_ids.shape}.")
+        if self.max_tokens is not None and input_ids.shape[1] > self.max_tokens:
+            raise ValueError(
+                f"Posts have {input_ids.shape[1]} tokens, but the text encoder has positions for {self.max_tokens}. "
+                f"Pass `max_length={self.max_tokens}` to the processor, or tag the parts of long posts one by one."
+            )
+        if not 0 <= input_ids.min() <= input_ids.max() < self.vocab_size:
+            raise ValueError(
+                f"`input_ids` must be from 0 to {self.vocab_size - 1}, got {input_ids.min()} to {input_ids.max()}. Use "
+                "the processor that was exported."
+            )
 
     def _run_one_by_one(self, inputs: dict[str, np.ndarray]) -> np.ndarray:
         """Run the graph on each post alone, cut to its own tokens and images; 0 at padded tokens."""
@@ -142,19 +170,20 @@ class OnnxTagger:
             logits[row, tokens] = self.session.run(["logits"], post)[0][0]
         return logits
 
-    def decode(self, logits: np.ndarray, word_mask: np.ndarray) -> np.ndarray:
+    def decode(self, logits: Any, word_mask: Any) -> np.ndarray:
         """Find the best tag sequence of each post (Viterbi over words), as `SMCLForTokenClassification.decode` does.
 
         Args:
-            logits (`np.ndarray` of shape `(batch_size, num_tokens, num_labels)`): Emission scores.
-            word_mask (`np.ndarray` of shape `(batch_size, num_tokens)`): `True` at each word's first token.
+            logits (array-like of shape `(batch_size, num_tokens, num_labels)`): Emission scores.
+            word_mask (array-like of shape `(batch_size, num_tokens)`): `True` at each word's first token.
 
         Returns:
             `np.ndarray` of shape `(batch_size, num_tokens)`: tag ids at word starts, -100 elsewhere.
 
         Raises:
-            ValueError: if `logits` are not finite.
+            ValueError: if `logits` are not finite or the arguments do not fit together.
         """
+        logits, word_mask = self._to_scores(logits, word_mask)
         words, mask, positions = _gather_words(logits, word_mask)
         tags = np.full(word_mask.shape, -100, np.int64)
         if words.shape[1] == 0:
@@ -176,19 +205,20 @@ class OnnxTagger:
         np.put_along_axis(tags, positions, path, axis=1)
         return tags
 
-    def marginals(self, logits: np.ndarray, word_mask: np.ndarray) -> np.ndarray:
+    def marginals(self, logits: Any, word_mask: Any) -> np.ndarray:
         """Compute each word's tag probabilities under the CRF (forward-backward) at the configuration's temperature.
 
         Args:
-            logits (`np.ndarray` of shape `(batch_size, num_tokens, num_labels)`): Emission scores.
-            word_mask (`np.ndarray` of shape `(batch_size, num_tokens)`): `True` at each word's first token.
+            logits (array-like of shape `(batch_size, num_tokens, num_labels)`): Emission scores.
+            word_mask (array-like of shape `(batch_size, num_tokens)`): `True` at each word's first token.
 
         Returns:
             `np.ndarray` of shape `(batch_size, num_tokens, num_labels)`, float64: probabilities, 0 off word starts.
 
         Raises:
-            ValueError: if `logits` are not finite.
+            ValueError: if `logits` are not finite or the arguments do not fit together.
         """
+        logits, word_mask = self._to_scores(logits, word_mask)
         words, mask, positions = _gather_words(logits, word_mask)
         probabilities = np.zeros(logits.shape)
         if words.shape[1] == 0:
@@ -208,22 +238,23 @@ class OnnxTagger:
         np.put_along_axis(probabilities, positions[..., None], scores, axis=1)
         return probabilities
 
-    def entities(self, logits: np.ndarray, word_mask: np.ndarray) -> list[list[dict[str, Any]]]:
+    def entities(self, logits: Any, word_mask: Any) -> list[list[dict[str, Any]]]:
         """Decode, and give each entity the probability under the CRF that this span is exactly this entity.
 
         Args:
-            logits (`np.ndarray` of shape `(batch_size, num_tokens, num_labels)`): Emission scores.
-            word_mask (`np.ndarray` of shape `(batch_size, num_tokens)`): `True` at each word's first token.
+            logits (array-like of shape `(batch_size, num_tokens, num_labels)`): Emission scores.
+            word_mask (array-like of shape `(batch_size, num_tokens)`): `True` at each word's first token.
 
         Returns:
             `list[list[dict]]`: for each post its entities, each with `"entity_group"`, `"words"` (first and last) and
             `"score"`.
 
         Raises:
-            ValueError: if `logits` are not finite.
+            ValueError: if `logits` are not finite or the arguments do not fit together.
         """
+        logits, word_mask = self._to_scores(logits, word_mask)
         posts = []
-        for tags, starts, emissions in zip(self.decode(logits, word_mask), word_mask.astype(bool), logits, strict=True):
+        for tags, starts, emissions in zip(self.decode(logits, word_mask), word_mask, logits, strict=True):
             words = emissions[starts]
             entities = _find_entities([self.labels[tag] for tag in tags[starts]])
             posts.append(
@@ -233,6 +264,11 @@ class OnnxTagger:
                 ]
             )
         return posts
+
+    def _to_scores(self, logits: Any, word_mask: Any) -> tuple[np.ndarray, np.ndarray]:
+        """Turn the arguments of `decode` and its like into arrays."""
+        logits = _to_array("logits", logits, np.floating, (None, None, len(self.labels)))
+        return logits, _to_array("word_mask", word_mask, np.bool_, logits.shape[:2])
 
     def _posterior(self, words: np.ndarray, first: int, last: int, name: str) -> float:
         """Return the part that the paths through one entity have in all paths of a post `(num_words, num_labels)`."""
@@ -262,6 +298,44 @@ class OnnxTagger:
         return alphas
 
 
+def _to_array(name: str, values: Any, kind: type, shape: tuple[int | None, ...]) -> np.ndarray:
+    """Turn anything array-like into an array.
+
+    Args:
+        name (`str`): The argument's name, for errors.
+        values (`Any`): The values.
+        kind (`type`): `np.int64`, `np.bool_`, `np.float32`, or `np.floating` for floats of any precision as they are.
+        shape (`tuple`): The lengths of its dimensions; `None` for any.
+
+    Returns:
+        `np.ndarray`: of that kind.
+
+    Raises:
+        ValueError: if it has another shape or number of dimensions, or values that the kind does not have.
+    """
+    if hasattr(values, "detach"):
+        # NumPy takes no tensor of PyTorch that has a gradient, is on another device, or has bfloat16's numbers.
+        values = values.detach().cpu()
+        values = values.float() if "bfloat16" in str(values.dtype) else values
+    try:
+        found = np.asarray(values)
+        is_kept = kind is np.floating and found.dtype.kind == "f"
+        array = found if is_kept else found.astype(np.float32 if kind is np.floating else kind)
+        fits = array.dtype.kind == "f" or np.array_equal(array, found)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ValueError(f"`{name}` must be an array of numbers, got {type(values).__name__}: {error}.") from error
+    if found.dtype.kind not in "biuf" or not fits:
+        wanted = {np.int64: "whole numbers", np.bool_: "True and False, or 1 and 0"}.get(kind, "numbers")
+        raise ValueError(f"`{name}` must hold {wanted}, got {ascii(found.ravel()[:4].tolist())} ... of {found.dtype}.")
+    lengths = tuple(got if want is None else want for want, got in zip(shape, array.shape, strict=False))
+    if array.ndim != len(shape) or array.shape != lengths:
+        wanted = ", ".join("any" if length is None else str(length) for length in shape)
+        raise ValueError(f"`{name}` must have the shape ({wanted}), got {array.shape}.")
+    if name == "pixel_values" and found.dtype == np.uint8:
+        raise ValueError("`pixel_values` must be normalised images, got bytes. Use the processor that was exported.")
+    return array
+
+
 def _gather_words(logits: np.ndarray, word_mask: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Move the emissions at word starts to the front, cut to the longest post.
 
@@ -270,7 +344,6 @@ def _gather_words(logits: np.ndarray, word_mask: np.ndarray) -> tuple[np.ndarray
     """
     if not np.isfinite(logits).all():
         raise ValueError("`logits` are not finite: expected numbers, got NaN or infinity.")
-    word_mask = word_mask.astype(bool)
     num_words = word_mask.sum(axis=1).max(initial=0)
     positions = np.argsort(~word_mask, axis=1, kind="stable")[:, :num_words]
     mask = np.take_along_axis(word_mask, positions, axis=1)

@@ -233,3 +233,104 @@ def test_benchmark_counts_posts_whose_tags_differ():
     results = score(systems, [batch], [["B-PER", "I-PER"], ["O", "O"]], LABELS)
     assert results["PyTorch"] == {"f1": 1.0, "posts_with_other_tags": 0, "max_difference": 0.0}
     assert results["other"] == {"f1": pytest.approx(2 / 3), "posts_with_other_tags": 1, "max_difference": 0.5}
+
+
+def as_lists(inputs: dict) -> dict:
+    return {name: tensor.tolist() for name, tensor in inputs.items()}
+
+
+def as_tuples(inputs: dict) -> dict:
+    return {name: tuple(map(tuple, tensor.tolist())) for name, tensor in inputs.items()}
+
+
+def as_floats(inputs: dict) -> dict:
+    return {name: tensor.numpy().astype(np.float64) for name, tensor in inputs.items()}
+
+
+def as_small_integers(inputs: dict) -> dict:
+    kept = {name: tensor.numpy() for name, tensor in inputs.items()}
+    return {name: array if array.dtype.kind == "f" else array.astype(np.int8) for name, array in kept.items()}
+
+
+def as_tensors(inputs: dict) -> dict:
+    return {name: x.clone().requires_grad_() if x.is_floating_point() else x for name, x in inputs.items()}
+
+
+def as_other_layouts(inputs: dict) -> dict:
+    return {name: np.asfortranarray(tensor.numpy()) for name, tensor in inputs.items()}
+
+
+@pytest.mark.parametrize("form", [as_lists, as_tuples, as_floats, as_small_integers, as_tensors, as_other_layouts])
+def test_anything_array_like_gives_the_same(form, tagger):
+    inputs = make_inputs(4, (2, 0, 1), (9, 6, 8))
+    expected = tagger.logits(**as_numpy(inputs))
+    logits = tagger.logits(**form(inputs))
+    assert np.abs(logits - expected).max() < 1e-6
+    arguments = form({"logits": torch.tensor(expected), "word_mask": inputs["word_mask"]})
+    arguments["logits"] = torch.tensor(expected).tolist() if form is as_tuples else arguments["logits"]
+    mask = inputs["word_mask"].numpy()
+    assert (tagger.decode(**arguments) == tagger.decode(expected, mask)).all()
+    np.testing.assert_allclose(tagger.marginals(**arguments), tagger.marginals(expected, mask), atol=1e-5)
+    found, wanted = tagger.entities(**arguments), tagger.entities(expected, mask)
+    assert [[entity["words"] for entity in post] for post in found] == [[e["words"] for e in post] for post in wanted]
+
+
+def test_half_precision_is_taken_too(tagger):
+    inputs = make_inputs(4)
+    inputs["pixel_values"] = inputs["pixel_values"].bfloat16()
+    expected = tagger.logits(**as_numpy(inputs | {"pixel_values": inputs["pixel_values"].float()}))
+    assert (tagger.logits(**inputs) == expected).all()
+    halves = tagger.decode(expected.astype(np.float16), inputs["word_mask"])
+    assert (halves == tagger.decode(expected, inputs["word_mask"])).mean() > 0.9
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"input_ids": np.full((3, 65), 7)},
+            "Posts have 65 tokens, but .* has positions for 64. Pass `max_length=64`",
+        ),
+        ({"input_ids": [[1, 2], [3]]}, "`input_ids` must be an array of numbers, got list"),
+        ({"input_ids": [["a"]]}, "`input_ids` must be an array of numbers"),
+        ({"input_ids": [["1"]]}, "`input_ids` must hold whole numbers, got .'1'"),
+        ({"input_ids": [1, 2, 3]}, r"`input_ids` must have the shape \(any, any\), got \(3,\)"),
+        ({"input_ids": [[1.5]]}, r"`input_ids` must hold whole numbers, got \[1.5\]"),
+        ({"input_ids": np.full((3, 9), 100)}, "`input_ids` must be from 0 to 99, got 100 to 100"),
+        ({"input_ids": np.full((3, 9), -1)}, "`input_ids` must be from 0 to 99, got -1 to -1"),
+        ({"input_ids": np.zeros((0, 9))}, r"at least one post and one token, got the shape \(0, 9\)"),
+        ({"input_ids": None}, "`input_ids` must"),
+        ({"attention_mask": np.ones((3, 8))}, r"`attention_mask` must have the shape \(3, 9\), got \(3, 8\)"),
+        ({"attention_mask": np.full((3, 9), 2)}, "`attention_mask` must hold True and False, or 1 and 0"),
+        ({"image_mask": [[True], [False], [True]]}, r"`image_mask` must have the shape \(3, 3\), got \(3, 1\)"),
+        (
+            {"pixel_values": np.zeros((2, 1, 3, 16, 16))},
+            r"`pixel_values` must have the shape \(3, any",
+        ),
+        ({"pixel_values": np.zeros((3, 5, 3, 16, 16))}, r"at most 4, 3, 16, 16\), got \(3, 5"),
+        ({"pixel_values": np.zeros((3, 1, 3, 16, 16), np.uint8)}, "must be normalised images, got bytes"),
+        ({"token_type_ids": [[1] * 9] * 3}, "`token_type_ids` must be 0"),
+    ],
+)
+def test_arguments_that_can_not_be_used_are_named(change, message, tagger):
+    inputs = as_numpy(make_inputs(4))
+    if "pixel_values" in change:
+        del inputs["image_mask"]
+    with pytest.raises(ValueError, match=message):
+        tagger.logits(**(inputs | change))
+
+
+@pytest.mark.parametrize("name", ["decode", "marginals", "entities"])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"word_mask": np.ones((16, 12), bool)}, r"`word_mask` must have the shape \(16, 13\), got \(16, 12\)"),
+        ({"logits": np.zeros((16, 13, 5))}, r"`logits` must have the shape \(any, any, 9\), got \(16, 13, 5\)"),
+        ({"logits": "scores"}, "`logits` must be an array of numbers"),
+        ({"word_mask": [[0.5] * 13] * 16}, "`word_mask` must hold True and False"),
+    ],
+)
+def test_scores_and_words_that_do_not_fit_are_named(name, change, message, tagger):
+    logits, word_mask = random_emissions(0)
+    with pytest.raises(ValueError, match=message):
+        getattr(tagger, name)(**({"logits": logits, "word_mask": word_mask} | change))
