@@ -135,11 +135,16 @@ def load_image(image: Any) -> Image.Image:
         ) from error
 
 
+def is_address(source: str) -> bool:
+    """Tell whether an image is to be fetched from an `http(s)` address, in whatever case that is written."""
+    return source.strip().lower().startswith(("http://", "https://"))
+
+
 def _open_source(source: Any) -> BinaryIO:
     """Open a path, a URL or bytes."""
     if isinstance(source, bytes):
         return io.BytesIO(source)
-    if isinstance(source, str) and source.strip().lower().startswith(("http://", "https://")):
+    if isinstance(source, str) and is_address(source):
         return io.BytesIO(_download(source.strip()))
     if not isinstance(source, str | Path):
         raise ImageError(
@@ -350,6 +355,7 @@ __all__ = [
     "ImageError",
     "check_size",
     "cut_to_middle",
+    "is_address",
     "load_image",
     "open_image",
 ]

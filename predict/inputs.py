@@ -14,6 +14,8 @@ import pyarrow.parquet as pq
 from datasets import load_dataset_builder
 from datasets.exceptions import DatasetNotFoundError
 
+from ..images_smcl import is_address
+
 TEXT_COLUMNS = ("id", "text", "tokens")
 # Of a Parquet file whose row groups are large, so much of each column is held at once, in bytes.
 READ_BUFFER = 2**20
@@ -139,6 +141,11 @@ def open_input(name: str, split: str | None = None) -> JsonLines | ParquetFiles:
     return ParquetFiles(list(files[split]), os.path.abspath(name) if os.path.isdir(name) else None)
 
 
+def may_grow(block: Block, size: int) -> bool:
+    """Tell whether a block of an input may hold more when it is read again: it has not `size` rows, or no last end."""
+    return len(block) < size or (isinstance(block, list) and not block[-1].endswith(b"\n"))
+
+
 def text_checksum(block: Block, start: int = 0) -> int:
     """Add ids and texts of a block, and of JSON lines all else, to a checksum."""
     if isinstance(block, list):
@@ -186,11 +193,11 @@ def place_image(image: Any, folder: str | None) -> Any:
     """Make a relative path, alone or as `datasets` stores it, a path below `folder`."""
     if isinstance(image, dict) and image.keys() == {"bytes", "path"} and image["bytes"] is None:
         image = image["path"]
-    if not isinstance(image, str) or image.startswith(("http://", "https://")) or os.path.isabs(image):
+    if not isinstance(image, str) or is_address(image) or os.path.isabs(image):
         return image
     if folder is None:
         raise ValueError(f"the image {ascii(image)[:200]} is a relative path, and there is no folder to look in.")
     return os.path.join(folder, image)
 
 
-__all__ = ["Block", "JsonLines", "ParquetFiles", "open_input", "read_row", "text_checksum"]
+__all__ = ["Block", "JsonLines", "ParquetFiles", "may_grow", "open_input", "read_row", "text_checksum"]

@@ -58,13 +58,16 @@ class PartFile:
     Attributes:
         num_blocks (`int`): Blocks that are complete.
         checksum (`int`): That of their texts.
+        is_open (`bool`): Whether the last of them was not full, or its last line had no end: it may have grown since.
 
     Raises:
         ValueError: if the file is of another run, or another process writes it.
     """
 
     def __init__(self, path: str, about: dict[str, Any]):
-        self.path, self.num_blocks, self.checksum = path, 0, 0
+        self.path, self.num_blocks, self.checksum, self.is_open = path, 0, 0, False
+        # Where the last block begins, and the checksum of those before it.
+        self._before_last = 0, 0
         self.file = open(path, "a+b")
         try:
             self._lock()
@@ -85,18 +88,29 @@ class PartFile:
 
     def _read(self, about: dict[str, Any]) -> None:
         self.file.seek(0)
-        end, last = 0, b""
+        end, last, before = 0, b"", b""
         for number, line in enumerate(self.file):
             if not line.endswith(b"\n"):
                 break
             if number == 0:
                 self._compare(json.loads(line), about)
-            end, last, self.num_blocks = end + len(line), line, number
+            end, last, before, self.num_blocks = end + len(line), line, last, number
         self.file.truncate(end)
         if not end:
             self._write(about)
         elif self.num_blocks:
-            self.checksum = json.loads(last)["checksum"]
+            block = json.loads(last)
+            self.checksum, self.is_open = block["checksum"], block["open"]
+            self._before_last = end - len(last), json.loads(before)["checksum"] if self.num_blocks > 1 else 0
+
+    def reopen(self, checksum: int) -> bool:
+        """Forget the last block, if it may have grown and the blocks before it have this checksum; tell whether."""
+        start, before = self._before_last
+        if not self.is_open or checksum != before:
+            return False
+        self.file.truncate(start)
+        self.num_blocks, self.checksum, self.is_open = self.num_blocks - 1, checksum, False
+        return True
 
     def _compare(self, then: dict[str, Any], now: dict[str, Any]) -> None:
         changed = [f"`{key}` was {then.get(key)!r} and is {now[key]!r}" for key in now if then.get(key) != now[key]]
@@ -110,10 +124,10 @@ class PartFile:
         self.file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
         self.file.flush()
 
-    def append(self, records: list[dict[str, Any]], checksum: int) -> None:
-        """Add the records of a block, and the checksum of all texts so far."""
-        self._write({"checksum": checksum, "records": records})
-        self.num_blocks, self.checksum = self.num_blocks + 1, checksum
+    def append(self, records: list[dict[str, Any]], checksum: int, is_open: bool = False) -> None:
+        """Add the records of a block, the checksum of all texts so far, and whether the block may still grow."""
+        self._write({"checksum": checksum, "open": is_open, "records": records})
+        self.num_blocks, self.checksum, self.is_open = self.num_blocks + 1, checksum, is_open
 
     def __enter__(self) -> "PartFile":
         return self

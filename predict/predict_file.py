@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 from transformers.utils import logging
 
 from ..pipeline_smcl import MultiImageNERPipeline
-from .inputs import Block, JsonLines, ParquetFiles, open_input, read_row, text_checksum
+from .inputs import Block, JsonLines, ParquetFiles, may_grow, open_input, read_row, text_checksum
 from .part_files import PartFile, check_output, merge_parts
 
 logger = logging.get_logger(__name__)
@@ -82,7 +82,8 @@ def predict_file(
     """Predict all posts of a file or data set.
 
     Called again after it was killed, it goes on where it stopped, if model, options and what it has read are the same;
-    images are not compared. In the processes of `torchrun` or `accelerate launch`, each predicts its share.
+    images are not compared. Posts may have been added: if that changed the last block, it is predicted anew. In the
+    processes of `torchrun` or `accelerate launch`, each predicts its share.
 
     Args:
         pipe ([`MultiImageNERPipeline`]): The pipeline.
@@ -149,7 +150,7 @@ def predict_part(
             bar.update(first - bar.n)
             rows = block if isinstance(block, list) else block.to_pylist()
             records = predict_rows(pipe, rows, first, source.folder, **options)
-            part.append(records, checksum)
+            part.append(records, checksum, may_grow(block, batch_size))
             errors += sum("error" in record for record in records)
             bar.set_postfix(errors=errors, refresh=False)
             bar.update(len(rows))
@@ -175,13 +176,15 @@ def shared_blocks(
         ValueError: if what was predicted are not the first posts of the source.
     """
     num_done, first, own, checksum = part.num_blocks, 0, 0, 0
-    blocks = source.blocks(size, seen=num_done * state.num_processes)
+    blocks = source.blocks(size, seen=(num_done - part.is_open) * state.num_processes)
     for index, block in enumerate(blocks):
         if index % state.num_processes == state.process_index:
             own += 1
-            checksum = text_checksum(block, checksum)
+            before, checksum = checksum, text_checksum(block, checksum)
             if own == num_done and checksum != part.checksum:
-                break
+                if not part.reopen(before):
+                    break
+                num_done -= 1
             if own > num_done:
                 yield first, block, checksum
         first += len(block)

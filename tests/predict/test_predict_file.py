@@ -21,7 +21,7 @@ import smcl
 import smcl.predict.predict_file as prediction
 from smcl import MultiImageNERPipeline
 from smcl.predict import part_files
-from smcl.predict.inputs import ParquetFiles, open_input
+from smcl.predict.inputs import ParquetFiles, open_input, place_image
 from smcl.predict.part_files import PartFile, merge_parts
 from smcl.predict.predict_file import predict_file
 from smcl.run_ner_multiimage import main
@@ -326,6 +326,65 @@ def test_posts_may_be_added_to_the_input(pipe, killed):
     source.write_text(source.read_text() + '{"id": "more", "text": "joey"}\n')
     assert run(pipe, source, output, **options)["posts"] == NUM_POSTS + 1
     assert read_lines(output)[-1]["id"] == "more"
+
+
+@pytest.mark.parametrize(
+    ("kept", "added"),
+    [
+        # The last block of 4 grows to its size, and beyond it.
+        (22, b'{"id": "more", "text": "joey"}\n'),
+        (22, b"".join(b'{"id": "more-%d", "text": "joey and niko"}\n' % number for number in range(9))),
+        # One that is full, and whose last line had no end.
+        (20, b'\n{"id": "more", "text": "joey"}\n'),
+        (20, b"\n"),
+        # A last line that was still being written.
+        (20, b', "images": []}\n{"id": "more", "text": "niko"}'),
+        (21, b', "text": "verona"}\n'),
+    ],
+)
+def test_a_last_block_that_has_grown_is_predicted_anew(monkeypatch, pipe, folder, tmp_path, kept, added):
+    source, output = tmp_path / "posts.jsonl", tmp_path / "out.jsonl"
+    (tmp_path / "images").symlink_to(folder / "images")
+    lines = (folder / "posts.jsonl").read_bytes().splitlines(keepends=True)[:kept]
+    if added.startswith(b"\n"):
+        lines[-1] = lines[-1].removesuffix(b"\n")
+    elif added.startswith(b","):
+        lines[-1] = b'{"id": "cut", "text": "verona"' if b"images" in added else b'{"id": "cut"'
+    source.write_bytes(b"".join(lines))
+    run_and_die(monkeypatch, die_before_merging, pipe, source, output)
+    source.write_bytes(b"".join(lines) + added)
+    run(pipe, source, output)
+    run(pipe, source, tmp_path / "whole.jsonl")
+    assert output.read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
+    assert not any("error" in record for record in read_lines(output))
+
+
+def test_a_last_block_of_parquet_that_has_grown_is_predicted_anew_with_its_images(monkeypatch, pipe, folder, tmp_path):
+    source, output = tmp_path / "posts.parquet", tmp_path / "out.jsonl"
+    posts = Dataset.from_parquet(str(folder / "posts.parquet"))
+    posts.select(range(21)).to_parquet(source)
+    run_and_die(monkeypatch, die_before_merging, pipe, source, output)
+    posts.to_parquet(source)
+    run(pipe, source, output)
+    run(pipe, source, tmp_path / "whole.jsonl")
+    assert output.read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
+
+
+def test_a_change_before_the_last_block_is_refused_though_that_has_grown(monkeypatch, pipe, folder, tmp_path):
+    source, output = tmp_path / "posts.jsonl", tmp_path / "out.jsonl"
+    source.write_bytes((folder / "posts.jsonl").read_bytes())
+    run_and_die(monkeypatch, die_before_merging, pipe, source, output)
+    source.write_text(source.read_text().replace('"post-2"', '"other"', 1) + '{"id": "more", "text": "joey"}\n')
+    with pytest.raises(ValueError, match="no longer the same in the input"):
+        run(pipe, source, output)
+
+
+@pytest.mark.parametrize(
+    "address", ["HTTP://example.org/a.png", "https://example.org/a b.png", " http://example.org/ü"]
+)
+def test_addresses_in_any_case_are_no_relative_paths(address):
+    assert place_image(address, "/folder") == address
+    assert place_image("http/a.png", "/folder") == "/folder/http/a.png"
 
 
 def test_another_model_or_setting_is_refused(pipe, processor, killed):
