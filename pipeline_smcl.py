@@ -165,10 +165,12 @@ class MultiImageNERPipeline(ChunkPipeline):
         """Tag posts.
 
         Args:
-            posts (`dict`, or an iterable of `dict`): A post, a list, or a generator or data set of posts, each
-                `{"text": ..., "images": [...]}`. The text is a string, split into words by the tokenizer's own
-                pre-tokenizer, or a list of words; however long, all of it is read. Images are paths, URLs, PIL images
-                or the bytes of image files, in post order; a post may have none.
+            posts (`dict`, `str`, or an iterable of these): A post, a list, or a generator or data set of posts, each
+                `{"text": ..., "images": [...]}`, or a string for a post without images. The text is a string, split
+                into words as the tokenizer does, or a list of words; however long, all of it is read. Images are
+                paths, URLs, PIL images or the bytes of image files, in post order; a post may have none, and one alone
+                may stand as `image`. Of records of a data set, `tokens` is taken as the text, and other columns are
+                passed over.
             batch_size (`int`, *optional*, defaults to 1): Posts (windows of long posts) that are computed at once.
             threshold (`float`, *optional*, defaults to 0): Leave out entities of a lower score.
             return_tags (`bool`, *optional*, defaults to `False`): Return for each post a `dict` of `entities`, `words`,
@@ -193,9 +195,9 @@ class MultiImageNERPipeline(ChunkPipeline):
         Raises:
             ValueError: if a post or an argument can't be used; names it.
         """
-        if isinstance(posts, dict):
+        if isinstance(posts, dict | str):
             return super().__call__(posts, **kwargs)
-        if isinstance(posts, str) or not isinstance(posts, Iterable):
+        if not isinstance(posts, Iterable):
             raise ValueError(
                 f"Expected a post {{'text': ..., 'images': [...]}} or an iterable of posts, got {type(posts).__name__}."
             )
@@ -237,7 +239,7 @@ class MultiImageNERPipeline(ChunkPipeline):
         """Check and read a post.
 
         Args:
-            post (`dict`): A post, as in a call.
+            post (`dict` or `str`): A post, as in a call.
             on_bad_image (`str`, *optional*, defaults to `"error"`): As in a call.
             on_extra_images (`str`, *optional*, defaults to `"error"`): As in a call.
 
@@ -248,12 +250,10 @@ class MultiImageNERPipeline(ChunkPipeline):
         Raises:
             ValueError: if the post can't be used; names it.
         """
-        if not isinstance(post, dict) or "text" not in post or post.keys() - {"text", "images"}:
-            found = sorted(map(str, post)) if isinstance(post, dict) else type(post).__name__
-            raise ValueError(f"Expected a post with the keys 'text' and, if it has images, 'images', got {found}.")
+        post = _to_post(post)
         try:
             about = self._read_text(post["text"])
-            images = self.processor.limit_images([post.get("images")], on_extra_images)[0]
+            images = self.processor.limit_images([post["images"]], on_extra_images)[0]
             if on_bad_image == "skip":
                 images = _load_good_images(images, about)
             windows = [
@@ -424,6 +424,24 @@ class MultiImageNERPipeline(ChunkPipeline):
         """
         self.model.save_pretrained(save_directory, **kwargs)
         self.processor.save_pretrained(save_directory, **kwargs)
+
+
+def _to_post(post: Any) -> dict[str, Any]:
+    """Bring a post, in any form that a call takes, into the form `{"text": ..., "images": ...}`."""
+    if isinstance(post, str):
+        return {"text": post, "images": None}
+    if isinstance(post, dict) and post.get("tokens") is not None and post.get("text") is None:
+        post = {"text": post["tokens"]} | {name: post[name] for name in ("image", "images") if name in post}
+    if not isinstance(post, dict) or "text" not in post or post.keys() - {"text", "images", "image"}:
+        found = sorted(map(str, post)) if isinstance(post, dict) else type(post).__name__
+        raise ValueError(
+            "Expected a post with the keys 'text' and, if it has images, 'images' (or 'image' for one), a string, or a "
+            f"record with 'tokens', got {found}."
+        )
+    image, images = post.get("image"), post.get("images")
+    if image is not None and (images is not None or isinstance(image, list | tuple)):
+        raise ValueError("Expected one image as 'image', or a list of them as 'images', got a list or both.")
+    return {"text": post["text"], "images": images if image is None else [image]}
 
 
 def _load_good_images(images: list[Any], post: Post) -> list[Any]:

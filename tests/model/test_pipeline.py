@@ -224,14 +224,35 @@ def test_images_may_be_paths_bytes_and_pil(pipe, photos, tmp_path):
     assert pipe({"text": "joey", "images": photos[0]}) == results[0]
 
 
+def test_posts_may_be_strings_or_records_with_one_image_or_several(pipe, photos):
+    expected = [pipe({"text": "joey and niko", "images": images}) for images in ([], photos[:1], photos[:2])]
+    assert pipe("joey and niko") == expected[0]
+    assert pipe(["joey and niko"] * 2) == expected[:1] * 2
+    assert list(pipe("joey and niko" for _ in range(2))) == expected[:1] * 2
+    assert pipe({"text": "joey and niko", "image": photos[0]}) == expected[1]
+    assert pipe({"text": "joey and niko", "image": None, "images": photos[:2]}) == expected[2]
+    record = {"id": "7", "tokens": ["joey", "and", "niko"], "ner_tags": [1, 0, 1], "images": photos[:2], "source": "x"}
+    assert pipe(record) == expected[2]
+    assert pipe({"tokens": record["tokens"], "text": None, "image": photos[0]}) == expected[1]
+
+
+def test_records_of_a_data_set_are_taken_as_they_are(pipe, data):
+    dataset = load_dataset(data, split="test")
+    expected = pipe([{"text": post["tokens"], "images": post["images"]} for post in dataset])
+    assert list(pipe(dataset)) == expected
+    assert list(pipe(dataset.to_iterable_dataset())) == expected
+
+
 @pytest.mark.parametrize(
     ("post", "message"),
     [
-        ("joey", r"Expected a post \{'text': ..., 'images': \[...\]\} or an iterable of posts, got str"),
         (7, "or an iterable of posts, got int"),
-        ({"images": []}, r"Expected a post with the keys 'text' and, if it has images, 'images', got \['images'\]"),
-        ({"text": "joey", "image": []}, r"Expected a post .*got \['image', 'text'\]"),
-        (["joey"], "Expected a post .*, got str"),
+        ({"images": []}, r"Expected a post with the keys 'text' and, if it has images, .*, got \['images'\]"),
+        ({"text": "joey", "photo": []}, r"Expected a post .*got \['photo', 'text'\]"),
+        ({"text": "joey", "tokens": ["joey"]}, r"Expected a post .*got \['text', 'tokens'\]"),
+        ({"text": "joey", "image": [b""]}, "Expected one image as 'image', or a list of them as 'images'"),
+        ({"text": "joey", "image": b"", "images": [b""]}, "Expected one image as 'image', .* got a list or both"),
+        ([["joey"]], "Expected a post .*, got list"),
         ({"text": 3}, "`text` must be a string or a list of words, got 3"),
         ({"text": ["joey", None]}, r"The post \['joey', None\]: expected words as strings, got None"),
         ({"text": "\ud83d joey"}, r"The post '\\ud83d joey': .* holds half of a surrogate pair"),
