@@ -568,9 +568,8 @@ def check_image_indices(image_indices: torch.Tensor, image_mask: torch.Tensor) -
     expected = real_image_indices(image_mask)
     if not torch.equal(image_indices, expected):
         raise ValueError(
-            f"`image_indices` must be the places of the {len(expected)} real images in `image_mask`, "
-            f"{expected.tolist()}, got {image_indices.tolist()}. Leave them out of batches that are cut or joined, or "
-            "call `real_image_indices` anew."
+            f"`image_indices` must be the places of the real images in `image_mask`, {expected.tolist()}, got "
+            f"{image_indices.tolist()}. Leave them out, or call `real_image_indices` anew, where batches are cut."
         )
 
 
@@ -591,12 +590,10 @@ __all__ = [
     "SMCLSymmetricFusion",
     "SMCLTransformerLayer",
     "SMCLUnion",
-    "check_image_indices",
     "check_text_backbone",
     "guide_attention",
     "guided_attention_forward",
     "image_key_mask",
-    "image_mask_like",
     "real_image_indices",
     "weighted_attention",
 ]

@@ -10,7 +10,9 @@ from transformers import TrainerCallback
 from smcl.baselines.tpm_mi import TPMMIConfig, TPMMIForTokenClassification
 from smcl.baselines.umt_mi import UMTMIConfig, UMTMIForTokenClassification
 from smcl.layers_smcl import real_image_indices
-from smcl.train.trainer import SMCLDataCollator, SMCLTrainer, SMCLTrainingArguments, build_compute_metrics
+from smcl.train.arguments import SMCLTrainingArguments
+from smcl.train.collator import SMCLDataCollator
+from smcl.train.trainer import SMCLTrainer, build_compute_metrics
 
 SYSTEMS = ["smcl", "umt-mi", "tpm-mi"]
 
