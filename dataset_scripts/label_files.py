@@ -1,0 +1,94 @@
+"""Whether all splits, and all files of a data set, mean the same tags by the same numbers."""
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+from datasets import ClassLabel, DatasetBuilder, Features
+
+from .columns import item_of
+from .schema import DataError
+
+
+def refuse_other_labels(given: Mapping[str, Sequence[str]]) -> None:
+    """Refuse class labels that are not the same, in the same order, everywhere.
+
+    Args:
+        given (`Mapping[str, Sequence[str]]`): The labels of each split or file.
+
+    Raises:
+        ValueError: with both lists.
+    """
+    first = next(iter(given), None)
+    for place, names in given.items():
+        if list(names) != list(given[first]):
+            raise DataError(
+                f"{place} has the labels {list(names)}, but {first} has {list(given[first])}: a tag's number would "
+                "mean another tag. Write the tags by their names, which are read as they are: `names = "
+                "dataset.features['ner_tags'].feature.names`, then `dataset.cast_column('ner_tags', "
+                "List(Value('string'))).map(lambda post: {'ner_tags': [names[int(tag)] for tag in post['ner_tags']]})`."
+            )
+
+
+def check_label_files(builder: DatasetBuilder, splits: Iterable[str], columns: Mapping[str, str] | None = None) -> None:
+    """Check that all files of a data set mean the same tags by the same numbers, before it is loaded.
+
+    `datasets` reads every file, and every split, by the labels of the first one.
+
+    Args:
+        builder (`DatasetBuilder`): Of `load_dataset_builder`.
+        splits (`Iterable[str]`): The splits that will be used.
+        columns (`Mapping[str, str]`, *optional*): Of [`~columns.parse_columns`].
+
+    Raises:
+        ValueError: if the labels of two files differ in names or order; with both lists.
+    """
+    files = builder.config.data_files or {}
+    paths = [str(path) for split in splits for path in files.get(split, ())]
+    # Whatever is used, the very first file decides.
+    paths = dict.fromkeys([str(path) for split in list(files)[:1] for path in files[split][:1]] + paths)
+    column = (columns or {}).get("ner_tags", "ner_tags")
+    given = {}
+    for path in paths:
+        features = _features_of(path)
+        item = item_of(features.get(column)) if features is not None else None
+        given[path] = item.names if isinstance(item, ClassLabel) else None
+    told = builder.info.features
+    item = item_of(told.get(column)) if told else None
+    named = {place: names for place, names in given.items() if names is not None}
+    if isinstance(item, ClassLabel):
+        named = {f"the card of {builder.repo_id or builder.config.name}": item.names} | named
+    refuse_other_labels(named)
+    unnamed = [place for place, names in given.items() if names is None]
+    if unnamed and any(names is not None for names in given.values()):
+        first = next(place for place, names in given.items() if names is not None)
+        raise DataError(
+            f"{unnamed[0]} says nothing of its labels, but {first} has {given[first]}: its tags would be read by "
+            "these. Write it with the same features."
+        )
+
+
+def _features_of(path: str) -> Features | None:
+    """Read the features that `datasets` noted in a file; none if it noted none, or the file is of another format."""
+    try:
+        with fsspec.open(path, "rb") as file:
+            if path.endswith(".parquet"):
+                schema = pq.read_schema(file)
+            elif path.endswith(".arrow"):
+                schema = _arrow_schema(file)
+            else:
+                return None
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{path} can't be read as {os.path.splitext(path)[1][1:]}: {error}. Write it again.") from None
+    return Features.from_arrow_schema(schema) if b"huggingface" in (schema.metadata or {}) else None
+
+
+def _arrow_schema(file: Any) -> pa.Schema:
+    try:
+        return pa.ipc.open_stream(file).schema
+    except pa.ArrowInvalid:
+        file.seek(0)
+        return pa.ipc.open_file(file).schema
