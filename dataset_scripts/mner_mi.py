@@ -17,7 +17,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from .repair import read_image
+from .image_files import read_image_of
 from .schema import DataError, Post, make_post, read_lines, require_folder
 from .writer import add_processes_argument, run_command, write_dataset
 
@@ -90,8 +90,9 @@ def image_path(source: Path, name: str) -> Path:
 
 
 def read_published_image(source: Path, name: str) -> tuple[str, bytes | None]:
-    """Read an image of the published folder, as [`read_image`] does; arguments as those of [`image_path`]."""
-    return read_image(image_path(source, name))
+    """Read an image of the published folder, as [`read_image_of`] does; arguments as those of [`image_path`]."""
+    path = image_path(source, name)
+    return read_image_of(path.parent, path.name)
 
 
 def convert(

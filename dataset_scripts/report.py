@@ -6,19 +6,24 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable
 from typing import Any
 
-from .schema import ENTITY_TYPES, Post
+from .schema import Post
 
 
 class SplitReport:
-    """Collects the figures of one split, post by post."""
+    """Collects the figures of one split, post by post.
 
-    def __init__(self):
+    Args:
+        types (`Iterable[str]`): The entity types, in the order of the report.
+    """
+
+    def __init__(self, types: Iterable[str]):
+        self.types = list(types)
         self.posts = 0
         self.words = 0
         self.entities = Counter()
         self.mapped_tags = Counter()
         self.images_per_post = Counter()
-        self.image_problems = {"missing": [], "repaired": [], "broken": []}
+        self.image_problems = {"missing": [], "ambiguous": [], "repaired": [], "broken": []}
         self.illegal_transitions = 0
         self.posts_with_illegal_transitions = []
         self._content = hashlib.sha256()
@@ -29,7 +34,7 @@ class SplitReport:
         Args:
             post (`Post`): The post that names the image.
             name (`str`): The image's file name.
-            state (`str`): `"missing"`, `"repaired"` or `"broken"`.
+            state (`str`): `"missing"`, `"ambiguous"`, `"repaired"` or `"broken"`.
         """
         self.image_problems[state].append(f"{post.id}: {name}")
 
@@ -64,7 +69,7 @@ class SplitReport:
         return {
             "posts": self.posts,
             "words": self.words,
-            "entities": {name: self.entities[name] for name in ENTITY_TYPES} | {"total": self.entities.total()},
+            "entities": {name: self.entities[name] for name in self.types} | {"total": self.entities.total()},
             "images": sum(count * posts for count, posts in self.images_per_post.items()),
             "images_per_post": {str(count): self.images_per_post[count] for count in sorted(self.images_per_post)},
             **problems,
@@ -125,17 +130,20 @@ def format_report(report: dict[str, Any]) -> str:
     splits = report["splits"]
     counts = sorted({count for split in splits.values() for count in split["images_per_post"]}, key=int)
     rows = [("posts", [s["posts"] for s in splits.values()]), ("words", [s["words"] for s in splits.values()])]
-    for name in ["total", *ENTITY_TYPES]:
+    types = [name for name in next(iter(splits.values()))["entities"] if name != "total"]
+    for name in ["total", *types]:
         title = "entities" if name == "total" else f"  {name}"
         rows.append((title, [s["entities"][name] for s in splits.values()]))
     rows.append(("images", [s["images"] for s in splits.values()]))
     for count in counts:
         rows.append((f"  posts with {count}", [s["images_per_post"].get(count, 0) for s in splits.values()]))
-    for field in ("missing_images", "repaired_images", "broken_images", "illegal_transitions"):
+    for field in ("missing_images", "ambiguous_images", "repaired_images", "broken_images", "illegal_transitions"):
         rows.append((field.replace("_", " "), [s[field]["count"] for s in splits.values()]))
     lines = [f"{report['name']}:", _row("", [*splits, "total"])]
     lines += [_row(title, [*cells, sum(cells)]) for title, cells in rows]
     lines.append(f"ids of several posts: {len(report['duplicate_ids'])}")
+    published = [f"{count:,} {what}" for what, count in report.get("published", {}).items()]
+    lines += [f"published: {', '.join(published)}"] if published else []
     mapped = sum((Counter(split["mapped_tags"]) for split in splits.values()), Counter())
     lines += [f"tags mapped: {pair}: {count}" for pair, count in sorted(mapped.items())]
     lines += [f"sha256 {name:10} {split['sha256']}" for name, split in splits.items()]

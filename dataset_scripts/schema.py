@@ -1,7 +1,7 @@
 """The one schema of all sources, and the checks every post goes through."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,18 +10,31 @@ from datasets import ClassLabel, Features, Image, List, Value
 
 ENTITY_TYPES = ["PER", "LOC", "ORG", "MISC"]
 LABELS = ["O"] + [f"{prefix}-{entity_type}" for entity_type in ENTITY_TYPES for prefix in "BI"]
-SPLITS = ["train", "validation", "test"]
 # Twitter-2015 says OTHER and MNER-MI says MIS for the same type.
 TYPE_ALIASES = {"OTHER": "MISC", "MIS": "MISC"}
-FEATURES = Features(
-    {
-        "id": Value("string"),
-        "tokens": List(Value("string")),
-        "ner_tags": List(ClassLabel(names=LABELS)),
-        "images": List(Image()),
-        "source": Value("string"),
-    }
-)
+
+
+def features_of(labels: list[str]) -> Features:
+    """Return the schema with some labels.
+
+    Args:
+        labels (`list[str]`): `"O"`, and `"B-X"` and `"I-X"` of each type.
+
+    Returns:
+        `Features`.
+    """
+    return Features(
+        {
+            "id": Value("string"),
+            "tokens": List(Value("string")),
+            "ner_tags": List(ClassLabel(names=labels)),
+            "images": List(Image()),
+            "source": Value("string"),
+        }
+    )
+
+
+FEATURES = features_of(LABELS)
 
 
 class DataError(ValueError):
@@ -35,10 +48,10 @@ class Post:
     Args:
         id (`str`): The post's id as published.
         tokens (`list[str]`): Its words, untouched.
-        tags (`list[str]`): One of `LABELS` for each word.
+        tags (`list[str]`): A tag of BIO2 for each word.
         image_names (`list[str]`): File names of its images, in post order.
         source (`str`): The data set the post comes from.
-        published_tags (`list[str]`): The tags before [`normalise_tag`].
+        published_tags (`list[str]`): The tags before they were mapped or converted.
     """
 
     id: str
@@ -49,31 +62,39 @@ class Post:
     published_tags: list[str]
 
 
-def normalise_tag(tag: str) -> str:
-    """Map a published tag to one of `LABELS`: the types `OTHER` and `MIS` become `MISC`.
+def normalise_tag(tag: str, labels: list[str] = LABELS) -> str:
+    """Map a published tag to a label: the types `OTHER` and `MIS` become `MISC`.
 
     Args:
         tag (`str`): A BIO2 tag such as `"B-OTHER"`.
+        labels (`list[str]`, *optional*, defaults to `LABELS`): The labels that there are.
 
     Returns:
-        `str`: the tag's name in `LABELS`.
+        `str`: one of the labels.
 
     Raises:
         DataError: if the tag is unknown.
     """
     prefix, dash, entity_type = tag.partition("-")
-    name = prefix + dash + TYPE_ALIASES.get(entity_type, entity_type)
-    if name not in LABELS:
-        types = ", ".join([*ENTITY_TYPES, *TYPE_ALIASES])
+    name = tag if tag in labels else prefix + dash + TYPE_ALIASES.get(entity_type, entity_type)
+    if name not in labels:
+        types = [label[2:] for label in labels if label.startswith("B-")]
+        aliases = [alias for alias, entity_type in TYPE_ALIASES.items() if entity_type in types]
         raise DataError(
-            f"unknown tag {tag!r}. Expected O, or B- or I- with one of {types}. Correct the tag, or map its type in "
-            "TYPE_ALIASES of dataset_scripts/schema.py."
+            f"unknown tag {tag!r}. Expected O, or B- or I- with one of {', '.join([*types, *aliases])}. Correct the "
+            "tag, or convert the data with `python -m smcl.dataset_scripts.conll`, which takes any types."
         )
     return name
 
 
 def make_post(
-    post_id: str, tokens: list[str], tags: list[str], image_names: list[str], source: str, where: str
+    post_id: str,
+    tokens: list[str],
+    tags: list[str],
+    image_names: list[str],
+    source: str,
+    where: str,
+    normalise: Callable[[str], str] = normalise_tag,
 ) -> Post:
     """Check one post and bring its tags into the schema.
 
@@ -81,16 +102,18 @@ def make_post(
         post_id (`str`): The post's id.
         tokens (`list[str]`): Its words; empty words are kept.
         tags (`list[str]`): A published tag for each word.
-        image_names (`list[str]`): Plain file names of its images.
+        image_names (`list[str]`): File names of its images, below the folder of images.
         source (`str`): The data set the post comes from.
         where (`str`): File and line number, for error messages.
+        normalise (`Callable`, *optional*): Gives the label of a published tag, or raises a `DataError`; by default
+            [`normalise_tag`].
 
     Returns:
         `Post`.
 
     Raises:
         DataError: if the id is empty, there is no word, words and tags differ in number, a tag is unknown, a text is
-            no valid unicode, or an image name is not a plain file name.
+            no valid unicode, or an image name leads out of its folder.
     """
     if not post_id:
         raise DataError(f"{where}: the post's id is empty. Expected a number or a text. Give every post an id.")
@@ -104,14 +127,14 @@ def make_post(
     for text in [post_id, *tokens, *image_names]:
         _check_unicode(text, where)
     for name in image_names:
-        # A name with a folder in it could reach any file of the machine.
-        if name in ("", ".", "..") or "/" in name or "\\" in name or "\0" in name:
+        # Such a name could reach any file of the machine.
+        if "\\" in name or "\0" in name or any(part in ("", ".", "..") for part in name.split("/")):
             raise DataError(
-                f"{where}: post {post_id} has the image name {name!r}. Expected a file name without a folder. "
-                "Put the image into the image folder and give its name only."
+                f"{where}: post {post_id} has the image name {name!r}. Expected the name of a file in the folder of "
+                "images, or below it. Put the image there and give its name from there on."
             )
     try:
-        labels = [normalise_tag(tag) for tag in tags]
+        labels = [normalise(tag) for tag in tags]
     except DataError as error:
         raise DataError(f"{where}: post {post_id} has an {error}") from None
     return Post(post_id, tokens, labels, image_names, source, tags)
@@ -141,7 +164,7 @@ def read_lines(path: Path) -> Iterator[tuple[str, str]]:
         DataError: if the file does not exist or is not UTF-8.
     """
     if not path.is_file():
-        raise DataError(f"There is no file {path}. Expected the text of a split there. Check --source.")
+        raise DataError(f"There is no file {path}. Expected the text of a split there. Check the path.")
     with path.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
             where = f"{path}:{number}"

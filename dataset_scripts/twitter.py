@@ -6,63 +6,21 @@ The image of a post is `<id>.jpg`.
     python -m smcl.dataset_scripts.twitter --source DIR [--images DIR] --output OUT
 """
 
-import argparse
 import os
 from collections.abc import Iterator, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
+from . import conll
+from .schema import LABELS, Post, normalise_tag, require_folder
 
-from .repair import read_image
-from .schema import DataError, Post, make_post, read_lines, require_folder
-from .writer import add_processes_argument, run_command, write_dataset
-
-FILE_SPLITS = {"train": "train", "validation": "valid", "test": "test"}
-ID_PREFIX = "IMGID:"
+FILES = {"train": "train.txt", "validation": "valid.txt", "test": "test.txt"}
+LAYOUT = conll.Layout(num_columns=2, id_prefix="IMGID:")
 
 
 def read_posts(path: Path, source: str) -> Iterator[Post]:
-    """Read the posts of one CoNLL file.
-
-    Args:
-        path (`Path`): The file.
-        source (`str`): The data set's name, for the posts' `source`.
-
-    Yields:
-        `Post`: with `<id>.jpg` as its image.
-
-    Raises:
-        DataError: if the file is missing, a line is neither of the three kinds, or a post is not as it must be.
-    """
-    post_id, words, tags, begin = None, [], [], ""
-    for where, line in read_lines(path):
-        if line.startswith(ID_PREFIX) or not line:
-            if post_id is not None:
-                yield make_post(post_id, words, tags, [f"{post_id}.jpg"], source, begin)
-            post_id, words, tags, begin = None, [], [], where
-            if line:
-                post_id = line.removeprefix(ID_PREFIX).strip()
-            continue
-        fields = line.split("\t")
-        if len(fields) != 2:
-            raise DataError(
-                f"{where}: expected '{ID_PREFIX}<id>', 'word<TAB>tag' or an empty line, got {line!r}. Correct the line."
-            )
-        if post_id is None:
-            raise DataError(
-                f"{where}: expected '{ID_PREFIX}<id>' in front of a post's words, got {line!r}. Add the post's id."
-            )
-        words.append(fields[0])
-        tags.append(fields[1].strip())
-    if post_id is not None:
-        yield make_post(post_id, words, tags, [f"{post_id}.jpg"], source, begin)
-
-
-def read_image_of(folder: Path | None, name: str) -> tuple[str, bytes | None]:
-    """Read an image of a folder, as [`read_image`] does; without a folder, it is missing."""
-    return ("missing", None) if folder is None else read_image(folder / name)
+    """Read the posts of one file, with `<id>.jpg` as their image; see [`~conll.read_posts`]."""
+    return conll.read_posts(path, source, LAYOUT, lambda post_id: [f"{post_id}.jpg"], normalise_tag)
 
 
 def convert(
@@ -71,7 +29,7 @@ def convert(
     images: str | os.PathLike | None = None,
     processes: int = 1,
 ) -> dict[str, Any]:
-    """Convert a folder of CoNLL files to Parquet.
+    """Convert the published folder to Parquet.
 
     Args:
         source (`str` or `os.PathLike`): The folder; its name becomes the posts' `source`.
@@ -81,36 +39,19 @@ def convert(
         processes (`int`, *optional*, defaults to 1): How many processes read images.
 
     Returns:
-        `dict`: the report, see [`write_dataset`].
+        `dict`: the report, see [`~writer.write_dataset`].
 
     Raises:
         DataError: if a folder or file is missing, a line is not as it must be, or a post or split is not.
     """
-    source = Path(source)
-    require_folder(source, "data set", "Check --source.")
-    if images is not None:
-        require_folder(Path(images), "image folder", "Check --images.")
-    name = source.resolve().name
-    splits = {}
-    for split, stem in FILE_SPLITS.items():
-        posts = read_posts(source / f"{stem}.txt", name)
-        splits[split] = list(tqdm(posts, desc=f"{split}: text", unit=" posts"))
-    read = partial(read_image_of, None if images is None else Path(images))
-    return write_dataset(output, name, splits, read, processes)
+    require_folder(Path(source), "data set", "Check --source.")
+    files = {split: Path(source) / name for split, name in FILES.items()}
+    return conll.convert(output, files, LAYOUT, images, labels=LABELS, processes=processes)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command line.
-
-    Args:
-        argv (`Sequence[str]`, *optional*): The arguments; those of the process by default.
-    """
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--source", type=Path, required=True, help="the folder of {train,valid,test}.txt")
-    parser.add_argument("--images", type=Path, help="the folder of <id>.jpg; without it all images are missing")
-    parser.add_argument("--output", type=Path, required=True, help="the folder to write Parquet files to")
-    add_processes_argument(parser)
-    run_command(parser, convert, **vars(parser.parse_args(argv)))
+    """Run the command line; `argv` are the arguments, those of the process by default."""
+    conll.run_folder_command(__doc__, convert, FILES.values(), argv)
 
 
 if __name__ == "__main__":

@@ -13,18 +13,20 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from datasets import Features
 from tqdm import tqdm
 
 from .files import check_writable, write_whole
 from .report import SplitReport, find_duplicate_ids, format_report
-from .schema import FEATURES, SPLITS, DataError, Post, write_json
+from .schema import LABELS, DataError, Post, features_of, write_json
 
 # Posts held in memory at a time, and per Parquet row group: readers fetch whole row groups.
 BATCH_SIZE = 100
 # Posts whose images each process may have read ahead of the writing.
 POSTS_AHEAD = 8
 
-# Gives the state ("ok", "repaired", "missing" or "broken") and, for the first two, the bytes of a named image.
+# Gives the state of a named image and, if that is "ok" or "repaired", its bytes; else it is "missing", "ambiguous" or
+# "broken".
 ImageReader = Callable[[str], tuple[str, bytes | None]]
 
 
@@ -35,7 +37,13 @@ def add_processes_argument(parser: argparse.ArgumentParser) -> None:
 
 
 def write_dataset(
-    output: str | os.PathLike, name: str, splits: dict[str, list[Post]], read: ImageReader, processes: int = 1
+    output: str | os.PathLike,
+    name: str,
+    splits: dict[str, list[Post]],
+    read: ImageReader,
+    processes: int = 1,
+    labels: list[str] = LABELS,
+    published: dict[str, int] | None = None,
 ) -> dict[str, Any]:
     """Write posts as one Parquet file per split, with embedded image bytes, and a report beside them.
 
@@ -46,11 +54,13 @@ def write_dataset(
     Args:
         output (`str` or `os.PathLike`): The folder to write to; made if need be.
         name (`str`): The data set's name, for the report.
-        splits (`dict[str, list[Post]]`): The posts of `train`, `validation` and `test`.
-        read (`Callable`): Gives the state (`"ok"`, `"repaired"`, `"missing"` or `"broken"`) of the image of a name
-            and, for the first two, its bytes. An image that is missing or broken is left out and reported.
+        splits (`dict[str, list[Post]]`): The posts of each split, such as `train`, `validation` and `test`.
+        read (`Callable`): Gives the state (`"ok"`, `"repaired"`, `"missing"`, `"ambiguous"` or `"broken"`) of the image
+            of a name and, for the first two, its bytes. Any other image is left out and reported.
         processes (`int`, *optional*, defaults to 1): How many processes read images; with more than one, `read` must be
             a function that they can import, or a `partial` of one. What is written is the same.
+        labels (`list[str]`, *optional*, defaults to `LABELS`): All labels.
+        published (`dict[str, int]`, *optional*): Counts that the publishers give, for the report.
 
     Returns:
         `dict`: the report.
@@ -60,8 +70,8 @@ def write_dataset(
     """
     if processes < 1:
         raise DataError(f"Expected at least one process, got {processes}. Leave out --processes to use all cores.")
-    for split in SPLITS:
-        if not splits.get(split):
+    for split in splits:
+        if not splits[split]:
             raise DataError(f"The {split} split of {name} has no posts. Expected at least one. Check its source.")
     data = Path(output) / "data"
     try:
@@ -69,17 +79,20 @@ def write_dataset(
     except ValueError as error:
         raise DataError(str(error)) from error
     data.mkdir(parents=True, exist_ok=True)
+    features = features_of(labels)
     report = {"name": name, "splits": {}, "duplicate_ids": find_duplicate_ids(splits)}
-    posts = [post for split in SPLITS for post in splits[split]]
+    posts = [post for split in splits for post in splits[split]]
     with closing(_read_images(posts, read, processes)) as images_of_posts:
-        for split in SPLITS:
-            split_report = SplitReport()
+        for split in splits:
+            split_report = SplitReport(label[2:] for label in labels if label.startswith("B-"))
             rows = (
-                _make_row(post, next(images_of_posts), split_report)
+                _make_row(post, next(images_of_posts), split_report, features)
                 for post in tqdm(splits[split], desc=f"{split}: posts and images", unit=" posts")
             )
-            _write_parquet(rows, data / f"{split}-00000-of-00001.parquet")
+            _write_parquet(rows, features, data / f"{split}-00000-of-00001.parquet")
             report["splits"][split] = split_report.as_dict()
+    if published:
+        report["published"] = published
     write_json(report, Path(output) / "report.json")
     return report
 
@@ -105,7 +118,9 @@ def _read_post(read: ImageReader, image_names: list[str]) -> list[tuple[str, byt
     return [read(name) for name in image_names]
 
 
-def _make_row(post: Post, read_images: list[tuple[str, bytes | None]], report: SplitReport) -> dict[str, Any]:
+def _make_row(
+    post: Post, read_images: list[tuple[str, bytes | None]], report: SplitReport, features: Features
+) -> dict[str, Any]:
     images = []
     for name, (state, data) in zip(post.image_names, read_images, strict=True):
         if state != "ok":
@@ -114,15 +129,15 @@ def _make_row(post: Post, read_images: list[tuple[str, bytes | None]], report: S
             images.append({"bytes": data, "path": name})
     report.add(post, images)
     row = {"id": post.id, "tokens": post.tokens, "ner_tags": post.tags, "images": images, "source": post.source}
-    return FEATURES.encode_example(row)
+    return features.encode_example(row)
 
 
-def _write_parquet(rows: Iterable[dict[str, Any]], path: Path) -> None:
+def _write_parquet(rows: Iterable[dict[str, Any]], features: Features, path: Path) -> None:
     rows = iter(rows)
     # The schema's metadata carries the features, label names included.
-    with write_whole(path) as unfinished, pq.ParquetWriter(unfinished, FEATURES.arrow_schema) as writer:
+    with write_whole(path) as unfinished, pq.ParquetWriter(unfinished, features.arrow_schema) as writer:
         while batch := list(itertools.islice(rows, BATCH_SIZE)):
-            writer.write_table(pa.Table.from_pylist(batch, schema=FEATURES.arrow_schema))
+            writer.write_table(pa.Table.from_pylist(batch, schema=features.arrow_schema))
 
 
 def run_command(parser: argparse.ArgumentParser, convert: Callable[..., dict[str, Any]], **arguments: Any) -> None:

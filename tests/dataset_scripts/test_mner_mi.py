@@ -77,7 +77,7 @@ def test_a_line_that_is_no_record_is_refused_and_never_run(source, tmp_path, lin
         ({"text": "Hi Rio"}, "'text' to be a list of strings, got 'Hi Rio'"),
         ({"text": ["Hi", 5]}, "'text' to be a list of strings"),
         ({"images": None}, "'images' to be a list of strings"),
-        ({"images": ["../report.json"]}, "without a folder"),
+        ({"images": ["../report.json"]}, "or below it"),
         ({"label": ["O"]}, "2 words and 1 tags"),
         ({"label": ["O", "B-TIME"]}, "unknown tag 'B-TIME'"),
     ],

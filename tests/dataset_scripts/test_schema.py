@@ -54,9 +54,9 @@ def test_empty_words_are_kept():
         ({"tags": ["O"]}, "2 words and 1 tags"),
         ({"tags": ["O", "B-TIME"]}, r"post 7 has an unknown tag 'B-TIME'\. Expected O"),
         ({"tokens": ["Hi", "\ud83d"]}, "surrogate"),
-        ({"image_names": ["../secret.jpg"]}, "without a folder"),
-        ({"image_names": ["/etc/secret.jpg"]}, "without a folder"),
-        ({"image_names": [""]}, "without a folder"),
+        ({"image_names": ["../secret.jpg"]}, "or below it"),
+        ({"image_names": ["/etc/secret.jpg"]}, "or below it"),
+        ({"image_names": [""]}, "or below it"),
     ],
 )
 def test_bad_posts_are_refused_with_file_and_line(changes, message):

@@ -60,7 +60,7 @@ def test_windows_line_ends_change_nothing(tmp_path):
         (POST + "IMGID:8\nHi\tB-TIME\n", 5, "post 8 has an unknown tag 'B-TIME'"),
         (POST + "IMGID:8\n\n" + POST, 5, "post 8 has no words"),
         ("IMGID:\nHi\tO\n", 1, "id is empty"),
-        ("IMGID:../x\nHi\tO\n", 1, "without a folder"),
+        ("IMGID:../x\nHi\tO\n", 1, "or below it"),
     ],
 )
 def test_bad_lines_are_refused_with_file_and_line(tmp_path, text, line, message):

@@ -1,0 +1,283 @@
+r"""Convert text files with a word and its tag a line (CoNLL) to Parquet.
+
+An empty line ends a post. Columns, separator, scheme of the tags and the names of images are arguments:
+
+    python -m smcl.dataset_scripts.conll --train train.txt --validation dev.txt --test test.txt --output OUT
+    python -m smcl.dataset_scripts.conll --train train.bio --separator space --tag_column 3 --tag_scheme iob1 \
+        --comment -DOCSTART- --output OUT
+    python -m smcl.dataset_scripts.conll --train train.txt --id_prefix "# id = " --images DIR \
+        --image_pattern "{id}_{n}.jpg" --output OUT
+"""
+
+import argparse
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from .columns import check_labels
+from .image_files import ImagePattern, read_image_of
+from .schema import DataError, Post, make_post, normalise_tag, read_lines, require_folder
+from .tag_schemes import bio2_labels, read_spelling, scheme_name, to_bio2
+from .writer import add_processes_argument, run_command, write_dataset
+
+SPLITS = ("train", "validation", "test")
+SEPARATORS = {"tab": "\t", "space": " ", "comma": ",", "whitespace": None}
+
+
+@dataclass(frozen=True)
+class Layout:
+    r"""How a file is written.
+
+    Args:
+        separator (`str`, *optional*, defaults to `"\t"`): What parts the columns; `None` is any white space.
+        word_column (`int`, *optional*, defaults to 0): The column of words, from 0; negative ones count from the end.
+        tag_column (`int`, *optional*, defaults to -1): The column of tags.
+        num_columns (`int`, *optional*): How many columns a line has; by default as many as needed, or more.
+        id_prefix (`str`, *optional*): Begins the line with a post's id, which each post then must have; without one,
+            posts are numbered.
+        comments (`tuple[str, ...]`, *optional*): Lines that begin so are left out.
+    """
+
+    separator: str | None = "\t"
+    word_column: int = 0
+    tag_column: int = -1
+    num_columns: int | None = None
+    id_prefix: str | None = None
+    comments: tuple[str, ...] = ()
+
+    def read_word(self, line: str, where: str) -> tuple[str, str]:
+        """Read a line with a word; gives it and its tag, or raises a `DataError`."""
+        fields = line.split(self.separator)
+        wanted = self.num_columns or 2
+        places = [place if place >= 0 else len(fields) + place for place in (self.word_column, self.tag_column)]
+        fits = len(fields) == wanted if self.num_columns else all(0 <= place < len(fields) for place in places)
+        if not fits or len(fields) < wanted or places[0] == places[1]:
+            name = next((name for name, sign in SEPARATORS.items() if sign == self.separator), repr(self.separator))
+            start = f"'{self.id_prefix}<id>', " if self.id_prefix is not None else ""
+            sign = "<TAB>" if self.separator == "\t" else self.separator or " "
+            raise DataError(
+                f"{where}: expected {start}'word{sign}tag' or an empty line, got {line!r}, which has {len(fields)} "
+                f"columns ({name}). Correct the line, or the arguments about columns."
+            )
+        return fields[places[0]], fields[places[1]].strip()
+
+
+def read_posts(
+    path: Path,
+    source: str,
+    layout: Layout,
+    image_names: Callable[[str], list[str]],
+    normalise: Callable[[str], str] = str,
+    prefix: str = "",
+) -> Iterator[Post]:
+    """Read the posts of a file.
+
+    Args:
+        path (`Path`): The file, in UTF-8.
+        source (`str`): The data set's name, for the posts' `source`.
+        layout ([`Layout`]): How it is written.
+        image_names (`Callable`): Gives the names of a post's images by its id.
+        normalise (`Callable`, *optional*): See [`~schema.make_post`]; by default tags stay as they are.
+        prefix (`str`, *optional*): Begins the ids of posts that are numbered.
+
+    Yields:
+        `Post`.
+
+    Raises:
+        DataError: if the file is missing, a line is none of the kinds, or a post is not as it must be.
+    """
+    post_id, words, tags, begin, number = None, [], [], "", 0
+
+    def finished() -> Iterator[Post]:
+        if post_id is not None:
+            # The id must have been checked before a file is looked for by it.
+            post = make_post(post_id, words, tags, [], source, begin, normalise)
+            yield replace(post, image_names=_checked_names(post, image_names(post_id), begin))
+
+    for where, line in read_lines(path):
+        is_id = layout.id_prefix is not None and line.startswith(layout.id_prefix)
+        if not is_id and layout.comments and line.startswith(layout.comments):
+            continue
+        if is_id or not line.strip(" \t" if layout.separator is None else ""):
+            yield from finished()
+            post_id, words, tags, begin = None, [], [], where
+            if is_id:
+                post_id = line.removeprefix(layout.id_prefix).strip()
+            continue
+        word, tag = layout.read_word(line, where)
+        if post_id is None:
+            if layout.id_prefix is not None:
+                raise DataError(
+                    f"{where}: expected '{layout.id_prefix}<id>' in front of a post's words, got {line!r}. Add the "
+                    "post's id."
+                )
+            number, begin = number + 1, where
+            post_id = f"{prefix}{number}"
+        words.append(word)
+        tags.append(tag)
+    yield from finished()
+
+
+def _checked_names(post: Post, names: list[str], where: str) -> list[str]:
+    """Return names of images, unless one leads out of the folder."""
+    return make_post(post.id, post.tokens, post.tags, names, post.source, where, str).image_names
+
+
+def convert_tags(splits: Mapping[str, list[Post]], scheme: str) -> tuple[dict[str, list[Post]], list[str]]:
+    """Convert the tags of all posts to BIO2.
+
+    Args:
+        splits (`Mapping[str, list[Post]]`): The posts of each split, with tags as they were read.
+        scheme (`str`): One of `tag_schemes.SCHEMES`; `"bio2"` also mends other spellings, such as `PER-B`.
+
+    Returns:
+        The same posts with tags of BIO2, and all labels.
+
+    Raises:
+        DataError: if a tag is none of the scheme, or may not stand where it does; names the post.
+    """
+    scheme = scheme_name(scheme)
+    found = sorted({tag for posts in splits.values() for post in posts for tag in post.tags})
+    try:
+        spelling = read_spelling(found, scheme)
+    except ValueError as error:
+        check_labels(found, "The data", "tags")
+        raise DataError(f"Tags: {error}") from None
+    converted = {
+        split: [replace(post, tags=_convert_post(post, split, scheme, spelling)) for post in posts]
+        for split, posts in splits.items()
+    }
+    return converted, bio2_labels(sorted({kind for letter, kind in spelling.values() if letter != "O"}))
+
+
+def _convert_post(post: Post, split: str, scheme: str, spelling: Mapping[str, tuple[str, str]]) -> list[str]:
+    try:
+        return to_bio2(post.tags, scheme, spelling)
+    except ValueError as error:
+        raise DataError(
+            f"Split {split!r}, post {post.id!r}: {error}. Correct the tag, or give the right --tag_scheme."
+        ) from None
+
+
+def convert(
+    output: str | os.PathLike,
+    files: Mapping[str, str | os.PathLike],
+    layout: Layout = Layout(),
+    images: str | os.PathLike | None = None,
+    image_pattern: str = "{id}.jpg",
+    tag_scheme: str = "bio2",
+    labels: list[str] | None = None,
+    name: str | None = None,
+    published: dict[str, int] | None = None,
+    processes: int = 1,
+) -> dict[str, Any]:
+    """Convert CoNLL files to Parquet.
+
+    Args:
+        output (`str` or `os.PathLike`): The folder to write to.
+        files (`Mapping[str, str or os.PathLike]`): The file of each split.
+        layout ([`Layout`], *optional*): How they are written.
+        images (`str` or `os.PathLike`, *optional*): The folder of the images. Without it, an image for each id is
+            reported missing, and no others are looked for.
+        image_pattern (`str`, *optional*, defaults to `"{id}.jpg"`): See [`~image_files.ImagePattern`].
+        tag_scheme (`str`, *optional*, defaults to `"bio2"`): What tags are converted from.
+        labels (`list[str]`, *optional*): All labels, to which tags are mapped by [`~schema.normalise_tag`]; by default
+            those that stand in the files, of any types.
+        name (`str`, *optional*): The data set's name; by default that of the first file's folder.
+        published (`dict[str, int]`, *optional*): Counts that the publishers give, for the report.
+        processes (`int`, *optional*, defaults to 1): How many processes read images.
+
+    Returns:
+        `dict`: the report, see [`write_dataset`].
+
+    Raises:
+        DataError: if a folder or file is missing, or a line, a tag, a post or a split is not as it must be.
+    """
+    if not files:
+        raise DataError("Expected the file of at least one split, got none. Give --train, --validation or --test.")
+    scheme = scheme_name(tag_scheme)
+    folder = None if images is None else Path(images)
+    if folder is not None:
+        require_folder(folder, "image folder", "Check --images.")
+    name = name or Path(next(iter(files.values()))).resolve().parent.name or "data"
+    pattern = ImagePattern(folder, image_pattern)
+    # Numbered posts have no images that could be named after them.
+    names = pattern.names if layout.id_prefix is not None or folder is not None else lambda post_id: []
+    normalise = str if labels is None else partial(normalise_tag, labels=labels)
+    splits = {}
+    for split, path in files.items():
+        posts = read_posts(Path(path), name, layout, names, normalise, f"{split}-")
+        splits[split] = list(tqdm(posts, desc=f"{split}: text", unit=" posts"))
+    if labels is None:
+        splits, labels = convert_tags(splits, scheme)
+    read = partial(read_image_of, folder)
+    return write_dataset(output, name, splits, read, processes, labels, published)
+
+
+def run_folder_command(
+    description: str, convert_folder: Callable[..., dict[str, Any]], files: Iterable[str], argv: Sequence[str] | None
+) -> None:
+    """Run the command of a converter of one published folder.
+
+    Args:
+        description (`str`): For `--help`.
+        convert_folder (`Callable`): Takes `source`, `output`, `images` and `processes`.
+        files (`Iterable[str]`): The names of its files, for `--help`.
+        argv (`Sequence[str]`, *optional*): The arguments; those of the process by default.
+    """
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--source", type=Path, required=True, help=f"the folder of {', '.join(files)}")
+    parser.add_argument("--images", type=Path, help="the folder of images; without it all are missing")
+    parser.add_argument("--output", type=Path, required=True, help="the folder to write Parquet files to")
+    add_processes_argument(parser)
+    run_command(parser, convert_folder, **vars(parser.parse_args(argv)))
+
+
+def add_split_arguments(parser: argparse.ArgumentParser, what: str) -> None:
+    """Add the arguments that all converters of single files have."""
+    for split in SPLITS:
+        parser.add_argument(f"--{split}", type=Path, help=f"{what} of the {split} split")
+    parser.add_argument("--output", type=Path, required=True, help="the folder to write Parquet files to")
+    parser.add_argument("--images", type=Path, help="the folder of images")
+    parser.add_argument("--name", help="the data set's name (default: that of the first file's folder)")
+    parser.add_argument("--tag_scheme", default="bio2", help="what the tags are converted from (bio2)")
+    add_processes_argument(parser)
+
+
+def take_files(options: dict[str, Any]) -> dict[str, Path]:
+    """Take the files of splits out of parsed arguments."""
+    given = {split: options.pop(split) for split in SPLITS}
+    return {split: path for split, path in given.items() if path is not None}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command line.
+
+    Args:
+        argv (`Sequence[str]`, *optional*): The arguments; those of the process by default.
+    """
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_split_arguments(parser, "the file")
+    parser.add_argument("--separator", default="tab", help=f"{', '.join(SEPARATORS)} or a text (tab)")
+    parser.add_argument("--word_column", type=int, default=0, help="the column of words, from 0 (0)")
+    parser.add_argument("--tag_column", type=int, default=-1, help="the column of tags (-1, the last)")
+    parser.add_argument("--id_prefix", help="begins the line with a post's id, such as IMGID:")
+    parser.add_argument("--comment", dest="comments", nargs="+", default=(), help="beginnings of lines to leave out")
+    parser.add_argument("--image_pattern", default="{id}.jpg", help="{id}.jpg, {id}_{n}.jpg or {id}_* ({id}.jpg)")
+    options = vars(parser.parse_args(argv))
+    layout = Layout(
+        separator=SEPARATORS.get(options["separator"], options["separator"]),
+        comments=tuple(options.pop("comments")),
+        **{name: options.pop(name) for name in ("word_column", "tag_column", "id_prefix")},
+    )
+    del options["separator"]
+    run_command(parser, convert, files=take_files(options), layout=layout, **options)
+
+
+if __name__ == "__main__":
+    main()

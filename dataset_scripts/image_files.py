@@ -1,0 +1,180 @@
+"""Finding the image files that posts name, or that are named after posts."""
+
+import bisect
+import itertools
+import re
+import unicodedata
+from collections import defaultdict
+from collections.abc import Iterable
+from functools import lru_cache
+from pathlib import Path
+
+from .repair import read_image
+from .schema import DataError
+
+SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".jp2"),
+    *(".ppm", ".pgm", ".pbm", ".pnm"),
+)
+
+
+def find_image(folder: Path, name: str) -> Path | None:
+    """Find the file of an image; one that differs in case, or in the suffix of its format, will do.
+
+    Args:
+        folder (`Path`): The folder of images.
+        name (`str`): Its name there; the suffix may be missing.
+
+    Returns:
+        `Path`, *optional*: the file.
+
+    Raises:
+        DataError: if no file has this very name, and several would do.
+    """
+    path = folder / name
+    if path.is_file():
+        return path
+    there = _list_images(path.parent)
+    same = there.by_name.get(_key(path.name)) or there.by_stem.get(_key(_stem(path.name)), [])
+    if len(same) > 1:
+        raise DataError(
+            f"{path} is not there, and {', '.join(map(repr, same))} would all do. Keep one, or give its very name."
+        )
+    return path.parent / same[0] if same else None
+
+
+def read_image_of(folder: Path | None, name: str) -> tuple[str, bytes | None]:
+    """Find and read an image.
+
+    Args:
+        folder (`Path`, *optional*): The folder of images; without one, every image is missing.
+        name (`str`): The image's name.
+
+    Returns:
+        `tuple[str, bytes | None]`: as of [`~repair.read_image`], or `"ambiguous"` if several files would do.
+    """
+    if folder is None:
+        return "missing", None
+    try:
+        path = find_image(folder, name)
+    except DataError:
+        return "ambiguous", None
+    return ("missing", None) if path is None else read_image(path)
+
+
+class ImagePattern:
+    """Gives the names of a post's images by the post's id.
+
+    Args:
+        folder (`Path`, *optional*): The folder of images; without one, no number and no `*` is found.
+        pattern (`str`): `"{id}.jpg"`, a post's only image; `"{id}_{n}.jpg"`, numbered ones from 0 or 1 on; or
+            `"{id}_*"`, all that are so called, by name. Other suffixes of image formats will do as well.
+
+    Raises:
+        DataError: if the pattern can't be used.
+    """
+
+    def __init__(self, folder: Path | None, pattern: str):
+        self.folder, self.pattern = folder, pattern
+        fields, stars = re.findall(r"\{(.*?)\}", pattern), pattern.count("*")
+        if fields.count("id") != 1 or set(fields) - {"id", "n"} or fields.count("n") + stars > 1 or "/" in pattern:
+            raise DataError(
+                f"The pattern of images must have {{id}} once, and {{n}} or * at most once, such as '{{id}}.jpg', "
+                f"'{{id}}_{{n}}.jpg' or '{{id}}_*', got {pattern!r}. Correct --image_pattern."
+            )
+        self.has_number, self.has_star = "n" in fields, stars == 1
+        self._owners: dict[str, str] = {}
+        self._first = min((n for n, _ in self._numbers(r".+")), default=0) if self.has_number else 0
+
+    def names(self, post_id: str) -> list[str]:
+        """Name the images of a post, in order.
+
+        Args:
+            post_id (`str`): The post's id.
+
+        Returns:
+            `list[str]`: their names; of numbered ones also those that are missing in between.
+
+        Raises:
+            DataError: if an image's name fits another post as well.
+        """
+        key = re.escape(_key(post_id))
+        if self.has_number:
+            found = dict(self._numbers(key, post_id))
+            numbers = range(self._first, max(found, default=self._first - 1) + 1)
+            names = [self._fill(post_id, found.get(number, str(number))) for number in numbers]
+        elif self.has_star:
+            match = re.compile(self._expression(key, ".*"))
+            files = self._candidates(post_id)
+            names = [name for name in files if match.fullmatch(_key(name)) or match.fullmatch(_key(_stem(name)))]
+        else:
+            return [self._fill(post_id, "")]
+        for name in names:
+            owner = self._owners.setdefault(name, post_id)
+            if owner != post_id:
+                raise DataError(
+                    f"The image {name!r} fits the posts {owner!r} and {post_id!r} by the pattern {self.pattern!r}. "
+                    "Rename it, or give a pattern that tells them apart."
+                )
+        return names
+
+    def _fill(self, post_id: str, number: str) -> str:
+        return self.pattern.replace("{n}", number).replace("{id}", post_id)
+
+    def _expression(self, post_id: str, rest: str) -> str:
+        pattern = self.pattern if self.has_star else _stem(self.pattern)
+        return re.escape(_key(pattern)).replace(r"\{n\}", rest).replace(r"\*", rest).replace(r"\{id\}", post_id)
+
+    def _numbers(self, key: str, post_id: str | None = None) -> list[tuple[int, str]]:
+        """List the numbers, as they are written, of the images of posts whose ids match."""
+        match = re.compile(self._expression(key, "([0-9]+)"))
+        found = (match.fullmatch(_key(_stem(name))) for name in self._candidates(post_id))
+        return [(int(numbered[1]), numbered[1]) for numbered in found if numbered]
+
+    def _candidates(self, post_id: str | None) -> list[str]:
+        """List the images whose names begin as a post's do, or all."""
+        if self.folder is None:
+            return []
+        begin = "" if post_id is None else re.split(r"\{n\}|\*", self.pattern)[0].replace("{id}", post_id)
+        return _list_images(self.folder).beginning_with(_key(begin))
+
+
+class _ImageNames:
+    """The names of a folder's images, and what is the same for names that differ in case or suffix only."""
+
+    def __init__(self, names: Iterable[str]):
+        self.sorted = sorted((_key(name), name) for name in names)
+        self.by_name, self.by_stem = defaultdict(list), defaultdict(list)
+        for key, name in self.sorted:
+            self.by_name[key].append(name)
+            self.by_stem[_key(_stem(name))].append(name)
+
+    def beginning_with(self, begin: str) -> list[str]:
+        first = bisect.bisect_left(self.sorted, (begin, ""))
+        return [
+            name
+            for _, name in itertools.takewhile(
+                lambda pair: pair[0].startswith(begin), itertools.islice(self.sorted, first, None)
+            )
+        ]
+
+
+def _stem(name: str) -> str:
+    """Return a name without the suffix of an image format."""
+    suffix = Path(name).suffix
+    return name.removesuffix(suffix) if suffix.lower() in SUFFIXES else name
+
+
+def _key(name: str) -> str:
+    """Return what is the same for names that differ in case, or in how their accents are written."""
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+def _list_images(folder: Path) -> _ImageNames:
+    return _list_files(folder, folder.stat().st_mtime_ns) if folder.is_dir() else _ImageNames(())
+
+
+@lru_cache(maxsize=64)
+def _list_files(folder: Path, changed: int) -> _ImageNames:
+    """List the images of a folder, once for each state of it."""
+    return _ImageNames(path.name for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file())
