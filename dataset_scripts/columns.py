@@ -21,15 +21,18 @@ OTHER_WORDS = {
 }
 
 
-def parse_columns(values: str | Sequence[str] | Mapping[str, str] | None) -> dict[str, str]:
+def parse_columns(
+    values: str | Sequence[str] | Mapping[str, str] | None, known: Sequence[str] = COLUMNS
+) -> dict[str, str]:
     """Read the argument `--columns`, such as `images=image tokens=words ner_tags=tags`.
 
     Args:
         values (`str`, `Sequence[str]` or `Mapping[str, str]`, *optional*): `OURS=THEIRS` pairs, one text of them apart
             by spaces or commas, or a mapping of an arguments file.
+        known (`Sequence[str]`, *optional*, defaults to `COLUMNS`): Our names.
 
     Returns:
-        `dict[str, str]`: for names of `COLUMNS` those that the data set has in their place.
+        `dict[str, str]`: for our names those that the data set has in their place.
 
     Raises:
         ValueError: if a pair can't be read, a name is none of ours, or a name stands twice; names it.
@@ -47,11 +50,11 @@ def parse_columns(values: str | Sequence[str] | Mapping[str, str] | None) -> dic
                 f"{'='.join(map(str, pair))!r}."
             )
         ours, theirs = (name.strip() for name in pair)
-        if ours not in COLUMNS:
-            turned = f" Did you mean `{theirs}={ours}`?" if theirs in COLUMNS else ""
+        if ours not in known:
+            turned = f" Did you mean `{theirs}={ours}`?" if theirs in known else ""
             raise ValueError(
                 f"`--columns {ours}={theirs}`: there is no column {ours!r} in the schema, which has "
-                f"{', '.join(COLUMNS)}. Ours stands in front of `=`, the data set's behind it.{turned}"
+                f"{', '.join(known)}. Ours stands in front of `=`, the data set's behind it.{turned}"
             )
         if ours in columns:
             raise ValueError(f"`--columns` gives {ours!r} twice: {columns[ours]!r} and {theirs!r}. Leave one out.")

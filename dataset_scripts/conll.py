@@ -11,6 +11,7 @@ An empty line ends a post. Columns, separator, scheme of the tags and the names 
 
 import argparse
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -26,6 +27,7 @@ from .tag_schemes import bio2_labels, read_spelling, scheme_name, to_bio2
 from .writer import add_processes_argument, run_command, write_dataset
 
 SPLITS = ("train", "validation", "test")
+_ESCAPE = re.compile(r"\\u([0-9a-f]{4})")
 SEPARATORS = {"tab": "\t", "space": " ", "comma": ",", "whitespace": None}
 
 
@@ -41,6 +43,7 @@ class Layout:
         id_prefix (`str`, *optional*): Begins the line with a post's id, which each post then must have; without one,
             posts are numbered.
         comments (`tuple[str, ...]`, *optional*): Lines that begin so are left out.
+        escaped (`bool`, *optional*, defaults to `False`): Words are as [`format_post`] writes them.
     """
 
     separator: str | None = "\t"
@@ -49,6 +52,7 @@ class Layout:
     num_columns: int | None = None
     id_prefix: str | None = None
     comments: tuple[str, ...] = ()
+    escaped: bool = False
 
     def read_word(self, line: str, where: str) -> tuple[str, str]:
         """Read a line with a word; gives it and its tag, or raises a `DataError`."""
@@ -64,7 +68,12 @@ class Layout:
                 f"{where}: expected {start}'word{sign}tag' or an empty line, got {line!r}, which has {len(fields)} "
                 f"columns ({name}). Correct the line, or the arguments about columns."
             )
-        return fields[places[0]], fields[places[1]].strip()
+        word, tag = fields[places[0]], fields[places[1]].strip()
+        return self.unescape(word), tag
+
+    def unescape(self, word: str) -> str:
+        """Return a word as it was before [`format_post`] wrote it, if the file is so written."""
+        return _ESCAPE.sub(lambda found: chr(int(found[1], 16)), word) if self.escaped else word
 
 
 def read_posts(
@@ -107,7 +116,7 @@ def read_posts(
             yield from finished()
             post_id, words, tags, begin = None, [], [], where
             if is_id:
-                post_id = line.removeprefix(layout.id_prefix).strip()
+                post_id = layout.unescape(line.removeprefix(layout.id_prefix).strip())
             continue
         word, tag = layout.read_word(line, where)
         if post_id is None:
@@ -121,6 +130,33 @@ def read_posts(
         words.append(word)
         tags.append(tag)
     yield from finished()
+
+
+def format_post(post_id: str, words: Sequence[str], tags: Sequence[str]) -> str:
+    r"""Write a post as `IMGID:<id>`, a line `word<TAB>tag` for each word, and an empty line.
+
+    White space within a word becomes `\\u0020` and the like, so that lines and columns stay whole; [`Layout`] with
+    `id_prefix="IMGID:"` and `escaped=True` reads it back.
+
+    Args:
+        post_id (`str`): The post's id.
+        words (`Sequence[str]`): Its words.
+        tags (`Sequence[str]`): As many tags.
+
+    Returns:
+        `str`: the lines.
+
+    Raises:
+        ValueError: if words and tags differ in number.
+    """
+    lines = [f"{_escape(word)}\t{tag}\n" for word, tag in zip(words, tags, strict=True)]
+    return f"IMGID:{_escape(post_id)}\n{''.join(lines)}\n"
+
+
+def _escape(word: str) -> str:
+    """Write white space, and what would read like an escape, as escapes."""
+    word = _ESCAPE.sub(lambda found: f"\\u005c{found[0][1:]}", word)
+    return "".join(f"\\u{ord(char):04x}" if char.isspace() else char for char in word)
 
 
 def _checked_names(post: Post, names: list[str], where: str) -> list[str]:

@@ -1,0 +1,349 @@
+"""Predictions to Label Studio, where people correct them, and its export back to Parquet.
+
+    python -m smcl.dataset_scripts.label_studio export --predictions tagged.jsonl --posts posts.jsonl --output tasks
+    python -m smcl.dataset_scripts.label_studio import --export export.json --images tasks/images --output corrected
+
+`export` writes `tasks.json`, `config.xml` (the labelling interface) and `images/`; it takes `tagged.jsonl` of `--output`,
+or `predictions.jsonl`, and gives each entity as a pre-annotation, with its score if there is one. `import` reads what
+Label Studio exports as JSON.
+"""
+
+import argparse
+import json
+import os
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, unquote
+from xml.sax.saxutils import quoteattr
+
+import pyarrow.parquet as pq
+from tqdm import tqdm
+
+from .conll import convert_tags
+from .image_files import find_image, read_image_of
+from .jsonl import read_records
+from .rows import read_post
+from .schema import DataError, Post, make_post, require_folder, write_json
+from .spans import cut_words, read_spans, split_text, tag_words
+from .writer import add_processes_argument, run_command, write_dataset
+
+TEXT, LABELS, IMAGE = "text", "label", "image"
+# How Label Studio serves a folder of its own machine (LABEL_STUDIO_LOCAL_FILES_SERVING_ENABLED).
+IMAGE_ROOT = "/data/local-files/?d=images/"
+MODEL_VERSION = "smcl"
+
+
+def make_task(record: Mapping[str, Any], post: Mapping[str, Any], images: Sequence[str]) -> dict[str, Any]:
+    """Make a task of one predicted post.
+
+    Args:
+        record (`Mapping[str, Any]`): A line of predictions: `id`, `words` and `entities`; or `tokens` and `predicted`.
+        post (`Mapping[str, Any]`): What [`~rows.read_post`] gives of the post itself, whose `text` offsets refer to.
+        images (`Sequence[str]`): Addresses of its images.
+
+    Returns:
+        `dict`: with `data` and `predictions`.
+
+    Raises:
+        DataError: if a record has no words, or an entity does not fit the text.
+    """
+    words = record.get("words") or record.get("tokens")
+    if not isinstance(words, list):
+        reason = record.get("error") or f"it has the keys {sorted(record)}"
+        raise DataError(
+            f"post {record.get('id')!r} has no words to correct: {reason}. Predict it again, or leave it out."
+        )
+    text = post.get("text") or " ".join(words)
+    spans = [_result(number, text, *span) for number, span in enumerate(_entities(record, words, text))]
+    data = {"id": str(record.get("id", "")), TEXT: text, "words": words, "images": list(images)}
+    prediction = {"model_version": MODEL_VERSION, "result": spans}
+    scores = [span["score"] for span in spans if "score" in span]
+    if scores:
+        # The least certain entity decides which post is looked at first.
+        prediction["score"] = min(scores)
+    return {"data": data, "predictions": [prediction]}
+
+
+def _result(number: int, text: str, start: int, end: int, label: str, score: float | None) -> dict[str, Any]:
+    value = {"start": start, "end": end, "text": text[start:end], "labels": [label]}
+    result = {"id": f"e{number}", "from_name": LABELS, "to_name": TEXT, "type": "labels", "value": value}
+    return result if score is None else result | {"score": score}
+
+
+def _entities(record: Mapping[str, Any], words: list[str], text: str) -> Iterator[tuple[int, int, str, float | None]]:
+    """Yield start, end, type and score of each entity."""
+    if record.get("entities") is not None:
+        for entity in record["entities"]:
+            yield *read_spans([entity], text)[0], entity.get("score")
+        return
+    places, begin, tags = _joined(words), None, [*(record.get("predicted") or record.get("tags") or []), "O"]
+    if len(tags) != len(words) + 1:
+        raise DataError(f"post {record.get('id')!r} has {len(words)} words and {len(tags) - 1} predicted tags.")
+    for row, tag in enumerate(tags):
+        if begin is not None and not (tag[:2] == "I-" and tag[2:] == tags[begin][2:]):
+            yield places[begin][0], places[row - 1][1], tags[begin][2:], None
+            begin = None
+        if tag[:2] == "B-":
+            begin = row
+
+
+def _joined(words: Iterable[str]) -> list[tuple[int, int]]:
+    """Return where words stand in the text that joins them by spaces."""
+    places, start = [], 0
+    for word in words:
+        places.append((start, start + len(word)))
+        start += len(word) + 1
+    return places
+
+
+def labelling_config(types: Iterable[str], most_images: int) -> str:
+    """Return the labelling interface that the tasks need, as Label Studio's XML.
+
+    Args:
+        types (`Iterable[str]`): The entity types.
+        most_images (`int`): Images of the post with the most.
+    """
+    labels = "".join(f"    <Label value={quoteattr(name)}/>\n" for name in types)
+    image = f'  <Image name="{IMAGE}" valueList="$images"/>\n' if most_images else ""
+    return (
+        f'<View>\n  <Labels name="{LABELS}" toName="{TEXT}">\n{labels}  </Labels>\n'
+        f'  <Text name="{TEXT}" value="${TEXT}" granularity="symbol"/>\n{image}</View>\n'
+    )
+
+
+def export_tasks(
+    predictions: str | os.PathLike,
+    output: str | os.PathLike,
+    posts: str | os.PathLike | None = None,
+    image_root: str = IMAGE_ROOT,
+    types: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Write predictions as tasks of Label Studio.
+
+    Args:
+        predictions (`str` or `os.PathLike`): JSON lines or Parquet of predictions.
+        output (`str` or `os.PathLike`): New or empty folder for `tasks.json`, `config.xml` and `images/`.
+        posts (`str` or `os.PathLike`, *optional*): What was predicted, in the same order: JSON lines, or a Parquet
+            file. Without it there are no images, and a text is its words with spaces between.
+        image_root (`str`, *optional*): What addresses of images begin with; by default Label Studio's local files.
+        types (`Sequence[str]`, *optional*): Entity types to offer besides those that were predicted.
+
+    Returns:
+        `dict`: numbers of `tasks`, `entities`, `images`, and posts left out since they have an `error`.
+
+    Raises:
+        DataError: if files do not fit together, or the folder holds something.
+    """
+    folder = Path(output)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise DataError(f"Expected a new or empty folder at {folder}. Choose another --output.")
+    records = [record for _, record in _read_rows(Path(predictions))]
+    rows = [{}] * len(records) if posts is None else [row for _, row in _read_rows(Path(posts))]
+    if len(rows) != len(records):
+        raise DataError(
+            f"{posts} has {len(rows)} posts, but {predictions} has {len(records)}. Give what was predicted."
+        )
+    (folder / "images").mkdir(parents=True)
+    tasks, counts, found = [], Counter(tasks=0, entities=0, images=0, errors=0), set(types)
+    for number, (record, row) in enumerate(zip(records, rows, strict=True)):
+        try:
+            post = read_post(row) if row else {"images": []}
+            if post.get("id") not in (None, str(record.get("id"))):
+                raise DataError(f"it has the id {record.get('id')!r}, but the post there has {post['id']!r}")
+            if record.get("error"):
+                counts["errors"] += 1
+                continue
+            names = _write_images(post["images"], number, folder / "images", posts)
+            task = make_task(record, post, [image_root + quote(name) for name in names])
+        except ValueError as error:
+            raise DataError(f"{predictions}, record {number}: {error}") from None
+        tasks.append(task)
+        results = task["predictions"][0]["result"]
+        found.update(result["value"]["labels"][0] for result in results)
+        counts.update(tasks=1, entities=len(results), images=len(names))
+    write_json(tasks, folder / "tasks.json")
+    config = labelling_config(sorted(found), max((len(task["data"]["images"]) for task in tasks), default=0))
+    (folder / "config.xml").write_text(config, encoding="utf-8")
+    return dict(counts)
+
+
+def _read_rows(path: Path) -> Iterator[tuple[str, Any]]:
+    if path.suffix != ".parquet":
+        yield from read_records(path)
+        return
+    if not path.is_file():
+        raise DataError(f"There is no file {path}. Check the path.")
+    with pq.ParquetFile(path) as file:
+        for batch in file.iter_batches(100):
+            yield from ((str(path), row) for row in batch.to_pylist())
+
+
+def _write_images(images: list[Any], number: int, folder: Path, posts: str | os.PathLike | None) -> list[str]:
+    """Copy the images of a post; gives their names."""
+    names = []
+    for place, image in enumerate(images):
+        name = image.get("path") if isinstance(image, dict) else image if isinstance(image, str) else None
+        data = image.get("bytes") if isinstance(image, dict) else image if isinstance(image, bytes) else None
+        if data is None:
+            base = Path(posts or ".").resolve().parent
+            path = find_image(base, str(name)) if name and not str(name).startswith("http") else None
+            if path is None:
+                raise DataError(f"there is no image {name!r} in {base}. Correct its path, or leave it out.")
+            data = path.read_bytes()
+        names.append(f"{number}_{place}_{Path(name or 'image').name}")
+        (folder / names[-1]).write_bytes(data)
+    return names
+
+
+def read_task(task: Any, where: str, source: str, number: int, counts: Counter) -> Post | None:
+    """Read a corrected task.
+
+    Args:
+        task (`Any`): An item of Label Studio's JSON export.
+        where (`str`): Where it stands, for messages.
+        source (`str`): The data set's name.
+        number (`int`): Stands in for a missing id.
+        counts (`Counter`): Counts `unlabelled` and `cancelled` tasks, and `cut words`.
+
+    Returns:
+        `Post`, *optional*: none if nobody corrected it.
+
+    Raises:
+        DataError: if it is no such task, several people's corrections are there and none is marked as ground truth, or
+            a span can't be used.
+    """
+    if not isinstance(task, Mapping) or not isinstance(task.get("data"), Mapping):
+        raise DataError(
+            f"{where}: expected a task with `data` and `annotations`, got {ascii(task)[:80]}. Export as JSON, not as "
+            "JSON-MIN."
+        )
+    data = task["data"]
+    done = [one for one in task.get("annotations") or [] if not one.get("was_cancelled")]
+    if not done:
+        counts["cancelled" if task.get("annotations") else "unlabelled"] += 1
+        return None
+    truths = [one for one in done if one.get("ground_truth")]
+    chosen = truths if len(truths) == 1 else done
+    if len(chosen) > 1:
+        raise DataError(
+            f"{where}: {len(chosen)} annotations are there. Mark one of them as ground truth, or remove the others."
+        )
+    try:
+        text = data.get(TEXT)
+        if not isinstance(text, str) or not text.strip():
+            raise DataError(f"`data` has no `{TEXT}`, but {sorted(data)}")
+        spans = [_span(result) for result in chosen[0].get("result") or [] if result.get("type") == "labels"]
+        tokens, tags = _tag(text, spans, data.get("words"), counts)
+    except ValueError as error:
+        raise DataError(f"{where}: {error}") from None
+    names = [unquote(address).split("?d=")[-1].rpartition("/")[2] for address in data.get("images") or []]
+    post_id = data.get("id") or task.get("id")
+    return make_post(str(number if post_id in (None, "") else post_id), tokens, tags, names, source, where, str)
+
+
+def _span(result: Mapping[str, Any]) -> dict[str, Any]:
+    value = result.get("value") or {}
+    names = ("start", "end", "labels", "text")
+    return {name: value[name] for name in names if name in value}
+
+
+def _tag(text: str, spans: list[dict[str, Any]], words: Any, counts: Counter) -> tuple[list[str], list[str]]:
+    """Tag the words of a task: those that it was exported with, if it was."""
+    found, places = read_spans(spans, text), None
+    if isinstance(words, list) and all(isinstance(word, str) for word in words):
+        places = _find_words(text, words)
+    places = split_text(text) if places is None else places
+    # An empty word has no place to cut.
+    cut = cut_words(places, [place for start, end, _ in found for place in (start, end)])
+    counts["cut words"] += len(cut) - len(places)
+    return [text[start:end] for start, end in cut], tag_words(cut, found)
+
+
+def _find_words(text: str, words: list[str]) -> list[tuple[int, int]] | None:
+    """Find words in their order in a text, with nothing but white space between; none if they are not there."""
+    places, start = [], 0
+    if text == " ".join(words):
+        return _joined(words)
+    for word in words:
+        place = text.find(word, start)
+        if place < 0 or text[start:place].strip():
+            return None
+        places.append((place, place + len(word)))
+        start = place + len(word)
+    return None if text[start:].strip() else places
+
+
+def import_tasks(
+    export: str | os.PathLike,
+    output: str | os.PathLike,
+    images: str | os.PathLike | None = None,
+    split: str = "train",
+    name: str = "label_studio",
+    processes: int = 1,
+) -> dict[str, Any]:
+    """Convert Label Studio's JSON export to Parquet.
+
+    Args:
+        export (`str` or `os.PathLike`): The exported file.
+        output (`str` or `os.PathLike`): The folder to write to.
+        images (`str` or `os.PathLike`, *optional*): The folder of images that `export_tasks` wrote.
+        split (`str`, *optional*, defaults to `"train"`): The split that the posts become.
+        name (`str`, *optional*, defaults to `"label_studio"`): The data set's name.
+        processes (`int`, *optional*, defaults to 1): How many processes read images.
+
+    Returns:
+        `dict`: the report, see [`write_dataset`], with numbers of tasks left out.
+
+    Raises:
+        DataError: if a file or folder is missing, or a task can't be used; names it.
+    """
+    if images is not None:
+        require_folder(Path(images), "image folder", "Check --images.")
+    counts = Counter()
+    records = tqdm(read_records(Path(export)), desc=f"{split}: tasks", unit=" tasks")
+    read = [read_task(task, where, name, number, counts) for number, (where, task) in enumerate(records)]
+    posts = [post for post in read if post is not None]
+    splits, labels = convert_tags({split: posts}, "bio2")
+    if left_out := {what: count for what, count in counts.items() if count}:
+        tqdm.write(", ".join(f"{what}: {count}" for what, count in left_out.items()))
+    return write_dataset(output, name, splits, partial(read_image_of, images and Path(images)), processes, labels)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command line.
+
+    Args:
+        argv (`Sequence[str]`, *optional*): The arguments; those of the process by default.
+    """
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    out = commands.add_parser("export", help="predictions to tasks of Label Studio")
+    out.add_argument("--predictions", type=Path, required=True, help=".jsonl or .parquet of predictions")
+    out.add_argument("--posts", type=Path, help="what was predicted: .jsonl or .parquet, for texts and images")
+    out.add_argument("--output", type=Path, required=True, help="new folder for tasks, interface and images")
+    out.add_argument("--image_root", default=IMAGE_ROOT, help=f"what addresses of images begin with ({IMAGE_ROOT})")
+    out.add_argument("--types", nargs="+", default=(), help="entity types to offer besides the predicted ones")
+    back = commands.add_parser("import", help="corrected tasks to Parquet")
+    back.add_argument("--export", type=Path, required=True, help="what Label Studio exported as JSON")
+    back.add_argument("--images", type=Path, help="the folder of images that `export` wrote")
+    back.add_argument("--output", type=Path, required=True, help="the folder to write Parquet files to")
+    back.add_argument("--split", default="train", help="the split that the posts become (train)")
+    back.add_argument("--name", default="label_studio", help="the data set's name")
+    add_processes_argument(back)
+    options = vars(parser.parse_args(argv))
+    if options.pop("command") == "import":
+        run_command(parser, import_tasks, **options)
+        return
+    try:
+        counts = export_tasks(**options)
+    except DataError as error:
+        parser.exit(2, f"{parser.prog}: {error}\n")
+    sys.stdout.write(json.dumps(counts) + "\n")
+
+
+if __name__ == "__main__":
+    main()
