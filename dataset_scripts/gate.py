@@ -98,8 +98,12 @@ def _without_format(posts: Posts, where: str) -> Posts:
         )
     posts = posts.with_format(None)
     if posts.features is None:
-        posts = posts._resolve_features()
-    if posts.features is None or not posts.features:
+        try:
+            posts = posts._resolve_features()
+        except StopIteration:
+            # There is not even one post to take them from.
+            pass
+    if not posts.features:
         raise DataError(f"{where} has no post, or no column. Expected `tokens` and what else the schema has.")
     return posts
 

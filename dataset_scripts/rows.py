@@ -91,8 +91,7 @@ def read_images(images: Any) -> list[Any]:
     Raises:
         ValueError: if it is something else, or one of a list is missing.
     """
-    if isinstance(images, tuple) or hasattr(images, "tolist"):
-        images = _plain(images)
+    images = _plain(images)
     if images is None:
         return []
     if isinstance(images, str) and images[:1] == "[" and images[-1:] == "]":

@@ -1,0 +1,300 @@
+import io
+import logging
+
+import pytest
+from datasets import (
+    ClassLabel,
+    Dataset,
+    DatasetDict,
+    Features,
+    Image,
+    IterableDataset,
+    LargeList,
+    List,
+    Value,
+    load_dataset_builder,
+)
+from PIL import Image as Picture
+
+from smcl.dataset_scripts.columns import parse_columns
+from smcl.dataset_scripts.gate import prepare_posts
+from smcl.dataset_scripts.label_files import check_label_files
+
+NAMES = ["O", "B-X", "I-X"]
+
+
+def png(colour="red"):
+    file = io.BytesIO()
+    Picture.new("RGB", (4, 4), colour).save(file, "PNG")
+    return file.getvalue()
+
+
+FILE = {"bytes": png(), "path": "red.png"}
+ROWS = {
+    "id": ["1", "2"],
+    "tokens": [["a", "b"], ["c"]],
+    "ner_tags": [[1, 2], [0]],
+    "images": [[FILE, FILE], []],
+}
+FEATURES = {
+    "id": Value("string"),
+    "tokens": List(Value("string")),
+    "ner_tags": List(ClassLabel(names=NAMES)),
+    "images": List(Image()),
+}
+
+
+def make(features=None, drop=(), **changes):
+    """Posts in the schema, but for some columns, types and values."""
+    rows = {name: values for name, values in (ROWS | changes).items() if name not in drop}
+    types = FEATURES | (features or {})
+    return Dataset.from_dict(rows, features=Features({name: types[name] for name in rows}))
+
+
+def prepare(posts, **options):
+    return prepare_posts(posts, where="own", **options)
+
+
+def read(posts, **options):
+    """What comes out of the gate, as lists, or of a stream."""
+    return [dict(row) for row in prepare(posts, **options)]
+
+
+EXPECTED = read(make())
+
+
+def test_posts_in_the_schema_stay_what_they_are():
+    assert EXPECTED == [dict(zip(ROWS, values, strict=True)) for values in zip(*ROWS.values(), strict=True)]
+
+
+@pytest.mark.parametrize(
+    "posts",
+    [
+        make().with_format("numpy"),
+        make().with_format("pandas"),
+        make().with_format("arrow"),
+        make().with_format("torch", columns=["tokens"]),
+        make({"tokens": LargeList(Value("large_string")), "images": LargeList(Image(decode=False))}),
+        make({"ner_tags": LargeList(ClassLabel(names=NAMES))}),
+        make({"id": Value("int64")}, id=[1, 2]),
+        make({"images": List({"bytes": Value("binary"), "path": Value("string")})}),
+        make({"lang": Value("string")}, lang=["en", "de"]),
+        make(images=[[FILE, FILE], None]),
+        make().select([1, 0]).select([1, 0]),
+        make().to_iterable_dataset(),
+        make({"images": LargeList(Image())}).to_iterable_dataset(),
+    ],
+    ids=range(13),
+)
+def test_what_means_the_same_becomes_the_same(posts):
+    assert read(posts) == EXPECTED
+
+
+@pytest.mark.parametrize(
+    ("feature", "values", "expected"),
+    [
+        (Image(), [FILE, None], [[FILE], []]),
+        (Value("string"), ["a.png", None], [[{"bytes": None, "path": "a.png"}], []]),
+        (Value("binary"), [png(), None], [[{"bytes": png(), "path": None}], []]),
+        (List(Value("string")), [["a.png", "b.png"], []], [[{"bytes": None, "path": f"{x}.png"} for x in "ab"], []]),
+        (List(Value("large_binary")), [[png()], None], [[{"bytes": png(), "path": None}], []]),
+        (Value("null"), [None, None], [[], []]),
+        (List(Image(), length=1), [[FILE], [FILE]], [[FILE], [FILE]]),
+    ],
+)
+@pytest.mark.parametrize("streams", [False, True])
+def test_images_may_be_one_or_a_list_of_files_paths_or_bytes(feature, values, expected, streams):
+    posts = make({"images": feature}, images=values)
+    posts = posts.to_iterable_dataset() if streams else posts
+    assert [row["images"] for row in read(posts)] == expected
+
+
+def test_columns_are_renamed_and_others_left_away():
+    posts = make().rename_columns({"images": "Photos", "tokens": "words", "ner_tags": "tags"}).add_column("n", [1, 2])
+    columns = parse_columns("images=Photos tokens=words ner_tags=tags")
+    for some in (posts, posts.to_iterable_dataset()):
+        assert read(some, columns=columns) == EXPECTED
+
+
+@pytest.mark.parametrize("options", [{"ignore_images": True}, {"reads_images": False}])
+def test_images_that_are_not_read_are_left_away(options):
+    assert prepare(make(), **options).column_names == ["id", "tokens", "ner_tags"]
+
+
+def test_a_missing_id_is_the_number_of_the_row():
+    for posts in (make(drop=["id"]), make(drop=["id"]).to_iterable_dataset(), make(id=[None, "x"])):
+        assert read(posts)[0]["id"] == "0"
+
+
+@pytest.mark.parametrize(
+    ("tags", "names"),
+    [
+        ([["B-Y", "I-Y"], ["O"]], ["O", "B-Y", "I-Y"]),
+        ([["B-Z", "B-A"], ["O"]], ["O", "B-A", "I-A", "B-Z", "I-Z"]),
+        ([["O", "O"], ["O"]], ["O"]),
+    ],
+)
+def test_names_of_tags_become_class_labels(tags, names):
+    posts = prepare(make({"ner_tags": List(Value("string"))}, ner_tags=tags))
+    labels = posts.features["ner_tags"].feature
+    assert labels.names == names
+    assert [labels.int2str(row) for row in posts["ner_tags"]] == tags
+
+
+def test_names_of_tags_get_the_same_labels_in_all_splits_and_those_of_a_model():
+    text = {"ner_tags": List(Value("string"))}
+    one, two = make(text, ner_tags=[["B-Y", "O"], ["O"]]), make(text, ner_tags=[["B-A", "O"], ["O"]])
+    both = prepare(DatasetDict(train=one, test=two))
+    assert {tuple(split.features["ner_tags"].feature.names) for split in both.values()} == {
+        ("O", "B-A", "I-A", "B-Y", "I-Y")
+    }
+    own = ["B-Y", "I-Y", "O"]
+    for posts in (one, one.to_iterable_dataset()):
+        assert [row["ner_tags"] for row in read(posts, labels=own)] == [[0, 2], [2]]
+    with pytest.raises(ValueError, match=r"\['B-A'.*\], which the model does not have"):
+        prepare(two, labels=own)
+    with pytest.raises(ValueError, match="'B-A', which is none of the labels"):
+        read(two.to_iterable_dataset(), labels=own)
+    with pytest.raises(ValueError, match="can't be streamed"):
+        prepare(one.to_iterable_dataset())
+
+
+@pytest.mark.parametrize("names", [["O", "I-X", "B-X"], ["O", "B-Y", "I-Y"], NAMES + ["B-Y", "I-Y"]])
+def test_splits_with_other_labels_are_refused_with_both_lists(names):
+    other = make({"ner_tags": List(ClassLabel(names=names))})
+    for pair in ({"train": make(), "test": other}, {"train": make(), "a": make(), "test": other}):
+        with pytest.raises(ValueError, match="Split 'test' of own has the labels .*, but Split 'train' of own has"):
+            prepare(DatasetDict(pair))
+
+
+@pytest.mark.parametrize("names", [["O", "I-X", "B-X"], ["O", "B-Y", "I-Y"], None])
+@pytest.mark.parametrize("kind", ["split", "file"])
+def test_files_with_other_labels_are_refused_with_both_lists(tmp_path, names, kind):
+    other = List(ClassLabel(names=names)) if names else List(Value("int64"))
+    paths = ["train.parquet", "test.parquet"] if kind == "split" else ["train-0.parquet", "train-1.parquet"]
+    folder = tmp_path / "data"
+    folder.mkdir()
+    make().to_parquet(folder / paths[0])
+    make({"ner_tags": other}).to_parquet(folder / paths[1])
+    builder = load_dataset_builder(str(folder), cache_dir=str(tmp_path / "cache"))
+    used = ["test"] if kind == "split" else ["train"]
+    with pytest.raises(ValueError, match=paths[1].replace(".", r"\.")) as error:
+        check_label_files(builder, used)
+    assert str(NAMES) in str(error.value)
+    make().to_parquet(folder / paths[1])
+    check_label_files(load_dataset_builder(str(folder), cache_dir=str(tmp_path / "other")), used)
+
+
+@pytest.mark.parametrize(
+    ("names", "tags", "scheme"),
+    [
+        (["O", "B-X", "E-X", "S-X"], [[1, 2], [3]], "iobes"),
+        (["O", "X-B", "X-I"], [[1, 2], [1]], "bio2"),
+        (["O", "b_X", "i_X"], [[1, 2], [1]], "BIO"),
+        (["U-X", "L-X", "O", "B-X"], [[3, 1], [0]], "bilou"),
+        (["O", "X"], [[1, 1], [1]], "io"),
+        (["O", "I-X", "B-X"], [[1, 1], [1]], "iob1"),
+    ],
+)
+@pytest.mark.parametrize("named", [False, True])
+def test_other_schemes_are_converted_when_asked(names, tags, scheme, named):
+    feature = List(Value("string")) if named else List(ClassLabel(names=names))
+    values = [[names[tag] for tag in row] for row in tags] if named else tags
+    posts = make({"ner_tags": feature}, ner_tags=values)
+    assert [row["ner_tags"] for row in read(posts, tag_scheme=scheme)] == [[1, 2], [1]]
+    assert prepare(posts, tag_scheme=scheme).features["ner_tags"].feature.names == NAMES
+    expected = "bio2" if scheme == "BIO" else scheme
+    if scheme != "iob1":
+        with pytest.raises(
+            ValueError,
+            match=f"column `ner_tags`: expected the labels O, B-X.*--tag_scheme {expected}",
+        ):
+            prepare(posts)
+
+
+def test_a_tag_that_its_scheme_forbids_is_named_with_its_post():
+    posts = make({"ner_tags": List(ClassLabel(names=["O", "B-X", "E-X", "S-X"]))}, ner_tags=[[1, 2], [1]])
+    with pytest.raises(ValueError, match="own, post '2': the last tag 'B-X' leaves an entity open"):
+        prepare(posts, tag_scheme="iobes")
+
+
+def test_i_without_b_is_no_bio2():
+    with pytest.raises(ValueError, match="without the `B-` that begins them.*--tag_scheme io"):
+        prepare(make({"ner_tags": List(ClassLabel(names=["O", "I-X"]))}, ner_tags=[[0, 1], [0]]))
+
+
+def test_tags_that_continue_nothing_are_counted_by_split(caplog):
+    posts = make(ner_tags=[[2, 2], [2]])
+    with caplog.at_level(logging.WARNING):
+        out = prepare(DatasetDict(train=make(), test=posts))
+    assert out["test"]["ner_tags"][:] == [[2, 2], [2]]
+    (record,) = caplog.records
+    assert "Split 'test' of own: 2 I- tags in 2 posts continue no entity" in record.getMessage()
+
+
+def test_words_that_are_not_tagged_stay_so():
+    posts = make(ner_tags=[[1, -100], [-100]])
+    for some in (posts, posts.to_iterable_dataset()):
+        assert [row["ner_tags"] for row in read(some)] == [[1, -100], [-100]]
+    old = make({"ner_tags": List(ClassLabel(names=["O", "U-X"]))}, ner_tags=[[1, -100], [-100]])
+    assert [row["ner_tags"] for row in read(old, tag_scheme="bilou")] == [[1, -100], [-100]]
+
+
+def from_arrow(**changes):
+    """Posts with values that `datasets` itself would not take."""
+    import pyarrow as pa
+
+    schema = Features(FEATURES).arrow_schema
+    return Dataset(pa.Table.from_pydict(ROWS | changes, schema=schema))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"ner_tags": [[1, 2], [3]]}, "post '2': `ner_tags` hold 3, which is no label: expected 0 to 2"),
+        ({"ner_tags": [[1, -1], [0]]}, "post '1': `ner_tags` hold -1, which is no label"),
+        ({"ner_tags": [[1], [0]]}, "post '1': it has 2 words and 1 tags"),
+        ({"ner_tags": [[1, None], [0]]}, "post '1': `ner_tags` hold"),
+        ({"ner_tags": [[1, 2], None]}, "post '2': `ner_tags`"),
+        ({"tokens": [["a", None], ["c"]]}, "post '1': `tokens`"),
+        ({"tokens": [["a", "b"], None]}, "post '2': (`tokens`|Expected `text` or `tokens`)"),
+        ({"images": [[None], []]}, "post '1': Image 0 of `images` is empty"),
+        ({"images": [[FILE, {"bytes": None, "path": None}], []]}, "post '1': Image 1 of `images` is empty"),
+        ({"images": [[{"bytes": None, "path": ""}], []]}, "post '1': Image 0 of `images` is empty"),
+    ],
+)
+@pytest.mark.parametrize("streams", [False, True])
+def test_values_that_can_not_be_used_are_named_with_their_post(changes, message, streams):
+    posts = from_arrow(**changes)
+    with pytest.raises(ValueError, match="^own, " + message):
+        read(posts.to_iterable_dataset() if streams else posts)
+
+
+def test_empty_tokens_beside_a_text_have_no_tags_but_can_be_predicted():
+    text = {"text": Value("string")}
+    posts = make(text, tokens=[["a", "b"], []], ner_tags=[[1, 2], []], text=["a b", "c"])
+    with pytest.raises(ValueError, match="post '2': `tokens` are empty beside a text"):
+        prepare(posts)
+    assert "text" not in prepare(make(text, text=["a b", "c"])).column_names
+    assert prepare(posts.remove_columns("ner_tags"), needs_tags=False)["text"][:] == ["a b", "c"]
+
+
+@pytest.mark.parametrize(
+    ("posts", "message"),
+    [
+        ([{"tokens": ["a"]}], "must be a `Dataset`"),
+        (make().with_transform(lambda rows: rows), "transform"),
+        (IterableDataset.from_generator(lambda: iter(())), "no post, or no column"),
+        (Dataset.from_dict({}), "no post, or no column"),
+    ],
+)
+def test_what_is_no_data_set_is_refused(posts, message):
+    with pytest.raises(ValueError, match="own .*" + message):
+        prepare(posts)
+
+
+def test_a_generator_without_features_is_read():
+    rows = [{"id": 7, "tokens": ["a"], "ner_tags": ["B-X"], "image": "a.png"}]
+    posts = IterableDataset.from_generator(lambda: iter(rows))
+    (row,) = read(posts, labels=NAMES, columns={"images": "image"})
+    assert row == {"id": "7", "tokens": ["a"], "ner_tags": [1], "images": [{"bytes": None, "path": "a.png"}]}
