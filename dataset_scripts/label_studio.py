@@ -4,8 +4,8 @@
     python -m smcl.dataset_scripts.label_studio import --export export.json --images tasks/images --output corrected
 
 `export` writes `tasks.json`, `config.xml` (the labelling interface) and `images/`; it takes `tagged.jsonl` of
-`--output`, or `predictions.jsonl`, and gives each entity as a pre-annotation, with its score if there is one. `import` reads what
-Label Studio exports as JSON.
+`--output`, or `predictions.jsonl`, and gives each entity as a pre-annotation, with its score if there is one. `import`
+reads what Label Studio exports as JSON.
 """
 
 import argparse

@@ -100,7 +100,7 @@ def _read_span(span: Any, text: str) -> Span:
             "Expected spans such as {'start': 0, 'end': 4, 'label': 'PER'} or [0, 4, 'PER'], got "
             f"{ascii(span)[:200]}."
         )
-    if told is not None and 0 <= start < end and told != text[start:end]:
+    if told is not None and 0 <= start < end and (end > len(text) or told != text[start:end]):
         start, end = _by_utf16(start, end, told, text, span)
     if not 0 <= start < end <= len(text) or not text[start:end].strip():
         raise DataError(

@@ -1,0 +1,79 @@
+import json
+
+import pytest
+from datasets import load_dataset
+from PIL import Image
+
+from smcl.dataset_scripts import jsonl
+
+TAGGED = {"id": 1, "tokens": ["Joey", "sleeps"], "ner_tags": ["B-PET", "O"], "images": ["photos/1.JPG"]}
+SPANS = {"id": 1, "text": "Joey sleeps", "spans": [{"start": 0, "end": 4, "label": "PET"}], "images": "./photos/1.jpg"}
+
+
+@pytest.fixture
+def convert(tmp_path):
+    (tmp_path / "photos").mkdir()
+    Image.new("RGB", (4, 4)).save(tmp_path / "photos" / "1.jpg")
+
+    def run(text, **options):
+        path = tmp_path / "posts.jsonl"
+        path.write_text(text, encoding="utf-8")
+        report = jsonl.convert(tmp_path / "out", {"train": path}, **options)
+        posts = load_dataset(str(tmp_path / "out"), split="train", cache_dir=str(tmp_path / "cache"))
+        return report, posts
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("text", "options"),
+    [
+        (json.dumps(TAGGED), {}),
+        (json.dumps(SPANS) + "\n\n", {}),
+        ("\ufeff" + json.dumps([TAGGED], indent=1), {}),
+        (json.dumps({**SPANS, "spans": [[0, 4, "PET"]]}), {}),
+        (json.dumps({"id": 1, "words": ["Joey", "sleeps"], "y": ["S-PET", "O"], "img": "photos/1.jpg"}),
+         {"columns": ["tokens=words", "ner_tags=y", "images=img"], "tag_scheme": "iobes"}),
+        (json.dumps({"id": 1, "text": "Joey sleeps", "label": [[0, 4, "PET"]], "images": [{"path": "photos/1.jpg"}]}),
+         {"columns": "spans=label"}),
+    ],
+)  # fmt: skip
+def test_tags_and_spans_become_the_same_posts(convert, text, options):
+    report, posts = convert(text, **options)
+    assert posts["tokens"][:] == [["Joey", "sleeps"]]
+    assert posts.features["ner_tags"].feature.int2str(posts[0]["ner_tags"]) == ["B-PET", "O"]
+    assert (posts[0]["id"], len(posts[0]["images"])) == ("1", 1)
+    assert report["splits"]["train"]["missing_images"]["count"] == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"tokens": "['Joey', 'sleeps']"}, "`tokens` must be a list of words, got the text"),
+        ({"ner_tags": "B-PET O"}, "`ner_tags` must be a list with the name"),
+        ({"ner_tags": [1, 0]}, "`ner_tags` must be a list with the name"),
+        ({"ner_tags": ["O"]}, "2 words and 1 tags"),
+        ({"ner_tags": ["S-PET", "O"]}, "expected the labels O, B-X.*--tag_scheme"),
+        ({"images": ["../1.jpg"]}, "or below it"),
+        ({"images": ["/etc/1.jpg"]}, "or below it"),
+        ({"images": ["https://host/1.jpg"]}, "Download images first"),
+        ({"tokens": None, "text": "Joey"}, "a `text` needs `spans`"),
+        ({"images": None, "image": "1.jpg"}, None),
+    ],
+)
+def test_records_that_can_not_be_used_are_named(convert, change, message):
+    record = {name: value for name, value in (TAGGED | change).items() if value is not None}
+    with pytest.raises(ValueError, match=message or "Give `--columns images=image`"):
+        convert(json.dumps(record))
+
+
+@pytest.mark.parametrize("text", ["{", "hello", json.dumps(TAGGED) + "\n[1"])
+def test_lines_that_are_no_json_are_named(convert, text):
+    with pytest.raises(ValueError, match=r"posts.jsonl:\d: expected a JSON object"):
+        convert(text)
+
+
+def test_the_command_names_a_wrong_column(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        jsonl.main(["--train", "x", "--output", str(tmp_path / "out"), "--columns", "words=tokens"])
+    assert "no column 'words' in the schema" in capsys.readouterr().err

@@ -1,0 +1,155 @@
+import json
+import xml.etree.ElementTree
+
+import pytest
+from datasets import load_dataset
+from PIL import Image
+
+from smcl.dataset_scripts import label_studio
+from smcl.dataset_scripts.label_studio import export_tasks, import_tasks
+
+ENTITIES = [{"entity_group": "LOC", "word": "Rome", "start": 6, "end": 10, "score": 0.75, "words": [2, 2]}]
+TAGGED = {"id": "7", "words": ["i", "saw", "Rome", "👍"], "tags": ["O", "O", "B-LOC", "O"], "entities": ENTITIES}
+POST = {"id": "7", "text": "i saw Rome 👍", "images": ["a b.png"]}
+SCORED = {"id": "8", "tokens": ["New", "York"], "gold": ["O", "O"], "predicted": ["B-LOC", "I-LOC"]}
+
+
+@pytest.fixture
+def export(tmp_path):
+    Image.new("RGB", (4, 4), "red").save(tmp_path / "a b.png")
+
+    def run(records, posts=None, **options):
+        (tmp_path / "tagged.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+        if posts is not None:
+            (tmp_path / "posts.jsonl").write_text("".join(json.dumps(post) + "\n" for post in posts))
+            options["posts"] = tmp_path / "posts.jsonl"
+        counts = export_tasks(tmp_path / "tagged.jsonl", tmp_path / "tasks", **options)
+        return counts, json.loads((tmp_path / "tasks" / "tasks.json").read_text(encoding="utf-8"))
+
+    return run
+
+
+def accept(tasks, correct=lambda result: result):
+    """What Label Studio exports when somebody submits each prediction, corrected."""
+    return [
+        {"id": number, **task, "annotations": [{"result": [correct(r) for r in task["predictions"][0]["result"]]}]}
+        for number, task in enumerate(tasks, 100)
+    ]
+
+
+def test_predictions_become_tasks_with_scores_and_images(export, tmp_path):
+    counts, (first, second) = export([TAGGED, SCORED], [POST, {"text": ["New", "York"]}], types=["PER"])
+    assert counts == {"tasks": 2, "entities": 2, "images": 1, "errors": 0}
+    assert first["data"]["text"] == "i saw Rome 👍"
+    assert first["data"]["images"] == ["/data/local-files/?d=images/0_0_a%20b.png"]
+    assert (tmp_path / "tasks" / "images" / "0_0_a b.png").is_file()
+    (prediction,) = first["predictions"]
+    assert prediction["score"] == 0.75
+    assert prediction["result"][0]["value"] == {"start": 6, "end": 10, "text": "Rome", "labels": ["LOC"]}
+    assert prediction["result"][0]["score"] == 0.75
+    assert second["predictions"][0]["result"][0]["value"]["text"] == "New York"
+    config = xml.etree.ElementTree.parse(tmp_path / "tasks" / "config.xml")
+    assert [label.get("value") for label in config.iter("Label")] == ["LOC", "PER"]
+    # Names in the interface and in the pre-annotations must be the same.
+    assert config.find("Labels").get("name") == prediction["result"][0]["from_name"]
+    assert config.find("Text").get("name") == prediction["result"][0]["to_name"]
+    assert config.find("Image").get("valueList") == "$images"
+
+
+def test_what_was_exported_comes_back_with_its_images(export, tmp_path):
+    _, tasks = export([TAGGED, SCORED], [POST, {"text": ["New", "York"]}])
+    (tmp_path / "export.json").write_text(json.dumps(accept(tasks)), encoding="utf-8")
+    import_tasks(tmp_path / "export.json", tmp_path / "out", tmp_path / "tasks" / "images")
+    posts = load_dataset(str(tmp_path / "out"), split="train", cache_dir=str(tmp_path / "cache"))
+    labels = posts.features["ner_tags"].feature
+    assert posts["id"][:] == ["7", "8"]
+    assert posts["tokens"][:] == [TAGGED["words"], SCORED["tokens"]]
+    assert [labels.int2str(tags) for tags in posts["ner_tags"]] == [TAGGED["tags"], SCORED["predicted"]]
+    assert [len(images) for images in posts["images"]] == [1, 0]
+
+
+@pytest.mark.parametrize(
+    ("value", "words", "tags"),
+    [
+        ({"start": 6, "end": 10, "labels": ["PER"]}, ["i", "saw", "Rome", "👍"], ["O", "O", "B-PER", "O"]),
+        ({"start": 2, "end": 10, "labels": ["PER"]}, ["i", "saw", "Rome", "👍"], ["O", "B-PER", "I-PER", "O"]),
+        ({"start": 6, "end": 8, "labels": ["PER"]}, ["i", "saw", "Ro", "me", "👍"], ["O", "O", "B-PER", "O", "O"]),
+        ({"start": 11, "end": 13, "labels": ["X"], "text": "👍"}, ["i", "saw", "Rome", "👍"], ["O", "O", "O", "B-X"]),
+    ],
+)
+def test_corrections_come_back(export, tmp_path, value, words, tags):
+    _, tasks = export([TAGGED], [POST])
+    done = accept(tasks, lambda result: {**result, "value": value})
+    (tmp_path / "export.json").write_text(json.dumps(done), encoding="utf-8")
+    report = import_tasks(tmp_path / "export.json", tmp_path / "out", split="test")
+    posts = load_dataset(str(tmp_path / "out"), split="test", cache_dir=str(tmp_path / "cache"))
+    assert posts[0]["tokens"] == words
+    assert posts.features["ner_tags"].feature.int2str(posts[0]["ner_tags"]) == tags
+    assert report["splits"]["test"]["missing_images"]["count"] == 1
+
+
+def test_tasks_made_elsewhere_are_split_into_words(tmp_path):
+    result = {"type": "labels", "value": {"start": 0, "end": 2, "labels": ["PER"]}}
+    tasks = [
+        {"id": 1, "data": {"text": "徐渭 paints."}, "annotations": [{"result": [result]}]},
+        {"id": 2, "data": {"text": "no"}, "annotations": []},
+        {"id": 3, "data": {"text": "no"}, "annotations": [{"result": [], "was_cancelled": True}]},
+        {"id": 4, "data": {"text": "yes"}, "annotations": [{"result": [1]}, {"result": [], "ground_truth": True}]},
+    ]
+    (tmp_path / "export.json").write_text(json.dumps(tasks), encoding="utf-8")
+    import_tasks(tmp_path / "export.json", tmp_path / "out")
+    posts = load_dataset(str(tmp_path / "out"), split="train", cache_dir=str(tmp_path / "cache"))
+    assert posts["tokens"][:] == [["徐", "渭", "paints", "."], ["yes"]]
+    assert posts["id"][:] == ["1", "4"]
+
+
+@pytest.mark.parametrize(
+    ("records", "posts", "message"),
+    [
+        ([TAGGED], [POST, POST], "has 2 posts, but .* has 1"),
+        ([TAGGED], [{**POST, "id": "9"}], "record 0: it has the id '7', but the post there has '9'"),
+        ([TAGGED], [{**POST, "text": "you saw Rome"}], "record 0: The span .* is said to be 'Rome'"),
+        ([TAGGED], [{**POST, "images": ["gone.png"]}], "there is no image 'gone.png'"),
+        ([{"id": "7"}], None, "has no words to correct"),
+        ([{**SCORED, "predicted": ["O"]}], None, "2 words and 1 predicted tags"),
+    ],
+)
+def test_predictions_that_do_not_fit_are_refused(export, records, posts, message):
+    with pytest.raises(ValueError, match=message):
+        export(records, posts)
+
+
+def test_posts_with_an_error_are_counted_and_left_out(export):
+    counts, tasks = export([{"id": "1", "error": "Row 0 can't be read"}, SCORED])
+    assert (counts["errors"], len(tasks)) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("task", "message"),
+    [
+        ({"text": "a", "label": []}, "not as JSON-MIN"),
+        ({"data": {"text": "a"}, "annotations": [{"result": []}, {"result": []}]}, "2 annotations are there"),
+        ({"data": {"body": "a"}, "annotations": [{"result": []}]}, r"`data` has no `text`, but \['body'\]"),
+        (
+            {"data": {"text": "a"}, "annotations": [{"result": [{"type": "labels", "value": {"start": 0}}]}]},
+            "Expected spans such as",
+        ),
+    ],
+)
+def test_tasks_that_can_not_be_used_are_named(tmp_path, task, message):
+    (tmp_path / "export.json").write_text(json.dumps([task]))
+    with pytest.raises(ValueError, match="export.json, item 0: .*" + message):
+        import_tasks(tmp_path / "export.json", tmp_path / "out")
+
+
+def test_the_command_goes_both_ways(tmp_path, capsys):
+    (tmp_path / "tagged.jsonl").write_text(json.dumps(SCORED) + "\n")
+    label_studio.main(["export", "--predictions", f"{tmp_path}/tagged.jsonl", "--output", f"{tmp_path}/tasks"])
+    assert json.loads(capsys.readouterr().out)["tasks"] == 1
+    tasks = json.loads((tmp_path / "tasks" / "tasks.json").read_text())
+    (tmp_path / "export.json").write_text(json.dumps(accept(tasks)))
+    label_studio.main(["import", "--export", f"{tmp_path}/export.json", "--output", f"{tmp_path}/out"])
+    assert "label_studio:" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        label_studio.main(["export", "--predictions", "nowhere.jsonl", "--output", f"{tmp_path}/tasks2"])
+    assert "There is no file nowhere.jsonl" in capsys.readouterr().err
