@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import ClassLabel, DatasetBuilder, Features
 
-from .columns import item_of
+from .columns import is_string, item_of
 from .schema import DataError
 
 
@@ -51,24 +51,20 @@ def check_label_files(builder: DatasetBuilder, splits: Iterable[str], columns: M
     # Whatever is used, the very first file decides.
     paths = dict.fromkeys([str(path) for split in list(files)[:1] for path in files[split][:1]] + paths)
     column = (columns or {}).get("ner_tags", "ner_tags")
-    given = {}
-    for path in paths:
-        features = _features_of(path)
-        item = item_of(features.get(column)) if features is not None else None
-        given[path] = item.names if isinstance(item, ClassLabel) else None
-    told = builder.info.features
-    item = item_of(told.get(column)) if told else None
-    named = {place: names for place, names in given.items() if names is not None}
-    if isinstance(item, ClassLabel):
-        named = {f"the card of {builder.repo_id or builder.config.name}": item.names} | named
-    refuse_other_labels(named)
-    unnamed = [place for place, names in given.items() if names is None]
-    if unnamed and any(names is not None for names in given.values()):
-        first = next(place for place, names in given.items() if names is not None)
+    items = {path: item_of((_features_of(path) or {}).get(column)) for path in paths}
+    named = {path: item.names for path, item in items.items() if isinstance(item, ClassLabel)}
+    # Names are read as they are; numbers by the labels of another file.
+    unnamed = [path for path, item in items.items() if not isinstance(item, ClassLabel) and not is_string(item)]
+    if unnamed and named:
+        first = next(iter(named))
         raise DataError(
-            f"{unnamed[0]} says nothing of its labels, but {first} has {given[first]}: its tags would be read by "
-            "these. Write it with the same features."
+            f"{unnamed[0]}, column `{column}`: expected labels, since {first} has {named[first]}, found none: its tags "
+            "would be read by these. Write it with the same features."
         )
+    told = item_of((builder.info.features or {}).get(column))
+    if isinstance(told, ClassLabel):
+        named = {f"the card of {builder.repo_id or builder.config.name}": told.names} | named
+    refuse_other_labels(named)
 
 
 def _features_of(path: str) -> Features | None:

@@ -120,13 +120,19 @@ def _is_empty_file(image: Any) -> bool:
 
 def _refuse_unread(row: Mapping[str, Any], found: Mapping[str, Any]) -> None:
     for name, value in row.items():
-        text = isinstance(value, str | bytes | dict) or (isinstance(value, list | tuple) and len(value) > 0)
-        text = text or hasattr(value, "tolist") or hasattr(value, "tobytes")
-        if text and value != "" and name not in COLUMNS and isinstance(name, str) and has_image_name(name):
+        if isinstance(name, str) and name not in COLUMNS and has_image_name(name) and _could_be_images(value):
             raise DataError(
                 f"It has no `images`, but {name!r}, and the model reads images. Give `--columns images={name}`, or "
                 "`--ignore_images` to go on without them."
             )
+
+
+def _could_be_images(value: Any) -> bool:
+    value = _plain(value)
+    if isinstance(value, str | bytes | dict | list):
+        return len(value) > 0
+    # A PIL image, or something that is about images.
+    return hasattr(value, "tobytes")
 
 
 def check_unicode(text: str, name: str) -> str:

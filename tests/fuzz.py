@@ -1,0 +1,378 @@
+"""Random mutations of a small valid data set: each must end in a right result, or in an error that names the culprit.
+
+    make fuzz
+    python tests/fuzz.py --mutations 500 --seed 0
+
+Every mutation knows what should come of it: posts that mean the same, or words that the error must hold. The gate is
+asked about the data set as a whole, as a stream, from its Parquet files, and row by row.
+"""
+
+import argparse
+import io
+import random
+import sys
+import tempfile
+import traceback
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from datasets import (
+    ClassLabel,
+    Dataset,
+    DatasetDict,
+    Features,
+    Image,
+    LargeList,
+    List,
+    Value,
+    disable_progress_bars,
+    load_dataset_builder,
+)
+from PIL import Image as Picture
+
+from smcl.dataset_scripts.columns import parse_columns
+from smcl.dataset_scripts.gate import prepare_posts
+from smcl.dataset_scripts.label_files import check_label_files
+from smcl.dataset_scripts.rows import read_post
+from smcl.images_smcl import load_image
+
+NAMES = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]
+# Tags of the four posts, by name.
+TAGS = [["B-PER", "I-PER", "O"], ["O"], ["O", "B-LOC"], ["B-LOC", "B-PER", "I-PER", "O"]]
+SPLITS = ("train", "validation", "test")
+
+
+def encode(mode: str, image_format: str) -> bytes:
+    file = io.BytesIO()
+    Picture.linear_gradient("L").resize((8, 6)).convert(mode).save(file, image_format)
+    return file.getvalue()
+
+
+@dataclass
+class Case:
+    """Splits as columns with features, how the gate is asked, and what should come of it."""
+
+    rows: dict[str, dict[str, list]]
+    features: dict[str, dict[str, Any]]
+    options: dict[str, Any] = field(default_factory=dict)
+    finish: Callable[[Dataset], Dataset] = lambda posts: posts
+    # One of these words stands in the error; none if there must be none.
+    error: tuple[str, ...] = ()
+    images: bool = True
+    scheme: str | None = None
+    # What a stream tells only while it is read, or a file cannot hold.
+    whole_only: bool = False
+
+
+def make_case() -> Case:
+    rows, features = {}, {}
+    for split in SPLITS:
+        words = [[f"w{row}{place}" for place in range(len(tags))] for row, tags in enumerate(TAGS)]
+        images = [[{"bytes": encode("RGB", "PNG"), "path": f"{row}.png"}] * (row % 3) for row in range(len(TAGS))]
+        ids = [[NAMES.index(tag) for tag in tags] for tags in TAGS]
+        rows[split] = {"id": [f"{split}{row}" for row in range(4)], "tokens": words, "ner_tags": ids, "images": images}
+        features[split] = {
+            "id": Value("string"),
+            "tokens": List(Value("string")),
+            "ner_tags": List(ClassLabel(names=NAMES)),
+            "images": List(Image()),
+        }
+    return Case(rows, features)
+
+
+# Each mutation changes a case, of one split or of all, and says what should come of it.
+
+
+def drop_column(case: Case, rng: random.Random, splits: list[str]) -> None:
+    name = rng.choice(["tokens", "ner_tags", "id", "images"])
+    for split in splits:
+        del case.rows[split][name], case.features[split][name]
+    if name in ("tokens", "ner_tags"):
+        case.error = (name,)
+    elif name == "images":
+        case.images = False
+
+
+def rename_column(case: Case, rng: random.Random, splits: list[str]) -> None:
+    names = {
+        "tokens": ["words", "Tokens", "sentence"],
+        "ner_tags": ["tags", "labels", "NER"],
+        "images": ["image", "Images", "IMG", "photo_paths", "pictures", "my_photo"],
+        "id": ["post_id", "key"],
+    }
+    ours = rng.choice(list(names))
+    theirs = rng.choice(names[ours])
+    for split in splits:
+        for columns in (case.rows[split], case.features[split]):
+            columns[theirs] = columns.pop(ours)
+    if ours != "id":
+        case.error = (theirs, ours)
+    if rng.random() < 0.5:
+        case.options["columns"] = parse_columns(f"{ours}={theirs}")
+        case.error = () if set(splits) == set(SPLITS) else (theirs,)
+
+
+def rename_nothing(case: Case, rng: random.Random, splits: list[str]) -> None:
+    case.options["columns"], case.error = rng.choice(
+        [({"tokens": "gone"}, ("gone",)), ({"tokens": "id"}, ("tokens",)), ({"images": "image"}, ("image",))]
+    )
+
+
+def add_column(case: Case, rng: random.Random, splits: list[str]) -> None:
+    name, values = rng.choice(
+        [("lang", ["en"] * 4), ("image_count", [1] * 4), ("score", [0.5] * 4), ("split", [None] * 4)]
+    )
+    for split in splits:
+        case.rows[split][name] = values
+        case.features[split][name] = Value({"en": "string", 1: "int64", 0.5: "float64"}.get(values[0], "null"))
+
+
+def retype_tokens(case: Case, rng: random.Random, splits: list[str]) -> None:
+    kind = rng.choice(["text", "sentence", "numbers", "nested", "large", "null"])
+    change = {
+        "text": (lambda words: repr(words), Value("string")),
+        "sentence": (lambda words: " ".join(words), Value("string")),
+        "numbers": (lambda words: [1] * len(words), List(Value("int64"))),
+        "nested": (lambda words: [words], List(List(Value("string")))),
+        "large": (lambda words: words, LargeList(Value("large_string"))),
+        "null": (lambda words: None, Value("null")),
+    }[kind]
+    _retype(case, splits, "tokens", *change)
+    if kind != "large":
+        case.error = ("tokens",)
+
+
+def retype_tags(case: Case, rng: random.Random, splits: list[str]) -> None:
+    kind = rng.choice(["names", "numbers", "text", "large", "floats"])
+    change = {
+        "names": (lambda tags: [NAMES[tag] for tag in tags], List(Value("string"))),
+        "numbers": (lambda tags: tags, List(Value("int64"))),
+        "text": (lambda tags: str(tags), Value("string")),
+        "large": (lambda tags: tags, LargeList(ClassLabel(names=NAMES))),
+        "floats": (lambda tags: [float(tag) for tag in tags], List(Value("float32"))),
+    }[kind]
+    _retype(case, splits, "ner_tags", *change)
+    case.whole_only = kind == "names"
+    if kind not in ("names", "large"):
+        case.error = ("ner_tags",)
+
+
+def retype_images(case: Case, rng: random.Random, splits: list[str]) -> None:
+    kind = rng.choice(["bytes", "struct", "large", "undecoded", "null rows", "numbers", "nested", "text"])
+    change = {
+        "bytes": (lambda files: [file["bytes"] for file in files], List(Value("binary"))),
+        "struct": (lambda files: files, List({"bytes": Value("binary"), "path": Value("string")})),
+        "large": (lambda files: files, LargeList(Image())),
+        "undecoded": (lambda files: files, List(Image(decode=False))),
+        "null rows": (lambda files: files or None, List(Image())),
+        "numbers": (lambda files: len(files), Value("int64")),
+        "nested": (lambda files: [[1, 2]] * len(files), List(List(Value("uint8")))),
+        "text": (lambda files: "['a.png']", Value("string")),
+    }[kind]
+    _retype(case, splits, "images", *change)
+    if kind in ("numbers", "nested", "text"):
+        case.error = ("images",)
+
+
+def _retype(case: Case, splits: list[str], name: str, change: Callable, feature: Any) -> None:
+    for split in splits:
+        case.rows[split][name] = [change(value) for value in case.rows[split][name]]
+        case.features[split][name] = feature
+
+
+def permute_labels(case: Case, rng: random.Random, splits: list[str]) -> None:
+    names = NAMES[:]
+    while names == NAMES:
+        rng.shuffle(names)
+    for split in splits:
+        tags = case.rows[split]["ner_tags"]
+        case.rows[split]["ner_tags"] = [[names.index(NAMES[tag]) for tag in row] for row in tags]
+        case.features[split]["ner_tags"] = List(ClassLabel(names=names))
+    if set(splits) != set(SPLITS):
+        case.error = ("has the labels",)
+
+
+def rename_labels(case: Case, rng: random.Random, splits: list[str]) -> None:
+    rename = rng.choice(
+        [
+            lambda name: name.replace("PER", "MISC"),
+            lambda name: name.replace("B-", "S-"),
+            lambda name: name.replace("-", "_"),
+            lambda name: "-".join(reversed(name.split("-"))),
+            lambda name: name.lower(),
+        ]
+    )
+    names = [rename(name) for name in NAMES]
+    for split in splits:
+        case.features[split]["ner_tags"] = List(ClassLabel(names=names))
+    is_bio2 = all(name == "O" or name[:2] in ("B-", "I-") for name in names)
+    if set(splits) != set(SPLITS):
+        case.error = ("has the labels",)
+    elif not is_bio2:
+        case.error = ("ner_tags", "--tag_scheme")
+    else:
+        case.scheme = "renamed"
+
+
+def break_values(case: Case, rng: random.Random, splits: list[str]) -> None:
+    split, row = rng.choice(splits), rng.randrange(4)
+    name, value = rng.choice(
+        [
+            ("ner_tags", [0] * (len(TAGS[row]) + 1)),
+            ("ner_tags", None),
+            ("tokens", None),
+            ("tokens", [None] * len(TAGS[row])),
+            ("images", [None]),
+            ("images", [{"bytes": None, "path": None}]),
+        ]
+    )
+    case.rows[split][name] = [*case.rows[split][name]]
+    case.rows[split][name][row] = value
+    case.error = (f"{split}{row}",)
+
+
+def leave_untagged(case: Case, rng: random.Random, splits: list[str]) -> None:
+    for split in splits:
+        case.rows[split]["ner_tags"] = [
+            [-100 if rng.random() < 0.5 else t for t in r] for r in case.rows[split]["ner_tags"]
+        ]
+
+
+def set_format(case: Case, rng: random.Random, splits: list[str]) -> None:
+    kind = rng.choice(["numpy", "pandas", "arrow", "torch", "transform", "select", "shuffle back"])
+    case.whole_only = True
+    if kind == "transform":
+        case.finish, case.error = (lambda posts: posts.with_transform(lambda rows: rows)), ("transform",)
+    elif kind in ("select", "shuffle back"):
+        case.finish = lambda posts: posts.select(range(3, -1, -1)).select(range(3, -1, -1))
+    else:
+        case.finish = lambda posts: posts.with_format(kind)
+
+
+def swap_images(case: Case, rng: random.Random, splits: list[str]) -> None:
+    mode, image_format = rng.choice(
+        [("L", "PNG"), ("1", "PNG"), ("P", "PNG"), ("LA", "PNG"), ("RGBA", "PNG"), ("I;16", "PNG"), ("CMYK", "JPEG")]
+        + [("L", "JPEG"), ("RGB", "WEBP"), ("RGB", "BMP"), ("P", "GIF"), ("I;16", "TIFF")]
+    )
+    file = {"bytes": encode(mode, image_format), "path": "other"}
+    for split in splits:
+        case.rows[split]["images"] = [[file] * len(files) for files in case.rows[split]["images"]]
+
+
+MUTATIONS = [
+    *(drop_column, rename_column, rename_nothing, add_column, retype_tokens, retype_tags, retype_images),
+    *(permute_labels, rename_labels, break_values, leave_untagged, set_format, swap_images),
+]
+
+
+def build(case: Case) -> DatasetDict:
+    posts = {}
+    for split in SPLITS:
+        features = Features(case.features[split])
+        # Values that `datasets` would not encode go in as they are stored.
+        posts[split] = case.finish(Dataset.from_dict(case.rows[split], features=features))
+    return DatasetDict(posts)
+
+
+def check(case: Case, way: str, folder: Path) -> None:
+    """Ask the gate; raises an `AssertionError` where it answers wrong."""
+    posts = build(case)
+    try:
+        if way == "files":
+            for split in SPLITS:
+                posts[split].to_parquet(folder / f"{split}.parquet")
+            builder = load_dataset_builder(str(folder), cache_dir=str(folder / "cache"))
+            check_label_files(builder, SPLITS, case.options.get("columns"))
+            loaded = {s: Dataset.from_parquet(str(folder / f"{s}.parquet"), cache_dir=str(folder / s)) for s in SPLITS}
+            posts = DatasetDict(loaded)
+        if way == "stream":
+            posts = type("Splits", (dict,), {})({split: part.to_iterable_dataset() for split, part in posts.items()})
+        out = prepare_posts(posts, where="own", **case.options)
+        found = {split: [dict(row) for row in out[split]] for split in SPLITS}
+    except ValueError as error:
+        assert case.error, f"refused though it is right: {error}"
+        assert any(word in str(error) for word in case.error), f"{case.error} not in: {error}"
+        return
+    assert not case.error, f"not refused, expected {case.error}"
+    compare(case, found, {split: out[split].features["ner_tags"].feature.names for split in SPLITS})
+
+
+def compare(case: Case, found: dict[str, list[dict]], names: dict[str, list[str]]) -> None:
+    assert len(set(map(tuple, names.values()))) == 1, f"other labels in other splits: {names}"
+    for split, rows in found.items():
+        assert len(rows) == 4
+        for row, post in enumerate(rows):
+            place = f"{split} {row}"
+            assert post["tokens"] == [f"w{row}{place}" for place in range(len(TAGS[row]))], place
+            tags = [None if tag == -100 else names[split][tag] for tag in post["ner_tags"]]
+            expected = [tag.replace("PER", "MISC") if case.scheme else tag for tag in TAGS[row]]
+            assert all(tag in (None, want) for tag, want in zip(tags, expected, strict=True)), (place, tags)
+            assert len(post.get("images", ())) == (row % 3 if case.images or "images" in post else 0), place
+            for image in post.get("images", ()):
+                assert load_image(image).size == (8, 6), place
+
+
+def check_rows(case: Case) -> None:
+    """Ask the gate about single rows, as prediction of files does."""
+    columns = case.options.get("columns")
+    for split in SPLITS:
+        rows = case.rows[split]
+        for row in range(4):
+            record = {name: values[row] for name, values in rows.items()}
+            if row % 2:
+                record = {n: np.array(v) if isinstance(v, list) and n == "tokens" else v for n, v in record.items()}
+            try:
+                post = read_post(record, columns=columns)
+            except ValueError as error:
+                assert case.error, f"refused though it is right: {error}"
+                continue
+            assert isinstance(post["tokens"], list)
+            if not case.error:
+                assert post["tokens"] == rows[(columns or {}).get("tokens", "tokens")][row]
+
+
+def run(mutations: int, seed: int) -> Counter:
+    """Try mutations; ends the program with the first one that goes wrong.
+
+    Args:
+        mutations (`int`): How many.
+        seed (`int`): Decides which.
+
+    Returns:
+        `Counter`: how many of each kind were read, and refused.
+    """
+    counts = Counter()
+    for number in range(mutations):
+        rng = random.Random(f"{seed}.{number}")
+        case, mutate = make_case(), MUTATIONS[number % len(MUTATIONS)]
+        splits = list(SPLITS) if rng.random() < 0.5 else [rng.choice(SPLITS)]
+        mutate(case, rng, splits)
+        ways = ["whole"] if case.whole_only else ["whole", "stream", "files"]
+        way = rng.choice(ways)
+        try:
+            with tempfile.TemporaryDirectory() as folder:
+                check(case, way, Path(folder))
+            check_rows(case)
+        except Exception:
+            traceback.print_exc()
+            sys.exit(f"Mutation {number} of seed {seed} went wrong: {mutate.__name__} of {splits}, asked as {way}.")
+        counts[f"{mutate.__name__}: {'refused' if case.error else 'read'}"] += 1
+    return counts
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--mutations", type=int, default=500)
+    parser.add_argument("--seed", type=int, default=0)
+    disable_progress_bars()
+    counts = run(**vars(parser.parse_args()))
+    sys.stdout.write("".join(f"{name:28} {count:>4}\n" for name, count in sorted(counts.items())))
+    sys.stdout.write(f"{counts.total()} mutations: each was read right, or refused by name.\n")
+
+
+if __name__ == "__main__":
+    main()
