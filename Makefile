@@ -11,7 +11,7 @@ export HF_HUB_OFFLINE := 1
 # Debian's browser, for the tests of the web page; with another one in place nothing is installed.
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
-.PHONY: demo app test test-lowest test-wheel coverage common quality style browser
+.PHONY: demo app test test-lowest test-wheel coverage common fuzz quality style browser
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
@@ -81,6 +81,10 @@ common: .venv/installed
 		tar -xzf $$source.tar.gz -C .venv; \
 	}; \
 	TRANSFORMERS_SOURCE=$$source $(BIN)/python -m pytest -W ignore::pytest.PytestUnknownMarkWarning tests/whole/transformers_common.py
+
+# Random mutations of a small data set; `make fuzz SEED=1` for others.
+fuzz: .venv/installed
+	$(BIN)/python tests/fuzz.py --mutations 500 --seed $(or $(SEED),0)
 
 quality: .venv/installed
 	$(BIN)/ruff check .

@@ -20,7 +20,8 @@ TEMPLATE = Path(__file__).with_suffix(".md")
 SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 # What of a report can be counted again in the Parquet files; the rest tells what the converter met.
 FIGURES = ("posts", "words", "entities", "images", "images_per_post", "illegal_transitions", "sha256")
-PROBLEMS = ("missing_images", "repaired_images", "broken_images", "illegal_transitions")
+PROBLEMS = ("missing_images", "ambiguous_images", "repaired_images", "broken_images", "illegal_transitions")
+LOST = ("missing_images", "ambiguous_images", "broken_images")
 
 
 def dataset_card(
@@ -69,9 +70,7 @@ def dataset_card(
         splits=list(splits),
         figures=_figure_rows(list(splits.values())),
         hashes={name: split["sha256"] for name, split in splits.items()},
-        lost_images=sum(
-            split[field]["count"] for split in splits.values() for field in ("missing_images", "broken_images")
-        ),
+        lost_images=sum(split[field]["count"] for split in splits.values() for field in LOST),
         duplicate_ids=len(report["duplicate_ids"]),
         renamed=[f"{as_text(pair)} ({count:,})" for pair, count in sorted(mapped.items())],
     )
@@ -113,7 +112,7 @@ def check_report(files: Sequence[Path], report: dict[str, Any]) -> None:
         ValueError: if a figure or a hash of the report is not that of the posts.
     """
     for split, told in report["splits"].items():
-        found = SplitReport()
+        found = SplitReport(name for name in told["entities"] if name != "total")
         for path in files:
             if path.name.startswith(f"{split}-"):
                 _count_posts(path, found)

@@ -298,3 +298,19 @@ def test_a_generator_without_features_is_read():
     posts = IterableDataset.from_generator(lambda: iter(rows))
     (row,) = read(posts, labels=NAMES, columns={"images": "image"})
     assert row == {"id": "7", "tokens": ["a"], "ner_tags": [1], "images": [{"bytes": None, "path": "a.png"}]}
+
+
+def test_a_card_with_other_labels_than_its_files_is_refused(tmp_path):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    make().to_parquet(folder / "train.parquet")
+    card = (
+        "---\ndataset_info:\n  features:\n  - name: id\n    dtype: string\n  - name: tokens\n    list: string\n"
+        "  - name: ner_tags\n    list:\n      class_label:\n        names:\n          '0': O\n          '1': I-X\n"
+        "          '2': B-X\n  - name: images\n    list: image\n---\n"
+    )
+    (folder / "README.md").write_text(card)
+    builder = load_dataset_builder(str(folder), cache_dir=str(tmp_path / "cache"))
+    assert builder.info.features["ner_tags"].feature.names == ["O", "I-X", "B-X"]
+    with pytest.raises(ValueError, match="the card of .* has"):
+        check_label_files(builder, ["train"])
