@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import pyarrow as pa
 from datasets import ClassLabel, Features, Image, LargeList, List, Value
 
 from .schema import DataError
@@ -154,8 +155,27 @@ def _is_file(feature: Any) -> bool:
     return isinstance(feature, dict) and feature.keys() == {"bytes", "path"}
 
 
+def arrow_features(schema: pa.Schema) -> dict[str, Any]:
+    """Return the features of Arrow's columns, as of a Parquet file or of Ray.
+
+    Args:
+        schema (`pyarrow.Schema`): The columns.
+
+    Returns:
+        `dict[str, Any]`: for [`check_features`]; `None` where `datasets` has no feature for a column.
+    """
+    return {field.name: _arrow_feature(field, schema.metadata) for field in schema}
+
+
+def _arrow_feature(field: pa.Field, metadata: Mapping[bytes, bytes] | None) -> Any:
+    try:
+        return Features.from_arrow_schema(pa.schema([field], metadata=metadata))[field.name]
+    except ValueError:
+        return None
+
+
 def check_features(
-    features: Features,
+    features: Mapping[str, Any],
     *,
     where: str,
     columns: Mapping[str, str] | None = None,
@@ -166,7 +186,7 @@ def check_features(
     """Check the columns of a data set and their types, without reading a row.
 
     Args:
-        features (`Features`): Of the data set, or `Features.from_arrow_schema` of a Parquet file.
+        features (`Mapping[str, Any]`): `Features` of a data set, or [`arrow_features`] of other columns.
         where (`str`): What has them, such as `"Split 'train' of data/own"`, for messages.
         columns (`Mapping[str, str]`, *optional*): Of `parse_columns`.
         reads_images (`bool`, *optional*, defaults to `True`): Whether the model reads images.
@@ -216,19 +236,20 @@ def refuse_unread_images(features: Mapping[str, Any], skip: Iterable[str], where
     )
 
 
-def _check_text(features: Features, found: dict[str, str], where: str, needs_tags: bool) -> None:
+def _check_text(features: Mapping[str, Any], found: dict[str, str], where: str, needs_tags: bool) -> None:
     """Check `tokens` and `text`."""
     tokens, text = (features[found[name]] if name in found else None for name in ("tokens", "text"))
-    if tokens is None and (needs_tags or text is None):
+    has_tokens, has_text = "tokens" in found, "text" in found
+    if not has_tokens and (needs_tags or not has_text):
         likely = [name for name in features if name.lower() in ("tokens", "words", "token", "word", "characters")]
         fix = f"Name the column of words by `--columns tokens={likely[0] if likely else 'NAME'}`."
         if text is not None and is_string(item_of(text)):
             fix = f"Give `--columns tokens={found['text']}`."
-        elif text is not None:
+        elif has_text:
             fix = "Tags belong to words: convert it with `python -m smcl.dataset_scripts.jsonl`, which splits texts."
         expected = "`tokens` (a list of words)" if needs_tags else "`tokens` (a list of words) or `text` (a string)"
         raise DataError(f"{where} lacks the column {expected}; it has {list(features)}. {fix}")
-    if tokens is not None and not (is_string(item_of(tokens)) or is_null(item_of(tokens))):
+    if has_tokens and not (is_string(item_of(tokens)) or is_null(item_of(tokens))):
         fix = "Give a list of words for each post."
         if is_string(tokens):
             fix = (
@@ -243,11 +264,11 @@ def _check_text(features: Features, found: dict[str, str], where: str, needs_tag
         # Kept to see whether a post without words has a text.
         if not is_string(text):
             found.pop("text", None)
-    elif text is not None and tokens is None and not (is_string(text) or is_string(item_of(text))):
+    elif has_text and not has_tokens and not (is_string(text) or is_string(item_of(text))):
         _refuse(where, found["text"], "a string", text, "Convert it.")
 
 
-def _check_tags(features: Features, found: dict[str, str], where: str) -> None:
+def _check_tags(features: Mapping[str, Any], found: dict[str, str], where: str) -> None:
     if "ner_tags" not in found:
         likely = [name for name in features if name.lower() in ("tags", "labels", "label", "ner", "ner_tag", "tag")]
         raise DataError(
@@ -312,6 +333,8 @@ def _refuse(where: str, place: str, expected: str, feature: Any, fix: str) -> No
 
 def describe(feature: Any) -> str:
     """Say what a feature is, in a few words."""
+    if feature is None:
+        return "a type that `datasets` does not know"
     if is_string(feature):
         return "a text"
     text = repr(feature)

@@ -4,6 +4,8 @@ Training, evaluation, prediction, Ray, the trainer and the dry run ask here; not
 """
 
 import copy
+import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -28,6 +30,7 @@ from .rows import read_images, read_post
 from .schema import DataError
 from .tag_schemes import bio2_labels, read_spelling, scheme_name, to_bio2
 
+_URL = re.compile("[a-z]+://", re.IGNORECASE)
 Posts = Dataset | IterableDataset
 PostsDict = DatasetDict | IterableDatasetDict
 
@@ -42,6 +45,7 @@ def prepare_posts(
     ignore_images: bool = False,
     needs_tags: bool = True,
     labels: Sequence[str] | None = None,
+    folder: str | os.PathLike | None = None,
 ) -> Posts | PostsDict:
     """Check posts and bring them into the schema.
 
@@ -58,6 +62,8 @@ def prepare_posts(
         ignore_images (`bool`, *optional*, defaults to `False`): Whether they are to be left away all the same.
         needs_tags (`bool`, *optional*, defaults to `True`): Whether there must be gold tags.
         labels (`Sequence[str]`, *optional*): Those of a saved model, whose order tags given by their names get.
+        folder (`str` or `os.PathLike`, *optional*): The folder that relative paths of images start at; by default the
+            one that the process runs in.
 
     Returns:
         As `posts`, with the columns `id`, `tokens`, `ner_tags` (if they are needed), `images` (if there are any, and
@@ -78,7 +84,7 @@ def prepare_posts(
         found[place] = check_features(part.features, where=place, needs_tags=needs_tags, **options)
     names, spelling = _find_labels(splits, found, scheme, labels) if needs_tags else (None, None)
     prepared = [
-        _prepare(part, place, found[place], names, None if spelling is None else (scheme, spelling))
+        _prepare(part, place, found[place], names, None if spelling is None else (scheme, spelling), folder)
         for place, part in splits.items()
     ]
     return type(posts)(zip(posts, prepared, strict=True)) if several else prepared[0]
@@ -170,13 +176,14 @@ def _prepare(
     found: Mapping[str, str],
     labels: list[str] | None,
     conversion: tuple[str, dict[str, tuple[str, str]]] | None,
+    folder: str | os.PathLike | None,
 ) -> Posts:
     features, streams = _target(found, labels), isinstance(posts, IterableDataset)
     posts = _undecoded(posts)
     if not streams:
         posts = posts.select_columns(list(found.values()))
     old = posts.features
-    if not streams and conversion is None and _is_in_schema(posts, found, features):
+    if not streams and conversion is None and _is_in_schema(posts, found, features, folder):
         posts = posts.rename_columns({theirs: ours for ours, theirs in found.items() if theirs != ours})
         check_rows(posts, where, labels)
         return posts.select_columns(list(features))
@@ -185,7 +192,14 @@ def _prepare(
         item = item_of(old[found["ner_tags"]])
         given = item.names if isinstance(item, ClassLabel) else None
     convert = partial(
-        _convert_row, where=where, found=dict(found), labels=labels, given=given, conversion=conversion, check=streams
+        _convert_row,
+        where=where,
+        found=dict(found),
+        labels=labels,
+        given=given,
+        conversion=conversion,
+        check=streams,
+        folder=folder,
     )
     if streams:
         return posts.map(convert, with_indices=True, remove_columns=list(old), features=features)
@@ -198,12 +212,17 @@ def _prepare(
     return posts
 
 
-def _is_in_schema(posts: Dataset, found: Mapping[str, str], features: Features) -> bool:
+def _is_in_schema(
+    posts: Dataset, found: Mapping[str, str], features: Features, folder: str | os.PathLike | None
+) -> bool:
     """Whether only names of columns have to change."""
     if any(posts.features.get(found.get(name)) != feature for name, feature in features.items()):
         return False
     filled = [found[name] for name in ("id", "images") if name in found]
-    return not any(posts.data.column(name).null_count for name in filled)
+    if any(posts.data.column(name).null_count for name in filled):
+        return False
+    # Paths are to be placed where there are no bytes.
+    return folder is None or "images" not in found or not flat(posts.data.column(found["images"])).field(0).null_count
 
 
 def _target(found: Mapping[str, str], labels: list[str] | None) -> Features:
@@ -247,6 +266,7 @@ def _convert_row(
     given: list[str] | None,
     conversion: tuple[str, dict[str, tuple[str, str]]] | None,
     check: bool,
+    folder: str | os.PathLike | None,
 ) -> dict[str, Any]:
     """Bring one post into the schema; `check` it too, where that is not done for all posts at once."""
     row = {ours: row.get(theirs) for ours, theirs in found.items()}
@@ -262,7 +282,7 @@ def _convert_row(
         if "text" in found and labels is None:
             post["text"] = row["text"]
         if "images" in found:
-            post["images"] = [_as_file(image) for image in read_images(row["images"])]
+            post["images"] = [_as_file(image, folder) for image in read_images(row["images"])]
         if "source" in found:
             post["source"] = row["source"]
         if labels is not None:
@@ -274,10 +294,14 @@ def _convert_row(
     return post
 
 
-def _as_file(image: Any) -> dict[str, Any]:
-    if isinstance(image, dict):
-        return {"bytes": image.get("bytes"), "path": image.get("path")}
-    return {"bytes": image, "path": None} if isinstance(image, bytes) else {"bytes": None, "path": str(image)}
+def _as_file(image: Any, folder: str | os.PathLike | None) -> dict[str, Any]:
+    """Return an image as `datasets` stores it, with its path below `folder`."""
+    if isinstance(image, bytes):
+        return {"bytes": image, "path": None}
+    data, path = (image.get("bytes"), image.get("path")) if isinstance(image, dict) else (None, str(image))
+    if data is None and folder is not None and not _URL.match(path):
+        path = os.path.join(folder, path)
+    return {"bytes": data, "path": path}
 
 
 def _convert_tags(

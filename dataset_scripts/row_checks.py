@@ -131,4 +131,4 @@ def _lengths(column: pa.ChunkedArray) -> np.ndarray:
 
 def post_name(post_id: Any, number: int) -> str:
     """Name a post in a message."""
-    return f"row {number}" if post_id is None else f"post {ascii(str(post_id))[:80]}"
+    return f"row {number}" if post_id is None else f"post {str(post_id)[:80]!r}"

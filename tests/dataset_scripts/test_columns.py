@@ -1,7 +1,8 @@
+import pyarrow as pa
 import pytest
 from datasets import Features, Image, List, Value
 
-from smcl.dataset_scripts.columns import check_features, find_columns, has_image_name, parse_columns
+from smcl.dataset_scripts.columns import arrow_features, check_features, find_columns, has_image_name, parse_columns
 
 
 @pytest.mark.parametrize(
@@ -129,3 +130,16 @@ def test_posts_to_predict_need_words_or_a_text_only():
     assert found == {"text": "text"}
     with pytest.raises(ValueError, match="`tokens` .* or `text`"):
         check_features(Features({"body": Value("string")}), where="own", needs_tags=False)
+
+
+def test_columns_of_arrow_are_checked_like_those_of_a_data_set():
+    words = pa.field("tokens", pa.list_(pa.string()))
+    odd = pa.field("meta", pa.map_(pa.string(), pa.int64()))
+    found = check_features(arrow_features(pa.schema([words, odd])), where="own", needs_tags=False)
+    assert found == {"tokens": "tokens"}
+    photo = pa.field("photo", pa.list_(pa.binary()))
+    with pytest.raises(ValueError, match="--columns images=photo"):
+        check_features(arrow_features(pa.schema([words, photo])), where="own", needs_tags=False)
+    odd = pa.field("tokens", pa.map_(pa.string(), pa.int64()))
+    with pytest.raises(ValueError, match="column `tokens`: .* does not know"):
+        check_features(arrow_features(pa.schema([odd])), where="own", needs_tags=False)

@@ -314,3 +314,20 @@ def test_a_card_with_other_labels_than_its_files_is_refused(tmp_path):
     assert builder.info.features["ner_tags"].feature.names == ["O", "I-X", "B-X"]
     with pytest.raises(ValueError, match="the card of .* has"):
         check_label_files(builder, ["train"])
+
+
+@pytest.mark.parametrize("streams", [False, True])
+@pytest.mark.parametrize("feature", [List(Value("string")), List(Image()), Value("string")])
+def test_relative_paths_start_at_the_folder(tmp_path, feature, streams):
+    given = ["sub/a.png", "HTTP://host/a.png", "/abs/a.png"]
+    wanted = [str(tmp_path / "sub/a.png"), *given[1:]]
+    one = feature == Value("string")
+    rows = {"id": ["1", "2", "3"], "tokens": [["a"]] * 3, "ner_tags": [[0]] * 3}
+    posts = make({"images": feature}, images=given if one else [[path] for path in given], **rows)
+    posts = posts.to_iterable_dataset() if streams else posts
+    assert [row["images"][0]["path"] for row in read(posts, folder=tmp_path)] == wanted
+    assert [row["images"][0]["path"] for row in read(posts)] == given
+
+
+def test_bytes_are_kept_where_a_folder_is_given(tmp_path):
+    assert read(make(), folder=tmp_path) == EXPECTED
