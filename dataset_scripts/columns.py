@@ -46,21 +46,21 @@ def parse_columns(
     columns = {}
     for pair in pairs:
         if len(pair) != 2 or not all(isinstance(name, str) and name.strip() for name in pair):
-            raise ValueError(
+            raise DataError(
                 f"`--columns` takes OURS=THEIRS pairs, such as `images=image tokens=words`, got "
                 f"{'='.join(map(str, pair))!r}."
             )
         ours, theirs = (name.strip() for name in pair)
         if ours not in known:
             turned = f" Did you mean `{theirs}={ours}`?" if theirs in known else ""
-            raise ValueError(
+            raise DataError(
                 f"`--columns {ours}={theirs}`: there is no column {ours!r} in the schema, which has "
                 f"{', '.join(known)}. Ours stands in front of `=`, the data set's behind it.{turned}"
             )
         if ours in columns:
-            raise ValueError(f"`--columns` gives {ours!r} twice: {columns[ours]!r} and {theirs!r}. Leave one out.")
+            raise DataError(f"`--columns` gives {ours!r} twice: {columns[ours]!r} and {theirs!r}. Leave one out.")
         if theirs in columns.values():
-            raise ValueError(f"`--columns` uses the column {theirs!r} twice. Leave one out.")
+            raise DataError(f"`--columns` uses the column {theirs!r} twice. Leave one out.")
         columns[ours] = theirs
     return columns
 

@@ -140,10 +140,7 @@ def convert(
     """
     if not files:
         raise DataError("Expected the file of at least one split, got none. Give --train, --validation or --test.")
-    try:
-        columns, scheme = parse_columns(columns, JSON_COLUMNS), scheme_name(tag_scheme)
-    except ValueError as error:
-        raise DataError(str(error)) from None
+    columns, scheme = parse_columns(columns, JSON_COLUMNS), scheme_name(tag_scheme)
     folders = {Path(path).resolve().parent for path in files.values()}
     if images is None and len(folders) > 1:
         raise DataError(f"The files lie in {len(folders)} folders. Give the folder of images as --images.")

@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from .conll import convert_tags
+from .files import check_writable
 from .image_files import find_image, read_image_of
 from .jsonl import read_records
 from .rows import read_post
@@ -52,7 +53,7 @@ def make_task(record: Mapping[str, Any], post: Mapping[str, Any], images: Sequen
         DataError: if a record has no words, or an entity does not fit the text.
     """
     words = record.get("words") or record.get("tokens")
-    if not isinstance(words, list):
+    if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
         reason = record.get("error") or f"it has the keys {sorted(record)}"
         raise DataError(
             f"post {record.get('id')!r} has no words to correct: {reason}. Predict it again, or leave it out."
@@ -77,8 +78,9 @@ def _result(number: int, text: str, start: int, end: int, label: str, score: flo
 def _entities(record: Mapping[str, Any], words: list[str], text: str) -> Iterator[tuple[int, int, str, float | None]]:
     """Yield start, end, type and score of each entity."""
     if record.get("entities") is not None:
-        for entity in record["entities"]:
-            yield *read_spans([entity], text)[0], entity.get("score")
+        spans = read_spans(record["entities"], text)
+        scores = {span[:2]: entity.get("score") for entity in record["entities"] for span in read_spans([entity], text)}
+        yield from ((*span, scores[span[:2]]) for span in spans)
         return
     places, begin, tags = _joined(words), None, [*(record.get("predicted") or record.get("tags") or []), "O"]
     if len(tags) != len(words) + 1:
@@ -141,6 +143,10 @@ def export_tasks(
     folder = Path(output)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise DataError(f"Expected a new or empty folder at {folder}. Choose another --output.")
+    try:
+        check_writable(folder, "--output")
+    except ValueError as error:
+        raise DataError(str(error)) from error
     records = [record for _, record in _read_rows(Path(predictions))]
     rows = [{}] * len(records) if posts is None else [row for _, row in _read_rows(Path(posts))]
     if len(rows) != len(records):
@@ -151,7 +157,9 @@ def export_tasks(
     tasks, counts, found = [], Counter(tasks=0, entities=0, images=0, errors=0), set(types)
     for number, (record, row) in enumerate(zip(records, rows, strict=True)):
         try:
-            post = read_post(row) if row else {"images": []}
+            if not isinstance(record, Mapping):
+                raise DataError(f"expected an object with `words` or `tokens`, got {ascii(record)[:80]}")
+            post = read_post(row) if posts is not None else {"images": []}
             if post.get("id") not in (None, str(record.get("id"))):
                 raise DataError(f"it has the id {record.get('id')!r}, but the post there has {post['id']!r}")
             if record.get("error"):
@@ -222,9 +230,10 @@ def read_task(task: Any, where: str, source: str, number: int, counts: Counter) 
             "JSON-MIN."
         )
     data = task["data"]
-    done = [one for one in task.get("annotations") or [] if not one.get("was_cancelled")]
+    given = _objects(task.get("annotations"), "annotations", where)
+    done = [one for one in given if not one.get("was_cancelled")]
     if not done:
-        counts["cancelled" if task.get("annotations") else "unlabelled"] += 1
+        counts["cancelled" if given else "unlabelled"] += 1
         return None
     truths = [one for one in done if one.get("ground_truth")]
     chosen = truths if len(truths) == 1 else done
@@ -236,17 +245,34 @@ def read_task(task: Any, where: str, source: str, number: int, counts: Counter) 
         text = data.get(TEXT)
         if not isinstance(text, str) or not text.strip():
             raise DataError(f"`data` has no `{TEXT}`, but {sorted(data)}")
-        spans = [_span(result) for result in chosen[0].get("result") or [] if result.get("type") == "labels"]
+        spans = [
+            _span(result)
+            for result in _objects(chosen[0].get("result"), "result", where)
+            if result.get("type") == "labels"
+        ]
         tokens, tags = _tag(text, spans, data.get("words"), counts)
     except ValueError as error:
         raise DataError(f"{where}: {error}") from None
-    names = [unquote(address).split("?d=")[-1].rpartition("/")[2] for address in data.get("images") or []]
+    addresses = data.get("images") or []
+    if not isinstance(addresses, list) or not all(isinstance(address, str) for address in addresses):
+        raise DataError(f"{where}: `images` must be a list of addresses, got {ascii(addresses)[:80]}.")
+    names = [unquote(address).split("?d=")[-1].rpartition("/")[2] for address in addresses]
     post_id = data.get("id") or task.get("id")
     return make_post(str(number if post_id in (None, "") else post_id), tokens, tags, names, source, where, str)
 
 
+def _objects(value: Any, name: str, where: str) -> list[Mapping[str, Any]]:
+    """Return a list of objects, which may be missing."""
+    value = value or []
+    if not isinstance(value, list) or not all(isinstance(item, Mapping) for item in value):
+        raise DataError(f"{where}: `{name}` must be a list of objects, got {ascii(value)[:80]}.")
+    return value
+
+
 def _span(result: Mapping[str, Any]) -> dict[str, Any]:
-    value = result.get("value") or {}
+    value = result.get("value")
+    if not isinstance(value, Mapping):
+        raise DataError(f"a result has no `value`: {ascii(result)[:80]}")
     names = ("start", "end", "labels", "text")
     return {name: value[name] for name in names if name in value}
 

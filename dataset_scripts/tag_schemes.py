@@ -18,6 +18,8 @@ of an entity:
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
+from .schema import DataError
+
 # What each scheme's letters do: begin, go on, end, or be all of an entity.
 BEGIN, INSIDE, END, SINGLE = "begin", "inside", "end", "single"
 LETTERS = {
@@ -57,7 +59,7 @@ def scheme_name(scheme: str) -> str:
     name = str(scheme).lower()
     name = ALIASES.get(name, name)
     if name not in SCHEMES:
-        raise ValueError(
+        raise DataError(
             f"`--tag_scheme` must be one of {', '.join([*SCHEMES, *ALIASES])}, got {scheme!r}. Give the one that the "
             "data is tagged in."
         )

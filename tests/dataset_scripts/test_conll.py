@@ -127,6 +127,9 @@ def test_the_command_converts_one_split(tmp_path, capsys):
     with pytest.raises(SystemExit):
         conll.main(["--output", str(tmp_path / "none")])
     assert "Expected the file of at least one split" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        conll.main([*arguments, "--tag_scheme", "bieo"])
+    assert "`--tag_scheme` must be one of bio2" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

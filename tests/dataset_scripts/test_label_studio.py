@@ -94,7 +94,7 @@ def test_tasks_made_elsewhere_are_split_into_words(tmp_path):
         {"id": 1, "data": {"text": "徐渭 paints."}, "annotations": [{"result": [result]}]},
         {"id": 2, "data": {"text": "no"}, "annotations": []},
         {"id": 3, "data": {"text": "no"}, "annotations": [{"result": [], "was_cancelled": True}]},
-        {"id": 4, "data": {"text": "yes"}, "annotations": [{"result": [1]}, {"result": [], "ground_truth": True}]},
+        {"id": 4, "data": {"text": "yes"}, "annotations": [{"result": []}, {"result": [], "ground_truth": True}]},
     ]
     (tmp_path / "export.json").write_text(json.dumps(tasks), encoding="utf-8")
     import_tasks(tmp_path / "export.json", tmp_path / "out")
@@ -111,6 +111,11 @@ def test_tasks_made_elsewhere_are_split_into_words(tmp_path):
         ([TAGGED], [{**POST, "text": "you saw Rome"}], "record 0: The span .* is said to be 'Rome'"),
         ([TAGGED], [{**POST, "images": ["gone.png"]}], "there is no image 'gone.png'"),
         ([{"id": "7"}], None, "has no words to correct"),
+        ([7], None, "record 0: expected an object with `words`"),
+        ([{"id": "7", "words": [1]}], None, "has no words to correct"),
+        ([{**TAGGED, "entities": "LOC"}], None, "Expected a list of spans"),
+        ([{**TAGGED, "entities": [5]}], None, "Expected spans such as"),
+        ([TAGGED], [5], "record 0: Expected an object with `text` or `tokens`"),
         ([{**SCORED, "predicted": ["O"]}], None, "2 words and 1 predicted tags"),
     ],
 )
@@ -128,6 +133,13 @@ def test_posts_with_an_error_are_counted_and_left_out(export):
     ("task", "message"),
     [
         ({"text": "a", "label": []}, "not as JSON-MIN"),
+        ({"data": {"text": "a"}, "annotations": "x"}, "`annotations` must be a list of objects"),
+        ({"data": {"text": "a"}, "annotations": [{"result": "x"}]}, "`result` must be a list of objects"),
+        ({"data": {"text": "a"}, "annotations": [{"result": [{"type": "labels"}]}]}, "a result has no `value`"),
+        (
+            {"data": {"text": "a", "images": "x"}, "annotations": [{"result": []}]},
+            "`images` must be a list of addresses",
+        ),
         ({"data": {"text": "a"}, "annotations": [{"result": []}, {"result": []}]}, "2 annotations are there"),
         ({"data": {"body": "a"}, "annotations": [{"result": []}]}, r"`data` has no `text`, but \['body'\]"),
         (
