@@ -568,8 +568,8 @@ def check_image_indices(image_indices: torch.Tensor, image_mask: torch.Tensor) -
     expected = real_image_indices(image_mask)
     if not torch.equal(image_indices, expected):
         raise ValueError(
-            f"`image_indices` must be the places of the real images in `image_mask`, {expected.tolist()}, got "
-            f"{image_indices.tolist()}. Leave them out, or call `real_image_indices` anew, where batches are cut."
+            f"`image_indices` must be the places of the {len(expected)} real images of the batch, "
+            f"{expected.tolist()}, got {image_indices.tolist()}. Call `real_image_indices` anew where batches are cut."
         )
 
 
