@@ -2,7 +2,6 @@
 
 import argparse
 import difflib
-import hashlib
 import json
 import signal
 import sys
@@ -198,23 +197,14 @@ def parse_plan(
         parser.error(str(error))
 
 
-def fingerprint(name: str) -> str:
-    """Identify an encoder: a folder by the SHA-256 of its files, a Hub name by itself."""
-    folder = Path(name)
-    if not folder.is_dir():
-        return name
-    digest = hashlib.sha256()
-    for path in sorted(folder.iterdir()):
-        if path.suffix in (".json", ".txt", ".safetensors", ".bin", ".model"):
-            digest.update(path.name.encode())
-            digest.update(hashlib.sha256(path.read_bytes()).digest())
-    return digest.hexdigest()
-
-
 def data_digests(dataset: str) -> dict[str, str]:
-    """Return the SHA-256 of each split, from the converter's report; a data set without one is known by its name."""
-    report = Path(dataset) / "report.json"
-    if not report.is_file():
-        return {"name": dataset}
-    splits = json.loads(report.read_text(encoding="utf-8"))["splits"]
-    return {name: split["sha256"] for name, split in splits.items()}
+    """Return the SHA-256 of each split and of each column of context, from the data set's report.
+
+    A data set without one is known by its name.
+    """
+    path = Path(dataset) / "report.json"
+    report = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    digests = {split: about["sha256"] for split, about in report.get("splits", {}).items()} or {"name": dataset}
+    for column, about in report.get("context", {}).items():
+        digests |= {f"{split} {column}": digest for split, digest in about["sha256"].items()}
+    return digests

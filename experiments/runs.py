@@ -27,10 +27,11 @@ import smcl
 from smcl import baselines
 from smcl.baselines import SYSTEMS, reads_images
 from smcl.dataset_scripts.files import write_whole
+from smcl.dataset_scripts.fingerprints import fingerprint
 from smcl.modeling_smcl import SMCLTaggingModel
 
 from . import image_dependent
-from .plan import Plan, data_digests, fingerprint, read_mentions, to_argv
+from .plan import Plan, data_digests, read_mentions, to_argv
 
 ROOT = Path(smcl.__file__).parent
 RUN_SCRIPT = ROOT / "run_ner_multiimage.py"

@@ -25,6 +25,7 @@ from tqdm.auto import tqdm
 from transformers.utils import logging
 
 from ..configuration_smcl import SMCLConfig
+from ..dataset_scripts.fingerprints import image_digest
 from ..images_smcl import load_image
 from ..modeling_smcl import SMCLTaggingModel
 from ..processing_smcl import SMCLProcessor
@@ -39,34 +40,6 @@ FORMAT = 1
 MAX_FILE_IMAGES, MAX_FILE_BYTES = 1024, 2**26
 # What says nothing about the values that an image encoder computes.
 NOT_COMPUTED = ("_name_or_path", "architectures", "dtype", "transformers_version")
-
-
-def image_digest(image: Any) -> bytes:
-    """Identify an image by its content.
-
-    Args:
-        image (`Any`): An image as `load_image` takes it.
-
-    Returns:
-        `bytes`: SHA-256 of its file, undecoded; of its size and pixels where it is no file here.
-
-    Raises:
-        ImageError: if an image that is no file here can't be used.
-    """
-    if isinstance(image, dict) and image.keys() == {"bytes", "path"}:
-        image = image["path"] if image["bytes"] is None else image["bytes"]
-    digest = hashlib.sha256()
-    if isinstance(image, bytes):
-        digest.update(image)
-    elif isinstance(image, str | Path) and os.path.isfile(image):
-        with open(image, "rb") as file:
-            while block := file.read(2**20):
-                digest.update(block)
-    else:
-        pixels = load_image(image)
-        digest.update(f"{pixels.width} x {pixels.height}:".encode())
-        digest.update(pixels.tobytes())
-    return digest.digest()
 
 
 class ImageStore:
@@ -426,4 +399,4 @@ def _preprocessing(processor: SMCLProcessor) -> dict[str, Any]:
     }
 
 
-__all__ = ["CachedImages", "ImageFeatures", "ImagePixels", "ImageStore", "image_digest"]
+__all__ = ["CachedImages", "ImageFeatures", "ImagePixels", "ImageStore"]

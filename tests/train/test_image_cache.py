@@ -16,12 +16,13 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from smcl import SMCLProcessor
+from smcl.dataset_scripts.fingerprints import image_digest
 from smcl.dataset_scripts.icons import convert
 from smcl.dataset_scripts.schema import FEATURES
 from smcl.run_ner_multiimage import main
 from smcl.train import image_cache
 from smcl.train.collator import SMCLDataCollator
-from smcl.train.image_cache import ImageFeatures, ImagePixels, ImageStore, image_digest
+from smcl.train.image_cache import ImageFeatures, ImagePixels, ImageStore
 
 
 def noise(seed: int) -> bytes:
