@@ -44,7 +44,7 @@ def check_context(row: Mapping[str, Any], column: str) -> None:
         raise DataError(f"{where}: expected it, got {sorted(row)}. Make it by `python -m smcl.dataset_scripts.enrich`.")
     value = row[column]
     if column not in IMAGE_COLUMNS:
-        if value is not None and not isinstance(value, str):
+        if value is not None and not _is_text(value):
             raise DataError(f"{where}: expected a text, or null where there is none, got {_shorten(value)}.")
         return
     num_images = len(row.get("images") or [])
@@ -74,11 +74,11 @@ def check_entry(column: str, entry: Any, where: str) -> None:
         raise DataError(f"{where}: expected a list for an image, got {_shorten(entry)}.")
     for item in entry:
         if column not in BOX_NAMES:
-            if not isinstance(item, str):
+            if not _is_text(item):
                 raise DataError(f"{where}: expected texts, got {_shorten(item)}.")
             continue
         name = BOX_NAMES[column]
-        if not isinstance(item, dict) or not isinstance(item.get(name), str):
+        if not isinstance(item, dict) or not _is_text(item.get(name)):
             raise DataError(
                 f'{where}: expected {{"{name}": a text, "score": a number, "box": four numbers}}, got {_shorten(item)}.'
             )
@@ -86,9 +86,9 @@ def check_entry(column: str, entry: Any, where: str) -> None:
             raise DataError(f"{where}: expected a number as the score of {item[name]!r}, got {item.get('score')!r}.")
         if not is_box(item.get("box")):
             raise DataError(
-                f"{where}: expected the box of {item[name]!r} as (left, top, right, bottom) in fractions of the upright "
-                f"image, 0 <= left < right <= 1 and 0 <= top < bottom <= 1, got {_shorten(item.get('box'))}. Divide "
-                "pixels by the image's width and height."
+                f"{where}: expected the box of {item[name]!r} as (left, top, right, bottom) in fractions of the image "
+                f"turned upright, 0 <= left < right <= 1 and 0 <= top < bottom <= 1, got {_shorten(item.get('box'))}. "
+                "Divide pixels by the image's width and height."
             )
 
 
@@ -121,6 +121,11 @@ def clip_box(left: float, top: float, right: float, bottom: float) -> list[float
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_text(value: Any) -> bool:
+    """Tell whether a value is a text that UTF-8 can hold: no half of a surrogate pair."""
+    return isinstance(value, str) and value.encode("utf-8", "replace").decode("utf-8") == value
 
 
 def _shorten(value: Any) -> str:

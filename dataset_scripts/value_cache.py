@@ -42,10 +42,9 @@ class ValueCache:
             for line in lines:
                 try:
                     record = json.loads(line)
-                    key, value = record["key"], record["value"]
+                    self._values.setdefault(record["key"], json.dumps(record["value"]))
                 except (ValueError, TypeError, KeyError):
                     continue
-                self._values.setdefault(key, json.dumps(value, ensure_ascii=False))
 
     def __contains__(self, key: str) -> bool:
         return key in self._values
@@ -69,16 +68,15 @@ class ValueCache:
         Raises:
             DataError: if they can't be written.
         """
-        self._values |= {key: json.dumps(value, ensure_ascii=False) for key, value in values.items()}
+        self._values |= {key: json.dumps(value) for key, value in values.items()}
         if self.folder is None or not values:
             return
-        lines = [json.dumps({"key": key, "value": value}, ensure_ascii=False) + "\n" for key, value in values.items()]
+        lines = [json.dumps({"key": key, "value": value}) + "\n" for key, value in values.items()]
         try:
             if self._file is None:
                 self.folder.mkdir(parents=True, exist_ok=True)
                 self._file = (self.folder / f"{uuid.uuid4().hex}.jsonl").open("ab")
-            # Half of a surrogate pair, which a model may give, is written as an escape.
-            self._file.write("".join(lines).encode("utf-8", "backslashreplace"))
+            self._file.write("".join(lines).encode("ascii"))
             self._file.flush()
         except OSError as error:
             raise self._error(error) from error
