@@ -136,7 +136,11 @@ class ImageModel:
 
     def __init__(self, name: str, settings: dict[str, Any], device: str = "cpu"):
         about = describe_model(name)
-        self.config = about.pop("config")
+        config = about.pop("config")
+        if type(config) not in self.auto_class._model_mapping:
+            raise DataError(
+                f"{name} is a {config.model_type}, which {self.auto_class.__name__} does not know. Choose another."
+            )
         self.name, self.device = name, device
         self.about = about | {"settings": settings, "versions": versions("transformers", "torch", "pillow")}
         self.settings = settings
@@ -374,10 +378,7 @@ class Tesseract:
 
     def annotate(self, items):
         """Read the text in images; see [`ImageModel`]."""
-        try:
-            return [lines_of(self.read(load_image(item["image"]), lang="eng")) for item in items]
-        except RuntimeError as error:
-            raise ValueError(f"tesseract failed: {_first_line(error)}") from error
+        return [lines_of(self.read(load_image(item["image"]), lang="eng")) for item in items]
 
 
 def lines_of(text: str) -> list[str]:

@@ -36,6 +36,8 @@ class ContextFile:
         self.column, self.shared_ids = column, shared_ids or set()
         self.made_by = made_by or f"the file {path.name}"
         self.values: dict[tuple[str, str], Any] = {}
+        if not path.is_file():
+            raise DataError(f"There is no file {path}. Expected JSON lines with `{column}`; see docs/data.md.")
         for where, line in read_lines(path):
             if line.strip():
                 self._add(line, where)

@@ -3,9 +3,9 @@
     python -m smcl.dataset_scripts.enrich --input data/mner_mi --output data/mner_mi_context --objects MODEL
 
 Each column comes from a model of transformers, by its folder or its name on the Hub, from a FILE.jsonl that somebody
-made, or from a template over the column `objects`. Columns that are not asked for stay as they are, so they can be added
-one after the other. What a model says is kept by the image's content: the same command, run again, goes on where a
-killed run ended. See docs/data.md for the files and the columns.
+made, or from a template over the column `objects`. Columns that are not asked for stay as they are, so they can be
+added one after the other. What a model says is kept by the image's content: the same command, run again, goes on where
+a killed run ended. See docs/data.md for the files and the columns.
 """
 
 import argparse
@@ -33,6 +33,8 @@ from .value_cache import DEFAULT_FOLDER, ValueCache
 from .writer import BATCH_SIZE
 
 FLAGS = {name: "ocr" if name == "image_text" else name for name in CONTEXT_FEATURES}
+# What a model raises on an image, or a text, that it can't take.
+MODEL_ERRORS = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 # If so many fail from the start, all would.
 FAILED_AT_ONCE = 10
 MAX_FAILED = 0.01
@@ -57,12 +59,16 @@ def enrich(options: argparse.Namespace) -> dict[str, Any]:
     report = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"name": options.input.resolve().name}
     _check_files(options.output, splits)
     context = report.setdefault("context", {})
-    # All sources before the first image is read: what is missing is said at once. Templates read what others make.
+    sources: dict[str, Any] = {}
+    # All of them before the first image is read, so that what is missing is said at once.
     for column in asked:
         _require_columns(column, options, splits, asked)
+        sources[column] = _make_source(column, options, splits, sources, context)
     for column in asked:
-        source = _make_source(column, options, splits, context)
-        splits, context[column] = _add_column(splits, column, source, options)
+        if column == "knowledge" and "captions" in asked:
+            # The examples in its prompts read captions that are there by now.
+            sources[column] = _make_source(column, options, splits, sources, context)
+        splits, context[column] = _add_column(splits, column, sources[column], options)
     report["context"] = {column: context[column] for column in CONTEXT_FEATURES if column in context}
     _write(splits, options, report)
     return report
@@ -124,7 +130,9 @@ def _is_file(value: str) -> bool:
     return value.endswith(".jsonl")
 
 
-def _make_source(column: str, options: argparse.Namespace, splits: DatasetDict, context: dict[str, Any]) -> Any:
+def _make_source(
+    column: str, options: argparse.Namespace, splits: DatasetDict, sources: dict[str, Any], context: dict[str, Any]
+) -> Any:
     """Make what gives the values of a column: a model, a file or a template."""
     value, device = getattr(options, FLAGS[column]), options.device
     if _is_file(value):
@@ -133,7 +141,8 @@ def _make_source(column: str, options: argparse.Namespace, splits: DatasetDict, 
         names = dict(name.split("=", 1) for name in options.made_by)
         return ContextFile(Path(value), column, names.get(column), shared)
     if value == "template" and column in ("captions", "knowledge"):
-        return Template(column, context.get("objects", {}).get("made_by", "an unknown source"))
+        before = context.get("objects", {}).get("made_by", "an unknown source")
+        return Template(column, sources["objects"].made_by if "objects" in sources else before)
     if column == "objects":
         return object_model(value, {"threshold": options.threshold, "max_objects": options.max_objects}, device)
     if column == "regions":
@@ -233,11 +242,12 @@ class _Annotation:
                 self.has_values = True
             except DataError:
                 raise
-            except ValueError as error:
+            except MODEL_ERRORS as error:
                 if len(batch) > 1:
                     batches += [{key: item} for key, item in batch.items()]
                 else:
-                    self.failed[next(iter(batch))] = str(error)
+                    kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+                    self.failed[next(iter(batch))] = kind + " ".join(str(error).split())[:300]
         if len(self.failed) >= FAILED_AT_ONCE and not self.has_values and self.cache.folder:
             reason = next(iter(self.failed.values()))
             raise DataError(f"The first {len(self.failed)} all failed: {reason}. Nothing was written.")
@@ -391,8 +401,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         if failed > MAX_FAILED * count and options.on_failed == "none":
             bad.append(column)
     if bad:
-        parser.exit(3, f"{parser.prog}: more than 1 % have no value in {', '.join(bad)}; report.json names all. Systems "
-                       "refuse to read them: mend them, or add --on_failed empty.\n")  # fmt: skip
+        parser.exit(3, f"{parser.prog}: more than 1 % have no value in {', '.join(bad)}; report.json names all. "
+                       "Systems refuse to read them: mend them, or add --on_failed empty.\n")  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from typing import Any
 from ..images_smcl import load_image
 
 # The files of a model folder that say what the model computes.
-MODEL_FILES = (".json", ".txt", ".safetensors", ".bin", ".model")
+MODEL_FILES = (".json", ".txt", ".safetensors", ".bin", ".model", ".jinja")
 
 
 def image_digest(image: Any) -> bytes:

@@ -89,6 +89,8 @@ def read_examples(path: Path) -> list[tuple[str, str]]:
     Raises:
         DataError: if a line is no such record.
     """
+    if not path.is_file():
+        raise DataError(f'There is no file {path}. Expected examples, lines of {{"id": ..., "answer": ...}}.')
     answers = {}
     for where, line in read_lines(path):
         if not line.strip():
@@ -187,6 +189,8 @@ class Knowledge:
         Raises:
             ValueError: if the post's first image has no caption yet.
         """
+        if post["captions"] and post["captions"][0] is None:
+            raise ValueError("its first image has no caption")
         parts = [TASK.format(types=", ".join(self.types))]
         parts += [f"{_describe(found)}\nAnswer: {found['answer']}" for found in self.examples.nearest(post)]
         return "\n\n".join([*parts, f"{_describe(post)}\nAnswer:"])
@@ -225,6 +229,12 @@ class Knowledge:
             self.pipe = pipeline("text-generation", model, tokenizer=tokenizer, device=self.device)
         is_chat = self.pipe.tokenizer.chat_template is not None
         asked = [{"role": "user", "content": prompt}] if is_chat else prompt
+        size, most = (
+            len(self.pipe.tokenizer(prompt).input_ids),
+            getattr(self.pipe.model.config, "max_position_embeddings", None),
+        )
+        if most and size + MAX_NEW_TOKENS > most:
+            raise ValueError(f"its prompt of {size} tokens leaves no room for an answer: the model takes {most}")
         written = self.pipe(asked, max_new_tokens=MAX_NEW_TOKENS, do_sample=False, return_full_text=False)
         return clean_text(written[0]["generated_text"])
 
@@ -263,9 +273,5 @@ class Knowledge:
 
 
 def _describe(post: dict[str, Any]) -> str:
-    caption = "no picture"
-    if post["captions"]:
-        if post["captions"][0] is None:
-            raise ValueError("its first image has no caption")
-        caption = "; ".join(post["captions"][0]) or "no caption"
+    caption = "; ".join(post["captions"][0] or []) or "no caption" if post["captions"] else "no picture"
     return f"Post: {' '.join(post['tokens'])}\nPicture: {caption}"
