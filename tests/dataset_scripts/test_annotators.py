@@ -4,7 +4,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from context_models import NAMES, save_models
+from context_models import NAMES
 from PIL import Image
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForObjectDetection, ViTConfig, ViTModel, pipeline
 
@@ -15,11 +15,6 @@ from smcl.dataset_scripts.schema import DataError
 SHORT = CAPTION | {"num_captions": 1, "max_new_tokens": 8}
 ANY = {"threshold": None, "max_objects": None}
 REGIONS = {"queries": {"person": "person", "organization": "organization logo"}, "threshold": 0.01}
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory, tokenizer):
-    return save_models(tmp_path_factory.mktemp("models"), tokenizer)
 
 
 def noise(size, seed=0):

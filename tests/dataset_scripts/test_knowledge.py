@@ -1,17 +1,13 @@
 import json
-import socket
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
-from context_models import save_models
+from chat_server import KEY
 from huggingface_hub import constants
 
 from smcl.dataset_scripts import knowledge
 from smcl.dataset_scripts.knowledge import Examples, Knowledge, make_examples, read_examples
 from smcl.dataset_scripts.schema import DataError
 
-KEY = "sk-very-secret-0123456789"
 TYPES = ["PER", "LOC"]
 
 
@@ -28,52 +24,6 @@ TRAIN = [
 SPLITS = {"train": TRAIN, "validation": [post("5", "hello world")], "test": [post("6", "my dog sleeps")]}
 ANSWERS = [("1", "Messi: PER; Paris: LOC"), ("2", "Paris: LOC"), ("3", "No named entities.")]
 NO_EXAMPLES = Examples([], SPLITS, 5)
-
-
-@pytest.fixture
-def endpoint(monkeypatch):
-    """A server on loopback that answers by the behaviours in `endpoint.script`, then well; notes what it was sent."""
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    waits = []
-    monkeypatch.setattr(knowledge.time, "sleep", waits.append)
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self):
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            server.seen.append((self.path, self.headers["Authorization"], body))
-            behaviour = server.script.pop(0) if server.script else 200
-            if behaviour == "cut":
-                # Promises more than it sends.
-                self.send_response(200)
-                self.send_header("Content-Length", "1000")
-                self.end_headers()
-                self.wfile.write(b'{"choices": [')
-                self.connection.shutdown(socket.SHUT_RDWR)
-                return
-            if behaviour == "closed":
-                self.connection.shutdown(socket.SHUT_RDWR)
-                return
-            reply = json.dumps({"choices": [{"message": {"role": "assistant", "content": f" {server.answer} "}}]})
-            if isinstance(behaviour, str):
-                reply = behaviour
-            elif behaviour != 200:
-                reply = json.dumps({"error": f"refused the key {self.headers['Authorization']}"})
-            self.send_response(behaviour if isinstance(behaviour, int) else 200)
-            self.send_header("Content-Length", str(len(reply)))
-            self.send_header("Content-Type", "application/json")
-            self.end_headers()
-            self.wfile.write(reply.encode())
-
-        def log_message(self, *_):
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.script, server.seen, server.waits, server.answer = [], [], waits, "Messi: PER"
-    server.url = f"http://127.0.0.1:{server.server_port}/v1"
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield server
-    server.shutdown()
-    server.server_close()
 
 
 def test_an_endpoint_is_asked_as_the_protocol_says(endpoint, monkeypatch):
@@ -217,10 +167,9 @@ def test_examples_are_made_from_gold_mentions_and_repeat_with_the_seed():
     }
 
 
-def test_a_language_model_writes_here_after_the_prompt(tmp_path, tokenizer, monkeypatch):
-    folder = save_models(tmp_path, tokenizer)["language_model"]
+def test_a_language_model_writes_here_after_the_prompt(models, monkeypatch):
     monkeypatch.setattr(knowledge, "MAX_NEW_TOKENS", 5)
-    source = Knowledge(folder, TYPES, NO_EXAMPLES)
+    source = Knowledge(models["language_model"], TYPES, NO_EXAMPLES)
     answers = source.annotate(TRAIN[:2])
     assert all(answers)
     assert answers == [source.annotate([item])[0] for item in TRAIN[:2]]
