@@ -16,6 +16,8 @@ from transformers import (
     AutoModelForZeroShotObjectDetection,
     AutoProcessor,
     AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
     pipeline,
 )
 
@@ -48,15 +50,14 @@ def versions(*packages: str) -> dict[str, str]:
     return {name: importlib.metadata.version(name) for name in packages}
 
 
-def describe_model(name: str) -> dict[str, Any]:
-    """Tell which model a name stands for, without loading its weights.
+def describe_model(name: str) -> tuple[PreTrainedConfig, dict[str, str]]:
+    """Read a model's configuration, and say what the model is known by; its weights are not loaded.
 
     Args:
         name (`str`): A folder, or a name on the Hub.
 
     Returns:
-        `dict`: `model`, the folder's or the Hub's name; `fingerprint` of a folder or `revision` of the Hub's files;
-        `config`, to be taken out.
+        `tuple`: the configuration; `model`, and `fingerprint` of a folder or `revision` on the Hub.
 
     Raises:
         DataError: if there is no such model.
@@ -67,37 +68,25 @@ def describe_model(name: str) -> dict[str, Any]:
         raise DataError(f"There is no model {name}, neither as a folder nor on the Hub: {_first_line(error)}") from None
     if Path(name).is_dir():
         # Reports are published: no folders of this machine.
-        return {"model": Path(name).resolve().name, "fingerprint": fingerprint(name), "config": config}
-    return {"model": name, "revision": config._commit_hash, "config": config}
+        return config, {"model": Path(name).resolve().name, "fingerprint": fingerprint(name)}
+    return config, {"model": name, "revision": config._commit_hash}
 
 
 def load(auto_class: type, name: str, **kwargs: Any) -> Any:
-    """Load a model, or a part of one, by one of transformers' auto classes.
-
-    Args:
-        auto_class (`type`): The class.
-        name (`str`): A folder, or a name on the Hub.
-        **kwargs: Further arguments of `from_pretrained`.
-
-    Returns:
-        `Any`: what `from_pretrained` gives.
-
-    Raises:
-        DataError: if it can't be loaded.
-    """
+    """Call `auto_class.from_pretrained(name, **kwargs)`; raises a `DataError` if it can't be loaded."""
     try:
         return auto_class.from_pretrained(name, **kwargs)
     except (OSError, ValueError, ImportError, KeyError) as error:
         raise DataError(f"{name} can't be loaded by {auto_class.__name__}: {_first_line(error)}") from None
 
 
-def load_model(auto_class: type, name: str, device: str) -> Any:
-    """Load a model to run it on a device: on the CPU in float32, elsewhere in the dtype of its files.
+def load_model(auto_class: type, name: str, device: str) -> PreTrainedModel:
+    """Load a model to run it: on the CPU in float32, elsewhere in the dtype of its files.
 
     Args:
         auto_class (`type`): The auto class of its task.
         name (`str`): A folder, or a name on the Hub.
-        device (`str`): The device.
+        device (`str`): Where it runs.
 
     Returns:
         `PreTrainedModel`.
@@ -135,8 +124,7 @@ class ImageModel:
     processor_class: type = AutoProcessor
 
     def __init__(self, name: str, settings: dict[str, Any], device: str = "cpu"):
-        about = describe_model(name)
-        config = about.pop("config")
+        config, about = describe_model(name)
         if type(config) not in self.auto_class._model_mapping:
             raise DataError(
                 f"{name} is a {config.model_type}, which {self.auto_class.__name__} does not know. Choose another."
@@ -254,7 +242,7 @@ def object_model(name: str, settings: dict[str, Any], device: str = "cpu") -> Im
     Raises:
         DataError: if the model is of another kind.
     """
-    architectures = describe_model(name)["config"].architectures or []
+    architectures = describe_model(name)[0].architectures or []
     kinds = {"ForObjectDetection": (Detector, DETECTOR), "ForImageClassification": (Classifier, CLASSIFIER)}
     for ending, (kind, defaults) in kinds.items():
         if any(architecture.endswith(ending) for architecture in architectures):
@@ -298,7 +286,7 @@ class RegionFinder(ImageModel):
         return [{"query": query, **best[label]} for query, label in self.settings["queries"].items() if label in best]
 
 
-class Writer(ImageModel):
+class Captioner(ImageModel):
     """Texts by a model that writes: captions, best first. Models with a chat template are asked by a prompt."""
 
     auto_class = AutoModelForImageTextToText
@@ -345,7 +333,7 @@ class Writer(ImageModel):
         return list(dict.fromkeys(filter(None, texts)))
 
 
-class TextReader(Writer):
+class TextReader(Captioner):
     """The lines of text in an image, by a model that writes."""
 
     def entry(self, texts):  # noqa: D102

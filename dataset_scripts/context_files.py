@@ -139,8 +139,8 @@ class Template:
     def _objects(self, item: dict[str, Any]) -> Any:
         if self.column == "captions":
             return item["objects"]
-        # A post without images has none; of others, the first image.
-        return item["objects"][0] if item["objects"] else []
+        # Of the first image; a post without images has none.
+        return [] if item["objects"] == [] else (item["objects"] or [None])[0]
 
     def annotate(self, items: list[dict[str, Any]]) -> list[Any]:
         """Write sentences.

@@ -21,10 +21,10 @@ from uuid import uuid4
 import pyarrow.parquet as pq
 import torch
 from datasets import Dataset, DatasetDict, Features, load_dataset
-from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
+from datasets.exceptions import DatasetGenerationError
 from tqdm.auto import tqdm
 
-from .annotators import CAPTION, MIN_REGION_SCORE, OCR, RegionFinder, Tesseract, TextReader, Writer, object_model
+from .annotators import CAPTION, MIN_REGION_SCORE, OCR, Captioner, RegionFinder, Tesseract, TextReader, object_model
 from .context import CONTEXT_FEATURES, IMAGE_COLUMNS, check_context
 from .context_files import ContextFile, Template
 from .knowledge import Examples, Knowledge, make_examples, read_examples
@@ -55,8 +55,7 @@ def enrich(options: argparse.Namespace) -> dict[str, Any]:
     asked = [column for column in CONTEXT_FEATURES if getattr(options, FLAGS[column])]
     _check_options(options, asked)
     splits = _load(options.input)
-    path = options.input / "report.json"
-    report = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"name": options.input.resolve().name}
+    report = _read_report(options.input)
     _check_files(options.output, splits)
     context = report.setdefault("context", {})
     sources: dict[str, Any] = {}
@@ -81,12 +80,20 @@ def _check_options(options: argparse.Namespace, asked: list[str]) -> None:
     source, target = options.input.resolve(), options.output.resolve()
     if source == target or source in target.parents or target in source.parents:
         raise DataError(f"--output {options.output} lies in --input {options.input}, or holds it. Choose a new folder.")
-    for name in ("batch_size", "num_captions", "max_objects", "limit"):
+    for name in ("batch_size", "num_captions", "max_objects", "limit", "make_examples"):
         value = getattr(options, name)
         if value is not None and value < 1:
             raise DataError(f"--{name}: expected at least 1, got {value}.")
+    if options.num_examples < 0:
+        raise DataError(f"--num_examples: expected 0 or more, got {options.num_examples}.")
     if options.threshold is not None and not 0 <= options.threshold <= 1:
         raise DataError(f"--threshold: expected a probability from 0 to 1, got {options.threshold}.")
+    if options.examples and options.make_examples:
+        raise DataError("--examples and --make_examples both give examples. Expected one of them.")
+    asks_model = options.knowledge not in (None, "template") and not _is_file(options.knowledge)
+    for name in ("knowledge_url", "examples", "make_examples"):
+        if getattr(options, name) and not asks_model:
+            raise DataError(f"--{name} is read by a language model only. Add --knowledge MODEL.")
     for name in options.made_by:
         if name.partition("=")[0] not in asked or not name.partition("=")[2]:
             raise DataError(f"--made_by: expected COLUMN=NAME of a column that is added, got {name!r}.")
@@ -99,10 +106,23 @@ def _check_options(options: argparse.Namespace, asked: list[str]) -> None:
 def _load(folder: Path) -> DatasetDict:
     try:
         splits = load_dataset(str(folder))
-    except (DatasetNotFoundError, DatasetGenerationError, FileNotFoundError, ValueError) as error:
+    except (DatasetGenerationError, OSError, ValueError) as error:
         reason = str(error.__cause__ or error).strip().split("\n")[0]
         raise DataError(f"--input {folder} is no data set that `load_dataset` reads: {reason}") from None
     return DatasetDict({split: dataset.with_format("arrow") for split, dataset in splits.items()})
+
+
+def _read_report(folder: Path) -> dict[str, Any]:
+    path = folder / "report.json"
+    if not path.is_file():
+        return {"name": folder.resolve().name}
+    try:
+        report = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        report = None
+    if not isinstance(report, dict):
+        raise DataError(f"Expected a converter's report at {path}, found no JSON of one. Convert again, or remove it.")
+    return report
 
 
 def _check_files(output: Path, splits: DatasetDict) -> None:
@@ -149,7 +169,7 @@ def _make_source(
         queries = {query.partition("=")[0]: query.partition("=")[2] or query for query in options.queries}
         return RegionFinder(value, {"queries": queries, "threshold": MIN_REGION_SCORE}, device)
     if column == "captions":
-        return Writer(value, CAPTION | {"num_captions": options.num_captions}, device)
+        return Captioner(value, CAPTION | {"num_captions": options.num_captions}, device)
     if column == "image_text":
         return Tesseract() if value == "tesseract" else TextReader(value, OCR, device)
     return _language_model(value, options, splits)
@@ -199,7 +219,7 @@ def _items(dataset: Dataset, column: str, options: argparse.Namespace) -> Iterat
         items: list[dict[str, Any] | None] = [None] * len(row["images"] or [])
         for slot, image in enumerate((row["images"] or [])[:chosen]):
             name = Path(image.get("path") or "").name if isinstance(image, dict) else Path(str(image)).name
-            found = row["objects"][slot] if row.get("objects") else None
+            found = next(iter((row.get("objects") or [])[slot:]), None)
             where = f"{row.get('id', index)}: {name or f'image {slot + 1}'}"
             items[slot] = {"image": image, "name": name, "objects": found, "where": where}
         yield items
@@ -344,13 +364,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--knowledge", metavar="MODEL", help="a language model, FILE.jsonl, or template (over objects)")
     add("--knowledge_url", metavar="URL", help="ask an OpenAI-compatible endpoint; its key stands in SMCL_API_KEY")
     add("--examples", type=Path, metavar="FILE.jsonl", help="training posts with answers, for the prompts")
-    add(
-        "--make_examples",
-        type=int,
-        default=0,
-        metavar="N",
-        help="write them from the gold mentions of N training posts",
-    )
+    add("--make_examples", type=int, metavar="N", help="write them from gold mentions of N training posts")
     add("--num_examples", type=int, default=5, help="examples in a prompt (default: %(default)s)")
     add("--images", choices=("first", "all"), default="first", help="which images of a post are read (default: first)")
     add("--threshold", type=float, help="least score of an object (default: 0.5 of a detector, 0 of a classifier)")

@@ -161,8 +161,7 @@ class Knowledge:
         self.pipe, self.client, self.made_by = None, None, name
         settings = {"max_new_tokens": MAX_NEW_TOKENS, "prompt_version": PROMPT_VERSION, "examples": examples.count}
         if url is None:
-            about = describe_model(name)
-            del about["config"]
+            _, about = describe_model(name)
             self.made_by = about["model"]
             self.about = about | {"settings": settings, "versions": versions("transformers", "torch")}
             return
@@ -189,7 +188,7 @@ class Knowledge:
         Raises:
             ValueError: if the post's first image has no caption yet.
         """
-        if post["captions"] and post["captions"][0] is None:
+        if post["captions"] is None or post["captions"][:1] == [None]:
             raise ValueError("its first image has no caption")
         parts = [TASK.format(types=", ".join(self.types))]
         parts += [f"{_describe(found)}\nAnswer: {found['answer']}" for found in self.examples.nearest(post)]
@@ -273,5 +272,7 @@ class Knowledge:
 
 
 def _describe(post: dict[str, Any]) -> str:
-    caption = "; ".join(post["captions"][0] or []) or "no caption" if post["captions"] else "no picture"
+    caption = "no picture"
+    if post["captions"] != []:
+        caption = "; ".join((post["captions"] or [None])[0] or []) or "no caption"
     return f"Post: {' '.join(post['tokens'])}\nPicture: {caption}"

@@ -8,7 +8,7 @@ from context_models import NAMES
 from PIL import Image
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForObjectDetection, ViTConfig, ViTModel, pipeline
 
-from smcl.dataset_scripts.annotators import CAPTION, OCR, RegionFinder, Tesseract, TextReader, Writer, object_model
+from smcl.dataset_scripts.annotators import CAPTION, OCR, Captioner, RegionFinder, Tesseract, TextReader, object_model
 from smcl.dataset_scripts.context import WHOLE_IMAGE, check_entry
 from smcl.dataset_scripts.schema import DataError
 
@@ -32,7 +32,7 @@ def make(kind, folder, column):
     if column == "regions":
         return RegionFinder(folder, REGIONS)
     if column == "captions":
-        return Writer(folder, SHORT)
+        return Captioner(folder, SHORT)
     return object_model(folder, {"threshold": 0.2, "max_objects": 20} if kind == "detector" else ANY)
 
 
@@ -101,7 +101,7 @@ def test_regions_survive_a_resize_of_the_image(models):
 
 @pytest.mark.parametrize("kind", ["captioner", "chat", "encoder_decoder"])
 def test_captions_differ_and_hold_no_prompt(kind, models, photos):
-    entries = Writer(models[kind], SHORT | {"num_captions": 3}).annotate(photos[:1])
+    entries = Captioner(models[kind], SHORT | {"num_captions": 3}).annotate(photos[:1])
     assert 1 < len(entries[0]) <= 3
     assert len(set(entries[0])) == len(entries[0])
     assert all("image" not in text for text in entries[0])

@@ -115,6 +115,10 @@ def test_templates_name_the_best_two_things(objects, caption, knowledge):
 
 def test_templates_say_nothing_where_objects_were_not_computed():
     assert Template("knowledge", "X").annotate([{"objects": []}]) == [""]
-    for column, item in (("captions", {"objects": None}), ("knowledge", {"objects": [None]})):
+    for column, item in (
+        ("captions", {"objects": None}),
+        ("knowledge", {"objects": [None]}),
+        ("knowledge", {"objects": None}),
+    ):
         with pytest.raises(ValueError, match="not computed"):
             Template(column, "X").annotate([item])

@@ -138,11 +138,14 @@ def kill_after(calls, arguments):
 def test_a_run_that_is_killed_twice_and_run_again_gives_the_bytes_of_one_run(run, models, posts, tmp_path):
     arguments = ["--objects", models["detector"], "--threshold", "0.2", "--captions", models["captioner"]]
     places = ["--input", str(posts), "--output", str(tmp_path / "out"), "--cache", str(tmp_path / "cache")]
-    for calls in (2, 4):
+    for calls, total in ((2, 2), (4, 6)):
         child = multiprocessing.get_context("fork").Process(target=kill_after, args=(calls, places + arguments))
         child.start()
         child.join(60)
         assert child.exitcode == -signal.SIGKILL
+        # Nothing is lost but what was under way.
+        lines = [line for path in (tmp_path / "cache").rglob("*.jsonl") for line in path.read_text().split("\n")]
+        assert sum(line.endswith("}") for line in lines) == total
         # As if it had been killed within a line.
         kept = max((tmp_path / "cache").rglob("*.jsonl"), key=lambda path: path.stat().st_mtime_ns)
         kept.write_bytes(kept.read_bytes() + b'{"key": "ab')
@@ -321,6 +324,12 @@ def test_examples_that_were_changed_by_hand_are_not_overwritten(run, models, end
         (["--objects", "{classifier}", "--batch_size", "0"], "--batch_size: expected at least 1, got 0"),
         (["--objects", "{classifier}", "--limit", "0"], "--limit: expected at least 1, got 0"),
         (["--objects", "{classifier}", "--threshold", "50"], "expected a probability from 0 to 1, got 50.0"),
+        (
+            ["--captions", "{captioner}", "--knowledge_url", "http://h/v1"],
+            "--knowledge_url is read by a language model",
+        ),
+        (["--objects", "{classifier}", "--make_examples", "3"], "--make_examples is read by a language model only"),
+        (["--knowledge", "{language_model}", "--make_examples", "3", "--examples", "x"], "Expected one of them"),
         (["--objects", "{classifier}", "--device", "toaster"], "--device toaster can't be used"),
         (["--objects", "{classifier}", "--made_by", "captions=me"], "--made_by: expected COLUMN=NAME"),
         (["--objects", "template"], "There is no model template"),
@@ -348,6 +357,8 @@ def test_the_input_and_other_data_sets_are_never_written_over(run, models, posts
     assert "another data set, such as dev-0.parquet" in run("--objects", models["classifier"], output="other")[3]
     (tmp_path / "file").write_text("")
     assert "found a file" in run("--objects", models["classifier"], output="file")[3]
+    (posts / "report.json").write_text("{")
+    assert "found no JSON of one" in run("--objects", models["classifier"])[3]
     (tmp_path / "empty").mkdir()
     assert "no data set" in run("--objects", models["classifier"], source=tmp_path / "empty")[3]
     assert "lacks. Check --input" in run("--objects", models["classifier"], source=models["classifier"])[3]

@@ -122,8 +122,9 @@ def test_a_prompt_shows_the_nearest_examples_and_never_the_post_itself():
 
 def test_a_post_whose_image_has_no_caption_yet_is_not_asked_about():
     source = Knowledge("m", TYPES, NO_EXAMPLES, "http://127.0.0.1:9/v1")
-    with pytest.raises(ValueError, match="its first image has no caption"):
-        source.key(post("8", "hi", [None]))
+    for captions in ([None], None):
+        with pytest.raises(ValueError, match="its first image has no caption"):
+            source.key(post("8", "hi") | {"captions": captions})
 
 
 @pytest.mark.parametrize(
