@@ -14,6 +14,7 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -27,6 +28,7 @@ from tqdm.auto import tqdm
 from .annotators import CAPTION, MIN_REGION_SCORE, OCR, Captioner, RegionFinder, Tesseract, TextReader, object_model
 from .context import CONTEXT_FEATURES, IMAGE_COLUMNS, check_context
 from .context_files import ContextFile, Template
+from .files import check_writable, write_whole
 from .knowledge import Examples, Knowledge, make_examples, read_examples
 from .schema import DataError, require_folder, write_json
 from .value_cache import DEFAULT_FOLDER, ValueCache
@@ -126,10 +128,15 @@ def _read_report(folder: Path) -> dict[str, Any]:
 
 
 def _check_files(output: Path, splits: DatasetDict) -> None:
+    try:
+        check_writable(output, "--output")
+    except ValueError as error:
+        raise DataError(str(error)) from error
     found = {path.name for path in output.glob("**/*.parquet")} - {_file_name(split) for split in splits}
-    if output.is_file() or found:
-        came = f"Parquet files of another data set, such as {min(found)}" if found else "a file"
-        raise DataError(f"--output {output}: expected a new folder, or one of an earlier run, found {came}.")
+    if found:
+        raise DataError(
+            f"--output {output} holds Parquet files of another data set, such as {min(found)}. Choose a new folder."
+        )
 
 
 def _require_columns(column: str, options: argparse.Namespace, splits: DatasetDict, asked: list[str]) -> None:
@@ -331,22 +338,20 @@ def _file_name(split: str) -> str:
 
 def _write(splits: DatasetDict, options: argparse.Namespace, report: dict[str, Any]) -> None:
     data = options.output / "data"
-    unfinished = {}
     try:
         data.mkdir(parents=True, exist_ok=True)
-        for split, dataset in splits.items():
-            names = [name for name in dataset.column_names if name not in CONTEXT_FEATURES]
-            names += [name for name in CONTEXT_FEATURES if name in dataset.column_names]
-            schema = Features({name: dataset.features[name] for name in names}).arrow_schema
-            # Neither half a data set nor a file that load_dataset takes for one is left by a run that is killed.
-            unfinished[split] = data / f".{_file_name(split)}.unfinished"
-            with pq.ParquetWriter(unfinished[split], schema) as writer:
-                tables = dataset.select_columns(names).iter(BATCH_SIZE)
-                for table in tqdm(tables, f"{split}: writing", -(-len(dataset) // BATCH_SIZE)):
-                    writer.write_table(table.cast(schema))
-        for split, path in unfinished.items():
-            path.replace(data / _file_name(split))
-        write_json(report, options.output / "report.json")
+        # All splits take their names together: a run that is killed leaves no data set of two runs.
+        with ExitStack() as unfinished:
+            for split, dataset in splits.items():
+                names = [name for name in dataset.column_names if name not in CONTEXT_FEATURES]
+                names += [name for name in CONTEXT_FEATURES if name in dataset.column_names]
+                schema = Features({name: dataset.features[name] for name in names}).arrow_schema
+                path = unfinished.enter_context(write_whole(data / _file_name(split)))
+                with pq.ParquetWriter(path, schema) as writer:
+                    tables = dataset.select_columns(names).iter(BATCH_SIZE)
+                    for table in tqdm(tables, f"{split}: writing", -(-len(dataset) // BATCH_SIZE)):
+                        writer.write_table(table.cast(schema))
+            write_json(report, unfinished.enter_context(write_whole(options.output / "report.json")))
     except OSError as error:
         raise DataError(f"--output {options.output} can't be written: {error}. Make room there.") from None
 

@@ -356,7 +356,7 @@ def test_the_input_and_other_data_sets_are_never_written_over(run, models, posts
     (tmp_path / "other" / "data" / "dev-0.parquet").write_text("")
     assert "another data set, such as dev-0.parquet" in run("--objects", models["classifier"], output="other")[3]
     (tmp_path / "file").write_text("")
-    assert "found a file" in run("--objects", models["classifier"], output="file")[3]
+    assert "found a file in the way" in run("--objects", models["classifier"], output="file")[3]
     (posts / "report.json").write_text("{")
     assert "found no JSON of one" in run("--objects", models["classifier"])[3]
     (tmp_path / "empty").mkdir()
