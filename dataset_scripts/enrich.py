@@ -35,6 +35,12 @@ from .value_cache import DEFAULT_FOLDER, ValueCache
 from .writer import BATCH_SIZE
 
 FLAGS = {name: "ocr" if name == "image_text" else name for name in CONTEXT_FEATURES}
+# What only models of a column read.
+SETTINGS = {"threshold": "objects", "max_objects": "objects", "queries": "regions", "num_captions": "captions"}
+SETTINGS |= dict.fromkeys(("knowledge_url", "examples", "make_examples", "num_examples"), "knowledge")
+LEAST = dict.fromkeys(("batch_size", "num_captions", "max_objects", "limit", "make_examples"), 1)
+LEAST |= {"threshold": 0, "num_examples": 0}
+QUERIES = ("person", "location", "organization", "miscellaneous")
 # What a model raises on an image, or a text, that it can't take.
 MODEL_ERRORS = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 # If so many fail from the start, all would.
@@ -82,23 +88,21 @@ def _check_options(options: argparse.Namespace, asked: list[str]) -> None:
     source, target = options.input.resolve(), options.output.resolve()
     if source == target or source in target.parents or target in source.parents:
         raise DataError(f"--output {options.output} lies in --input {options.input}, or holds it. Choose a new folder.")
-    for name in ("batch_size", "num_captions", "max_objects", "limit", "make_examples"):
+    for name, least in LEAST.items():
         value = getattr(options, name)
-        if value is not None and value < 1:
-            raise DataError(f"--{name}: expected at least 1, got {value}.")
-    if options.num_examples < 0:
-        raise DataError(f"--num_examples: expected 0 or more, got {options.num_examples}.")
-    if options.threshold is not None and not 0 <= options.threshold <= 1:
+        if value is not None and value < least:
+            raise DataError(f"--{name}: expected at least {least}, got {value}.")
+    if options.threshold is not None and options.threshold > 1:
         raise DataError(f"--threshold: expected a probability from 0 to 1, got {options.threshold}.")
     if options.examples and options.make_examples:
         raise DataError("--examples and --make_examples both give examples. Expected one of them.")
-    asks_model = options.knowledge not in (None, "template") and not _is_file(options.knowledge)
-    for name in ("knowledge_url", "examples", "make_examples"):
-        if getattr(options, name) and not asks_model:
-            raise DataError(f"--{name} is read by a language model only. Add --knowledge MODEL.")
+    for name, column in SETTINGS.items():
+        if getattr(options, name) is not None and not _is_model(getattr(options, FLAGS[column])):
+            raise DataError(f"--{name} is a setting of a model. Give --{FLAGS[column]} MODEL, or leave it out.")
     for name in options.made_by:
-        if name.partition("=")[0] not in asked or not name.partition("=")[2]:
-            raise DataError(f"--made_by: expected COLUMN=NAME of a column that is added, got {name!r}.")
+        column, _, maker = name.partition("=")
+        if column not in asked or not _is_file(getattr(options, FLAGS[column])) or not maker:
+            raise DataError(f"--made_by: expected COLUMN=NAME of a column that comes from a FILE.jsonl, got {name!r}.")
     try:
         torch.empty(0, device=options.device)
     except (RuntimeError, AssertionError) as error:
@@ -145,7 +149,7 @@ def _require_columns(column: str, options: argparse.Namespace, splits: DatasetDi
     needed = {"images"} if column in IMAGE_COLUMNS else {"id"}
     if value == "template":
         needed |= {"images", "objects"}
-    elif column == "knowledge" and not _is_file(value):
+    elif column == "knowledge" and _is_model(value):
         needed |= {"tokens", "ner_tags"} | ({"captions"} if "images" in present else set())
     for name in sorted(needed - present - set(asked)):
         flag = FLAGS.get(name)
@@ -155,6 +159,10 @@ def _require_columns(column: str, options: argparse.Namespace, splits: DatasetDi
 
 def _is_file(value: str) -> bool:
     return value.endswith(".jsonl")
+
+
+def _is_model(value: str | None) -> bool:
+    return value not in (None, "template") and not _is_file(value)
 
 
 def _make_source(
@@ -173,10 +181,10 @@ def _make_source(
     if column == "objects":
         return object_model(value, {"threshold": options.threshold, "max_objects": options.max_objects}, device)
     if column == "regions":
-        queries = {query.partition("=")[0]: query.partition("=")[2] or query for query in options.queries}
+        queries = {query.partition("=")[0]: query.partition("=")[2] or query for query in options.queries or QUERIES}
         return RegionFinder(value, {"queries": queries, "threshold": MIN_REGION_SCORE}, device)
     if column == "captions":
-        return Captioner(value, CAPTION | {"num_captions": options.num_captions}, device)
+        return Captioner(value, CAPTION | {"num_captions": options.num_captions or 1}, device)
     if column == "image_text":
         return Tesseract() if value == "tesseract" else TextReader(value, OCR, device)
     return _language_model(value, options, splits)
@@ -196,7 +204,7 @@ def _language_model(name: str, options: argparse.Namespace, splits: DatasetDict)
             raise DataError(f"{path} holds other examples, perhaps changed by hand. Give it by --examples.")
         options.output.mkdir(parents=True, exist_ok=True)
         path.write_text("".join(lines), encoding="utf-8")
-    examples = Examples(answers, posts, options.num_examples)
+    examples = Examples(answers, posts, 5 if options.num_examples is None else options.num_examples)
     types = list(dict.fromkeys(tag[2:] for tag in names if tag.startswith(("B-", "I-"))))
     return Knowledge(name, types, examples, options.knowledge_url, options.device, options.batch_size)
 
@@ -370,14 +378,16 @@ def make_parser() -> argparse.ArgumentParser:
     add("--knowledge_url", metavar="URL", help="ask an OpenAI-compatible endpoint; its key stands in SMCL_API_KEY")
     add("--examples", type=Path, metavar="FILE.jsonl", help="training posts with answers, for the prompts")
     add("--make_examples", type=int, metavar="N", help="write them from gold mentions of N training posts")
-    add("--num_examples", type=int, default=5, help="examples in a prompt (default: %(default)s)")
+    add("--num_examples", type=int, help="examples in a prompt (default: 5)")
     add("--images", choices=("first", "all"), default="first", help="which images of a post are read (default: first)")
     add("--threshold", type=float, help="least score of an object (default: 0.5 of a detector, 0 of a classifier)")
     add("--max_objects", type=int, help="objects of an image (default: 20 of a detector, 5 of a classifier)")
-    add("--num_captions", type=int, default=1, help="captions of an image (default: %(default)s)")
-    queries = ["person", "location", "organization", "miscellaneous"]
+    add("--num_captions", type=int, help="captions of an image (default: 1)")
     add(
-        "--queries", nargs="+", default=queries, metavar="NAME[=WORDS]", help="what regions show; the model reads WORDS"
+        "--queries",
+        nargs="+",
+        metavar="NAME[=WORDS]",
+        help=f"what regions show; WORDS go to the model (default: {' '.join(QUERIES)})",
     )
     add("--made_by", nargs="+", default=[], metavar="COLUMN=NAME", help="who made the columns that come from files")
     add("--on_failed", choices=("none", "empty"), default="none", help="what has no value becomes: not computed, which "

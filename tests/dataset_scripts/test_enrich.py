@@ -16,6 +16,7 @@ from smcl.dataset_scripts.enrich import main
 from smcl.dataset_scripts.fingerprints import image_digest
 from smcl.dataset_scripts.schema import FEATURES
 from smcl.experiments.plan import data_digests
+from smcl.run_ner_multiimage import main as train
 
 SPLITS = ("train", "validation", "test")
 COLOURS = ("red", "green", "blue", "white", "black", "yellow")
@@ -316,6 +317,16 @@ def test_examples_that_were_changed_by_hand_are_not_overwritten(run, models, end
     assert "not in the train split, by id or by words: test0" in run(*arguments, "--examples", path)[3]
 
 
+def test_a_system_that_reads_no_context_does_not_see_it(run, models, data, encoders, tmp_path):
+    columns = ["--objects", models["classifier"], "--captions", "template", "--knowledge", "template"]
+    assert run(*columns, source=data)[0] == 0
+    training = ["--do_train", "--do_predict", "--max_steps", "2", "--use_cpu"]
+    for name, dataset in (("before", data), ("after", str(tmp_path / "out"))):
+        train(["--dataset", dataset, *encoders, "--output_dir", str(tmp_path / name), *training])
+    for file in ("model.safetensors", "predictions.jsonl"):
+        assert (tmp_path / "before" / file).read_bytes() == (tmp_path / "after" / file).read_bytes()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -326,9 +337,14 @@ def test_examples_that_were_changed_by_hand_are_not_overwritten(run, models, end
         (["--objects", "{classifier}", "--threshold", "50"], "expected a probability from 0 to 1, got 50.0"),
         (
             ["--captions", "{captioner}", "--knowledge_url", "http://h/v1"],
-            "--knowledge_url is read by a language model",
+            "--knowledge_url is a setting of a model",
         ),
-        (["--objects", "{classifier}", "--make_examples", "3"], "--make_examples is read by a language model only"),
+        (
+            ["--objects", "{classifier}", "--make_examples", "3"],
+            "Give --knowledge MODEL, or leave",
+        ),
+        (["--objects", "x.jsonl", "--threshold", "0.5"], "--threshold is a setting of a model. Give --objects MODEL"),
+        (["--objects", "{classifier}", "--made_by", "objects=me"], "a column that comes from a FILE.jsonl"),
         (["--knowledge", "{language_model}", "--make_examples", "3", "--examples", "x"], "Expected one of them"),
         (["--objects", "{classifier}", "--device", "toaster"], "--device toaster can't be used"),
         (["--objects", "{classifier}", "--made_by", "captions=me"], "--made_by: expected COLUMN=NAME"),
