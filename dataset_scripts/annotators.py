@@ -244,8 +244,8 @@ def object_model(name: str, settings: dict[str, Any], device: str = "cpu") -> Im
     """
     architectures = describe_model(name)[0].architectures or []
     kinds = {"ForObjectDetection": (Detector, DETECTOR), "ForImageClassification": (Classifier, CLASSIFIER)}
-    for ending, (kind, defaults) in kinds.items():
-        if any(architecture.endswith(ending) for architecture in architectures):
+    for part, (kind, defaults) in kinds.items():
+        if any(part in architecture for architecture in architectures):
             given = {key: value for key, value in settings.items() if value is not None}
             return kind(name, {"kind": kind.__name__.lower(), **defaults, **given}, device)
     raise DataError(

@@ -173,7 +173,9 @@ class Knowledge:
             )
         self.about = {"model": name, "settings": settings | {"url": url}, "versions": versions("huggingface_hub")}
         # Without a key of its own, the client would send the user's Hugging Face token to whatever host this is.
-        self.api_key = os.environ.get(KEY_VARIABLE) or "none"
+        self.api_key = os.environ.get(KEY_VARIABLE, "").strip() or "none"
+        if not (self.api_key.isascii() and self.api_key.isprintable()):
+            raise DataError(f"{KEY_VARIABLE}: expected a key of ASCII letters in one line. Set it again.")
         self.client = InferenceClient(base_url=url, api_key=self.api_key, timeout=SECONDS_TO_ANSWER)
 
     def prompt(self, post: dict[str, Any]) -> str:
@@ -228,10 +230,8 @@ class Knowledge:
             self.pipe = pipeline("text-generation", model, tokenizer=tokenizer, device=self.device)
         is_chat = self.pipe.tokenizer.chat_template is not None
         asked = [{"role": "user", "content": prompt}] if is_chat else prompt
-        size, most = (
-            len(self.pipe.tokenizer(prompt).input_ids),
-            getattr(self.pipe.model.config, "max_position_embeddings", None),
-        )
+        size = len(self.pipe.tokenizer(prompt)["input_ids"])
+        most = getattr(self.pipe.model.config, "max_position_embeddings", None)
         if most and size + MAX_NEW_TOKENS > most:
             raise ValueError(f"its prompt of {size} tokens leaves no room for an answer: the model takes {most}")
         written = self.pipe(asked, max_new_tokens=MAX_NEW_TOKENS, do_sample=False, return_full_text=False)

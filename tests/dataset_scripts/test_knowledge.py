@@ -37,6 +37,14 @@ def test_an_endpoint_is_asked_as_the_protocol_says(endpoint, monkeypatch):
     assert KEY not in json.dumps(source.about)
 
 
+@pytest.mark.parametrize("key", ["schlüssel-1", "two\nlines"])
+def test_a_key_that_no_header_can_hold_is_refused_unseen(endpoint, monkeypatch, key):
+    monkeypatch.setenv("SMCL_API_KEY", key)
+    with pytest.raises(DataError, match="SMCL_API_KEY: expected a key of ASCII letters") as error:
+        Knowledge("m", TYPES, NO_EXAMPLES, endpoint.url)
+    assert key not in str(error.value)
+
+
 def test_the_users_hugging_face_token_goes_to_no_endpoint(endpoint, monkeypatch):
     monkeypatch.delenv("SMCL_API_KEY", raising=False)
     monkeypatch.setenv("HF_TOKEN", "hf_mine")
