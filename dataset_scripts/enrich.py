@@ -233,7 +233,9 @@ def _items(dataset: Dataset, column: str, options: argparse.Namespace) -> Iterat
             chosen = 0
         items: list[dict[str, Any] | None] = [None] * len(row["images"] or [])
         for slot, image in enumerate((row["images"] or [])[:chosen]):
-            name = Path(image.get("path") or "").name if isinstance(image, dict) else Path(str(image)).name
+            # As the converters store it, perhaps below a folder; without the folders of this machine.
+            path = (image.get("path") or "") if isinstance(image, dict) else str(image)
+            name = Path(path).name if Path(path).is_absolute() else path
             found = next(iter((row.get("objects") or [])[slot:]), None)
             where = f"{row.get('id', index)}: {name or f'image {slot + 1}'}"
             items[slot] = {"image": image, "name": name, "objects": found, "where": where}

@@ -110,7 +110,7 @@ def make_examples(posts: list[dict[str, Any]], names: Sequence[str], count: int,
     """Write answers from the gold mentions of training posts, as a beginning for work by hand.
 
     Args:
-        posts (`list[dict]`): Training posts with `id`, `tokens` and `ner_tags`.
+        posts (`list[dict]`): Training posts with `id`, `tokens` and `ner_tags`; only those tagged in full are taken.
         names (`Sequence[str]`): The names of the tags, by id.
         count (`int`): How many.
         seed (`int`): Chooses the posts.
@@ -118,6 +118,8 @@ def make_examples(posts: list[dict[str, Any]], names: Sequence[str], count: int,
     Returns:
         `list[tuple[str, str]]`: ids and answers.
     """
+    # Words that nobody tagged have tags below 0.
+    posts = [post for post in posts if all(tag >= 0 for tag in post["ner_tags"])]
     chosen = random.Random(seed).sample(posts, min(count, len(posts)))
     return [(post["id"], _gold_answer(post["tokens"], [names[tag] for tag in post["ner_tags"]])) for post in chosen]
 

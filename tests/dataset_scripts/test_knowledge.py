@@ -171,6 +171,8 @@ def test_examples_are_made_from_gold_mentions_and_repeat_with_the_seed():
     made = make_examples(posts, names, 5, seed=3)
     assert made == make_examples(posts, names, 5, seed=3) != make_examples(posts, names, 5, seed=4)
     assert len(made) == 5
+    untagged = {"id": "99", "tokens": ["Leo", "Messi", "in", "Paris"], "ner_tags": [1, -100, 0, 3]}
+    assert "99" not in dict(make_examples([*posts, untagged], names, 99, seed=3))
     assert dict(make_examples(posts, names, 99, seed=0)) == {
         str(i): "Leo Messi: PER; Paris: LOC" if i else "Leo Messi: PER" for i in range(9)
     }
