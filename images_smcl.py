@@ -154,8 +154,20 @@ def _open_source(source: Any) -> BinaryIO:
     # No name has a NUL in it, and the system's own check for files stumbles over one.
     if "\0" in str(source) or not os.path.isfile(source):
         kind = "a folder" if "\0" not in str(source) and os.path.isdir(source) else "nothing"
-        raise ImageError(f"expected a file there, found {kind}. Correct the path, or leave the image out.")
+        others = _similar_files(str(source)) if kind == "nothing" else []
+        hint = f"; there is {' and '.join(map(repr, others))}" if others else ""
+        raise ImageError(f"expected a file there, found {kind}{hint}. Correct the path, or leave the image out.")
     return open(source, "rb")
+
+
+def _similar_files(path: str) -> list[str]:
+    """List the files beside a path whose names differ from its own in case or suffix only."""
+    folder, name = os.path.split(path)
+    stem = os.path.splitext(name)[0].casefold()
+    if not stem or "\0" in path or not os.path.isdir(folder or "."):
+        return []
+    with os.scandir(folder or ".") as entries:
+        return sorted(entry.name for entry in entries if os.path.splitext(entry.name)[0].casefold() == stem)[:3]
 
 
 def _download(url: str) -> bytes:

@@ -2,6 +2,7 @@
 
 import copy
 import math
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,6 +27,11 @@ CUSTOM_PIPELINES = {
 }
 # Share of a window, on each side, that repeats tokens of its neighbour.
 CONTEXT = 0.25
+# Columns of a data set that hold images under another name.
+IMAGE_NAME = re.compile(
+    "(.*_)?(images?|imgs?|pics?|pictures?|photos?)_?(paths?|files?|names?|urls?|bytes|list)?", re.IGNORECASE
+)
+IMAGE_TYPES = (str, bytes, dict, list, tuple)
 # Variants of a post that an explanation computes at once.
 BATCH_SIZE = 16
 CHOICES = {
@@ -169,8 +175,8 @@ class MultiImageNERPipeline(ChunkPipeline):
                 `{"text": ..., "images": [...]}`, or a string for a post without images. The text is a string, split
                 into words as the tokenizer does, or a list of words; however long, all of it is read. Images are
                 paths, URLs, PIL images or the bytes of image files, in post order; a post may have none, and one alone
-                may stand as `image`. Of records of a data set, `tokens` is taken as the text, and other columns are
-                passed over.
+                may stand as `image`. Of records of a data set, `tokens` is taken as the text (if it is empty, `text`),
+                and other columns are passed over.
             batch_size (`int`, *optional*, defaults to 1): Posts (windows of long posts) that are computed at once.
             threshold (`float`, *optional*, defaults to 0): Leave out entities of a lower score.
             return_tags (`bool`, *optional*, defaults to `False`): Return for each post a `dict` of `entities`, `words`,
@@ -250,7 +256,7 @@ class MultiImageNERPipeline(ChunkPipeline):
         Raises:
             ValueError: if the post can't be used; names it.
         """
-        post = _to_post(post)
+        post = _to_post(post, getattr(self.model.config, "vision_config", None) is not None)
         try:
             about = self._read_text(post["text"])
             images = self.processor.limit_images([post["images"]], on_extra_images)[0]
@@ -426,13 +432,13 @@ class MultiImageNERPipeline(ChunkPipeline):
         self.processor.save_pretrained(save_directory, **kwargs)
 
 
-def _to_post(post: Any) -> dict[str, Any]:
+def _to_post(post: Any, reads_images: bool = True) -> dict[str, Any]:
     """Bring a post, in any form that a call takes, into the form `{"text": ..., "images": ...}`."""
     if isinstance(post, str):
         return {"text": post, "images": None}
-    if isinstance(post, dict) and post.get("tokens") is not None and post.get("text") is None:
-        post = {"text": post["tokens"]} | {name: post[name] for name in ("image", "images") if name in post}
-    if not isinstance(post, dict) or "text" not in post or post.keys() - {"text", "images", "image"}:
+    if isinstance(post, dict) and post.get("tokens") is not None:
+        post = _to_text(post, reads_images)
+    if not isinstance(post, dict) or "text" not in post or post.keys() - {"text", "tokens", "images", "image"}:
         found = sorted(map(str, post)) if isinstance(post, dict) else type(post).__name__
         raise ValueError(
             "Expected a post with the keys 'text' and, if it has images, 'images' (or 'image' for one), a string, or a "
@@ -441,7 +447,22 @@ def _to_post(post: Any) -> dict[str, Any]:
     image, images = post.get("image"), post.get("images")
     if image is not None and (images is not None or isinstance(image, list | tuple)):
         raise ValueError("Expected one image as 'image', or a list of them as 'images', got a list or both.")
-    return {"text": post["text"], "images": images if image is None else [image]}
+    images = images if image is None else [image]
+    is_list = images is None or isinstance(images, list | tuple)
+    return {"text": post["text"], "images": images if is_list else [images]}
+
+
+def _to_text(record: dict[str, Any], reads_images: bool) -> dict[str, Any]:
+    """Take the words of a record of a data set, or its text where it has no words, and its images."""
+    words, text = record["tokens"], record.get("text")
+    words = words.tolist() if hasattr(words, "tolist") else words
+    if not isinstance(words, list | tuple):
+        raise ValueError(f"`tokens` must be a list of words, got {ascii(words)[:80]}. Call a sentence `text`.")
+    images = {name: record[name] for name in ("image", "images") if record.get(name) is not None}
+    others = [key for key, value in record.items() if IMAGE_NAME.fullmatch(str(key)) and isinstance(value, IMAGE_TYPES)]
+    if reads_images and not images and any(record[key] for key in others):
+        raise ValueError(f"Expected images as 'images', or one as 'image', got {others} beside 'tokens': rename it.")
+    return {"text": text if not words and isinstance(text, str) else words} | images
 
 
 def _load_good_images(images: list[Any], post: Post) -> list[Any]:

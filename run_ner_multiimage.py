@@ -25,12 +25,15 @@ from transformers.trainer_utils import IntervalStrategy
 from transformers.utils import logging
 
 from smcl import MultiImageNERPipeline
+from smcl.baselines import reads_images
 from smcl.dataset_scripts.files import check_writable
+from smcl.predict.inputs import Columns, open_input
+from smcl.predict.part_files import check_output
 from smcl.predict.predict_file import predict_file
 from smcl.publish.run_record import RunRecord
 from smcl.publish.upload import claim_for_training, publish
 from smcl.train.arguments import Arguments, SMCLTrainingArguments, parse_arguments
-from smcl.train.build import load_saved_model, prepare
+from smcl.train.build import find_system, load_saved_model, prepare
 from smcl.train.calibration import calibrate
 from smcl.train.checkpoints import checkpoint_to_resume
 from smcl.train.dry_run import dry_run
@@ -125,9 +128,13 @@ def predict_input(arguments: Arguments) -> dict[str, int]:
     if not training.do_predict or any(others):
         raise ValueError("`--input` goes with `--do_predict` alone: train, evaluate and calibrate in another run.")
     if model.model is None or data.output is None:
-        raise ValueError("With `--input`, expected `--model` (a saved model) and `--output` (.jsonl or .parquet).")
+        raise ValueError("With `--input`, expected `--model` (a saved model) and `--output` (a file).")
     if data.dataset is not None or data.max_length is not None:
         raise ValueError("With `--input`, leave out `--dataset`, and `--max_length`: long posts are read to their end.")
+    # Before the model is loaded, which takes longer.
+    check_output(data.output, training.world_size)
+    images = reads_images(find_system(model)) and not data.ignore_images
+    open_input(data.input, data.split, Columns.parse(data.columns, images))
     processor = AutoProcessor.from_pretrained(model.model)
     return predict_file(
         MultiImageNERPipeline(load_saved_model(model, switches.given()), processor, device=training.device),
@@ -136,6 +143,7 @@ def predict_input(arguments: Arguments) -> dict[str, int]:
         split=data.split,
         batch_size=training.per_device_eval_batch_size,
         disable_tqdm=bool(training.disable_tqdm),
+        columns=data.columns,
         ignore_images=data.ignore_images,
         on_bad_image=data.on_bad_image,
         on_extra_images=data.on_extra_images,

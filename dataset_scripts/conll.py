@@ -28,6 +28,8 @@ from .writer import add_processes_argument, run_command, write_dataset
 
 SPLITS = ("train", "validation", "test")
 _ESCAPE = re.compile(r"\\u([0-9a-f]{4})")
+# Begins the line of an id, as `format_post` writes it.
+ID_PREFIX = "IMGID:"
 SEPARATORS = {"tab": "\t", "space": " ", "comma": ",", "whitespace": None}
 
 
@@ -135,8 +137,8 @@ def read_posts(
 def format_post(post_id: str, words: Sequence[str], tags: Sequence[str]) -> str:
     r"""Write a post as `IMGID:<id>`, a line `word<TAB>tag` for each word, and an empty line.
 
-    White space within a word becomes `\\u0020` and the like, so that lines and columns stay whole; [`Layout`] with
-    `id_prefix="IMGID:"` and `escaped=True` reads it back.
+    White space within a word becomes `\\u0020` and the like, so that lines and columns stay whole; so does the first
+    letter of a word that begins with `IMGID:`. [`Layout`] with `id_prefix="IMGID:"` and `escaped=True` reads it back.
 
     Args:
         post_id (`str`): The post's id.
@@ -150,13 +152,18 @@ def format_post(post_id: str, words: Sequence[str], tags: Sequence[str]) -> str:
         ValueError: if words and tags differ in number.
     """
     lines = [f"{_escape(word)}\t{tag}\n" for word, tag in zip(words, tags, strict=True)]
-    return f"IMGID:{_escape(post_id)}\n{''.join(lines)}\n"
+    return f"{ID_PREFIX}{_escape(post_id)}\n{''.join(lines)}\n"
 
 
 def _escape(word: str) -> str:
-    """Write white space, and what would read like an escape, as escapes."""
+    """Write white space, and what would read like an escape or the line of an id, as escapes."""
     word = _ESCAPE.sub(lambda found: f"\\u005c{found[0][1:]}", word)
-    return "".join(f"\\u{ord(char):04x}" if char.isspace() else char for char in word)
+    word = "".join(_code(char) if char.isspace() else char for char in word)
+    return f"{_code(word[0])}{word[1:]}" if word.startswith(ID_PREFIX) else word
+
+
+def _code(char: str) -> str:
+    return f"\\u{ord(char):04x}"
 
 
 def _checked_names(post: Post, names: list[str], where: str) -> list[str]:
@@ -303,13 +310,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--word_column", type=int, default=0, help="the column of words, from 0 (0)")
     parser.add_argument("--tag_column", type=int, default=-1, help="the column of tags (-1, the last)")
     parser.add_argument("--id_prefix", help="begins the line with a post's id, such as IMGID:")
+    parser.add_argument(
+        "--escaped", action="store_true", help="words are as run_ner_multiimage.py --output tagged.conll writes them"
+    )
     parser.add_argument("--comment", dest="comments", nargs="+", default=(), help="beginnings of lines to leave out")
     parser.add_argument("--image_pattern", default="{id}.jpg", help="{id}.jpg, {id}_{n}.jpg or {id}_* ({id}.jpg)")
     options = vars(parser.parse_args(argv))
     layout = Layout(
         separator=SEPARATORS.get(options["separator"], options["separator"]),
         comments=tuple(options.pop("comments")),
-        **{name: options.pop(name) for name in ("word_column", "tag_column", "id_prefix")},
+        **{name: options.pop(name) for name in ("word_column", "tag_column", "id_prefix", "escaped")},
     )
     del options["separator"]
     run_command(parser, convert, files=take_files(options), layout=layout, **options)

@@ -38,15 +38,17 @@ def read_post(
     for ours, theirs in (columns or {}).items():
         if ours not in there and ours in found and ours != theirs:
             raise DataError(f"It has {ours!r} but no {theirs!r}, which `--columns {ours}={theirs}` names.")
-    post = {"id": _read_id(found.get("id")), **_read_words(found, row), "images": []}
+    post = {"id": read_id(found.get("id")), **_read_words(found, row), "images": []}
     if reads_images and not ignore_images:
         post["images"] = read_images(found.get("images"))
-        if "images" not in found:
+        # Where some posts have the key, tables of them fill it with null in the others.
+        if _plain(found.get("images")) is None:
             _refuse_unread(row, found)
     return post
 
 
-def _read_id(value: Any) -> str | None:
+def read_id(value: Any) -> str | None:
+    """Read an id, a text or a whole number, which may be missing; a `ValueError` says so if it is neither."""
     value = _plain(value)
     if value is None:
         return None

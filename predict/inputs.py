@@ -4,8 +4,8 @@ import itertools
 import json
 import os
 import zlib
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import fsspec
@@ -14,13 +14,44 @@ import pyarrow.parquet as pq
 from datasets import load_dataset_builder
 from datasets.exceptions import DatasetNotFoundError
 
+from ..dataset_scripts.columns import arrow_features, check_features, find_columns, parse_columns, refuse_unread_images
+from ..dataset_scripts.rows import read_id, read_post
 from ..images_smcl import is_address
 
-TEXT_COLUMNS = ("id", "text", "tokens")
+READ = ("id", "tokens", "text", "images")
 # Of a Parquet file whose row groups are large, so much of each column is held at once, in bytes.
 READ_BUFFER = 2**20
+# Lines of JSON whose keys are looked at before anything is predicted.
+FIRST_LINES = 100
 # Lines of JSON, or rows of Parquet.
 Block = list[bytes] | pa.RecordBatch
+
+
+@dataclass(frozen=True)
+class Columns:
+    """What is read of each row.
+
+    Attributes:
+        renamed (`Mapping[str, str]`, *optional*): As `parse_columns` gives them.
+        images (`bool`, *optional*, defaults to `True`): Whether images are read: the model does, and they are not to be
+            ignored.
+    """
+
+    renamed: Mapping[str, str] = field(default_factory=dict)
+    images: bool = True
+
+    @classmethod
+    def parse(cls, columns: str | Sequence[str] | Mapping[str, str] | None, images: bool = True) -> "Columns":
+        """Read the argument `--columns`; what it says of gold tags is for other commands."""
+        return cls({ours: name for ours, name in parse_columns(columns).items() if ours in READ}, images)
+
+    def find(self, schema: pa.Schema, where: str) -> dict[str, str]:
+        """Find what is to be read among the columns of Arrow; see `check_features`."""
+        features = arrow_features(schema)
+        found = check_features(
+            features, where=where, columns=self.renamed, ignore_images=not self.images, needs_tags=False
+        )
+        return {ours: theirs for ours, theirs in found.items() if ours in READ}
 
 
 @dataclass
@@ -29,14 +60,51 @@ class JsonLines:
 
     Attributes:
         path (`str`): The file.
+        columns (`Columns`, *optional*): What is read of them.
     """
 
     path: str
+    columns: Columns = Columns()
 
     @property
     def folder(self) -> str:
         """The folder that paths of images are relative to."""
         return os.path.dirname(os.path.abspath(self.path))
+
+    def check(self) -> None:
+        """Look at the keys of the first posts.
+
+        Raises:
+            ValueError: if no line is an object of JSON, a key of `--columns` is nowhere in the file, or images have
+                another key.
+        """
+        keys, given, filled, rows, lines, reason = {}, set(), {}, 0, 0, None
+        for (line,) in self.blocks(1):
+            lines += 1
+            try:
+                row = parse_line(line)
+            except ValueError as error:
+                reason = reason or error
+            else:
+                rows += 1
+                keys.update(dict.fromkeys(row))
+                given.update(key for key, value in row.items() if value is not None)
+                filled.update(
+                    {key: None for key, value in row.items() if value and isinstance(value, str | list | dict)}
+                )
+            # A key that few posts have may come late.
+            if lines >= FIRST_LINES and (not rows or keys.keys() >= set(self.columns.renamed.values())):
+                break
+        if lines and not rows:
+            raise ValueError(
+                f"{self.path} is no file of JSON lines: none of the first {lines} lines can be read. The first one: "
+                f"{reason} Write an object of JSON in each line, in UTF-8, not compressed."
+            )
+        if not lines:
+            return
+        found = find_columns(keys, self.columns.renamed, self.path)
+        if self.columns.images and found.get("images") not in given:
+            refuse_unread_images(filled, found.values(), self.path)
 
     def count(self) -> int:
         """Count the posts."""
@@ -50,6 +118,10 @@ class JsonLines:
             while block := list(itertools.islice(lines, size)):
                 yield block
 
+    def text_checksum(self, block: list[bytes], start: int) -> int:
+        """Add all that stands in a block to a checksum."""
+        return zlib.crc32(b"".join(block), start)
+
 
 @dataclass
 class ParquetFiles:
@@ -58,12 +130,20 @@ class ParquetFiles:
     Attributes:
         paths (`list[str]`): Files, here or on the Hub, in order.
         folder (`str`, *optional*): The folder that paths of images are relative to.
+        columns (`Columns`, *optional*): What is read of them.
     """
 
     # Not by `datasets`, whose streaming of Parquet can crash the interpreter at its end (apache/arrow#45214).
 
     paths: list[str]
     folder: str | None = None
+    columns: Columns = Columns()
+
+    def check(self) -> None:
+        """Look at the columns of the files, elsewhere of the first one; a `ValueError` says what can't be read."""
+        for path in self.paths if self.folder is not None else self.paths[:1]:
+            with fsspec.open(path, "rb") as file:
+                self.columns.find(open_parquet(file, path).schema_arrow, path)
 
     def count(self) -> int | None:
         """Count the posts, if that needs no network."""
@@ -80,49 +160,58 @@ class ParquetFiles:
         for path in self.paths:
             with fsspec.open(path, "rb") as file:
                 parquet = open_parquet(file, path)
+                found = self.columns.find(parquet.schema_arrow, path)
                 for group in range(parquet.num_row_groups):
                     num_blocks = -(-parquet.metadata.row_group(group).num_rows // size)
-                    columns = TEXT_COLUMNS if seen >= num_blocks else (*TEXT_COLUMNS, "images")
+                    columns = [theirs for ours, theirs in found.items() if ours != "images" or seen < num_blocks]
                     yield from parquet.iter_batches(size, row_groups=[group], columns=columns)
                     seen -= num_blocks
 
+    def text_checksum(self, block: pa.RecordBatch, start: int) -> int:
+        """Add ids and texts of a block to a checksum."""
+        images = self.columns.renamed.get("images", "images")
+        texts = block.select([name for name in block.schema.names if name != images])
+        return zlib.crc32(repr(texts.to_pylist()).encode(), start)
+
 
 def open_parquet(file: Any, path: str) -> pq.ParquetFile:
-    """Open a Parquet file; a `ValueError` says so if it is none, or has no text."""
+    """Open a Parquet file; a `ValueError` says so if it is none."""
     try:
-        parquet = pq.ParquetFile(file, buffer_size=READ_BUFFER)
+        return pq.ParquetFile(file, buffer_size=READ_BUFFER)
     except (pa.ArrowException, OSError) as error:
         raise ValueError(f"{path} can't be read as Parquet: {error}") from error
-    if not {"text", "tokens"} & set(parquet.schema_arrow.names):
-        raise ValueError(
-            f"{path} has the columns {parquet.schema_arrow.names}. Expected `text` (a string) or `tokens` (a list of "
-            "words), and, if there are any, `images` and `id`."
-        )
-    return parquet
 
 
-def open_input(name: str, split: str | None = None) -> JsonLines | ParquetFiles:
-    """Find the posts to predict.
+def open_input(name: str, split: str | None = None, columns: Columns = Columns()) -> JsonLines | ParquetFiles:
+    """Find the posts to predict, and look whether they can be read.
 
     Args:
         name (`str`): A file of JSON lines (.jsonl), a Parquet file (.parquet), or a data set of Parquet files: a folder
             or a Hub name.
         split (`str`, *optional*): Which split of a data set; by default its only one, or `"test"`.
+        columns (`Columns`, *optional*): What is read of them.
 
     Returns:
         `JsonLines` or `ParquetFiles`.
 
     Raises:
-        ValueError: if there is no such input or split, or it is in another format.
+        ValueError: if there is no such input or split, it is in another format, or it lacks a column or has images
+            under another name.
     """
+    source = _find_input(name, split, columns)
+    source.check()
+    return source
+
+
+def _find_input(name: str, split: str | None, columns: Columns) -> JsonLines | ParquetFiles:
     if os.path.isfile(name):
         if split is not None:
             raise ValueError(f"`split` is for data sets, but `input` is the file {name}: leave it out.")
         folder = os.path.dirname(os.path.abspath(name))
         if name.endswith(".jsonl"):
-            return JsonLines(name)
+            return JsonLines(name, columns)
         if name.endswith(".parquet"):
-            return ParquetFiles([name], folder)
+            return ParquetFiles([name], folder, columns)
         raise ValueError(f"`input` must be a .jsonl or .parquet file, a folder or a Hub name, got the file {name}.")
     try:
         files = load_dataset_builder(name).config.data_files or {}
@@ -138,7 +227,7 @@ def open_input(name: str, split: str | None = None) -> JsonLines | ParquetFiles:
     others = [path for path in files[split] if not path.endswith(".parquet")]
     if others:
         raise ValueError(f"Expected a data set of Parquet files, but {name} holds {others[0]}.")
-    return ParquetFiles(list(files[split]), os.path.abspath(name) if os.path.isdir(name) else None)
+    return ParquetFiles(list(files[split]), os.path.abspath(name) if os.path.isdir(name) else None, columns)
 
 
 def may_grow(block: Block, size: int) -> bool:
@@ -146,23 +235,27 @@ def may_grow(block: Block, size: int) -> bool:
     return len(block) < size or (isinstance(block, list) and not block[-1].endswith(b"\n"))
 
 
-def text_checksum(block: Block, start: int = 0) -> int:
-    """Add ids and texts of a block, and of JSON lines all else, to a checksum."""
-    if isinstance(block, list):
-        return zlib.crc32(b"".join(block), start)
-    texts = block.select([name for name in block.schema.names if name in TEXT_COLUMNS])
-    return zlib.crc32(repr(texts.to_pylist()).encode(), start)
+def parse_line(line: bytes) -> dict[str, Any]:
+    """Parse a line of JSON; a `ValueError` says so if it is no object."""
+    try:
+        row = json.loads(line.decode("utf-8-sig"))
+    except RecursionError as error:
+        raise ValueError(str(error)) from error
+    if not isinstance(row, dict):
+        raise ValueError(f"Expected an object with `text` or `tokens`, got {ascii(row)[:80]}.")
+    return row
 
 
-def read_row(row: bytes | dict, number: int, folder: str | None) -> tuple[str, dict[str, Any]]:
+def read_row(
+    row: bytes | Mapping, number: int, folder: str | None, columns: Columns = Columns()
+) -> tuple[str, dict[str, Any]]:
     """Read one row of an input.
 
     Args:
-        row (`bytes` or `dict`): A JSON line or a row of Parquet: `tokens` (list of words) or `text` (string or list of
-            words), perhaps `id` and `images` (paths, URLs, or as `datasets` stores images); what else it has is
-            ignored.
+        row (`bytes` or `Mapping`): A JSON line or a row of Parquet, as of [`~rows.read_post`].
         number (`int`): Its number, which stands in for a missing id.
         folder (`str`, *optional*): The folder that paths are relative to.
+        columns (`Columns`, *optional*): What is read of it.
 
     Returns:
         The id, and the post for the pipeline; or `{"error": message}` in its place.
@@ -170,29 +263,20 @@ def read_row(row: bytes | dict, number: int, folder: str | None) -> tuple[str, d
     name = str(number)
     try:
         if isinstance(row, bytes):
-            row = json.loads(row.decode("utf-8-sig"))
-        if not isinstance(row, dict):
-            raise ValueError(f"Expected an object with `text` or `tokens`, got {ascii(row)[:80]}.")
-        if row.get("id") is not None:
-            if not isinstance(row["id"], str | int):
-                raise ValueError(f"`id` must be a string or a number, got {ascii(row['id'])[:80]}.")
-            str(row["id"]).encode()
-            name = str(row["id"])
-        text = row.get("tokens") if row.get("tokens") is not None else row.get("text")
-        if text is None:
-            raise ValueError(f"Expected `text` or `tokens`, got the keys {ascii(sorted(row))[:80]}.")
-        images = row.get("images") or []
-        if not isinstance(images, list):
-            raise ValueError(f"`images` must be a list of paths or URLs, got {ascii(images)[:80]}.")
-        return name, {"text": text, "images": [place_image(image, folder) for image in images]}
-    except (ValueError, RecursionError) as error:
+            row = parse_line(row)
+        given = read_id(row.get(columns.renamed.get("id", "id"))) if isinstance(row, Mapping) else None
+        name = name if given is None else given
+        post = read_post(row, columns=columns.renamed, ignore_images=not columns.images)
+        text = post["tokens"] if "tokens" in post else post["text"]
+        return name, {"text": text, "images": [place_image(image, folder) for image in post["images"]]}
+    except ValueError as error:
         return name, {"error": f"Row {number} can't be read: {error}"}
 
 
 def place_image(image: Any, folder: str | None) -> Any:
     """Make a relative path, alone or as `datasets` stores it, a path below `folder`."""
-    if isinstance(image, dict) and image.keys() == {"bytes", "path"} and image["bytes"] is None:
-        image = image["path"]
+    if isinstance(image, dict) and image.keys() <= {"bytes", "path"}:
+        image = image.get("path") if image.get("bytes") is None else image["bytes"]
     if not isinstance(image, str) or is_address(image) or os.path.isabs(image):
         return image
     if folder is None:
@@ -200,4 +284,4 @@ def place_image(image: Any, folder: str | None) -> Any:
     return os.path.join(folder, image)
 
 
-__all__ = ["Block", "JsonLines", "ParquetFiles", "may_grow", "open_input", "read_row", "text_checksum"]
+__all__ = ["Block", "Columns", "JsonLines", "ParquetFiles", "may_grow", "open_input", "read_row"]

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from transformers.utils import logging
 
+from ..dataset_scripts.conll import format_post
 from ..dataset_scripts.files import check_writable, write_whole
 
 try:
@@ -20,6 +22,7 @@ except ImportError:  # Windows
 
 logger = logging.get_logger(__name__)
 
+ENDINGS = (".jsonl", ".parquet", ".conll", ".bio")
 # Records in a row group of the output.
 ROW_GROUP = 1000
 # The columns of Parquet output; a record of JSON lines leaves out what does not apply.
@@ -141,7 +144,8 @@ def merge_parts(paths: list[str], output: str) -> dict[str, int]:
 
     Args:
         paths (`list[str]`): The parts, in order of the processes.
-        output (`str`): File to write, .jsonl or .parquet.
+        output (`str`): File to write, as its ending says. Beside a .conll or .bio file stands, where it lacks posts or
+            images, another one that names them; see `notes_path`.
 
     Returns:
         `dict[str, int]`: numbers of `posts`, of those with `errors`, and of `skipped_images`.
@@ -150,7 +154,14 @@ def merge_parts(paths: list[str], output: str) -> dict[str, int]:
         ValueError: if the parts do not fit together.
     """
     counts = Counter(posts=0, errors=0, skipped_images=0)
-    write = write_parquet if output.endswith(".parquet") else write_json_lines
+    if notes_path(output) is not None:
+        with write_whole(notes_path(output)) as unfinished, open(unfinished, "wb") as file:
+            write_json_lines(filter(None, map(conll_note, read_parts(paths))), file)
+        if not os.path.getsize(notes_path(output)):
+            os.remove(notes_path(output))
+        write = write_conll
+    else:
+        write = write_parquet if output.endswith(".parquet") else write_json_lines
     with write_whole(output) as unfinished, open(unfinished, "wb") as file:
         write(count_records(read_parts(paths), counts), file)
     return dict(counts)
@@ -197,10 +208,39 @@ def write_parquet(records: Iterable[dict[str, Any]], file: Any) -> None:
             writer.write_table(pa.Table.from_pylist(rows, RECORD_SCHEMA))
 
 
+def write_conll(records: Iterable[dict[str, Any]], file: Any) -> None:
+    """Write records as lines of a word and its tag, as of `format_post`; those that can't be are left out."""
+    for record in records:
+        if _lack(record) is None:
+            file.write(format_post(record["id"], record["words"], record["tags"]).encode())
+
+
+def conll_note(record: dict[str, Any]) -> dict[str, Any] | None:
+    """Return what a .conll file does not tell of a record: why it is not there, or which images were left out."""
+    lack = _lack(record)
+    note = {"error": lack} if lack is not None else {}
+    note |= {name: record[name] for name in ("skipped_images",) if record.get(name)}
+    return {"id": record["id"]} | note if note else None
+
+
+def _lack(record: dict[str, Any]) -> str | None:
+    """Say why a record can't be written as CoNLL."""
+    if "error" in record:
+        return record["error"]
+    if not record["words"]:
+        return "It has no words."
+    return None if record["id"] else "Its id is empty."
+
+
+def notes_path(output: str) -> str | None:
+    """Name the file beside an output for what it does not tell; none beside .jsonl and .parquet, which tell all."""
+    return f"{output}.left_out.jsonl" if output.endswith((".conll", ".bio")) else None
+
+
 def check_output(output: str, num_processes: int) -> None:
     """Refuse an output that is there already or can't be written, and parts of another number of processes."""
-    if not output.endswith((".jsonl", ".parquet")):
-        raise ValueError(f"`output` must be a .jsonl or .parquet file, got {output}.")
+    if not output.endswith(ENDINGS):
+        raise ValueError(f"`output` must be a file that ends in {', '.join(ENDINGS)}, got {output}.")
     path = Path(output)
     if not path.parent.is_dir():
         raise ValueError(f"`output` is {output}, but there is no folder {path.parent}: make it first.")
@@ -214,8 +254,9 @@ def check_output(output: str, num_processes: int) -> None:
             f"of {num_processes}: call it again with as many processes, or remove {prefix}* to start over."
         )
     # With parts beside it, it was just finished when the run was killed.
-    if path.exists() and not parts:
-        raise ValueError(f"`output` is {output}, which exists already: remove it, or give another name.")
+    for there in (output, notes_path(output)):
+        if there is not None and os.path.exists(there) and not parts:
+            raise ValueError(f"`output` is {output}, but {there} exists already: remove it, or give another name.")
 
 
 __all__ = ["RECORD_SCHEMA", "PartFile", "check_output", "merge_parts"]

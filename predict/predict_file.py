@@ -8,7 +8,7 @@ import datetime
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,8 +16,9 @@ from accelerate import PartialState
 from tqdm.auto import tqdm
 from transformers.utils import logging
 
+from ..baselines import reads_images
 from ..pipeline_smcl import MultiImageNERPipeline
-from .inputs import Block, JsonLines, ParquetFiles, may_grow, open_input, read_row, text_checksum
+from .inputs import Block, Columns, JsonLines, ParquetFiles, may_grow, open_input, read_row
 from .part_files import PartFile, check_output, merge_parts
 
 logger = logging.get_logger(__name__)
@@ -29,6 +30,7 @@ def predict_rows(
     first: int = 0,
     folder: str | None = None,
     ignore_images: bool = False,
+    columns: str | Sequence[str] | Mapping[str, str] | None = None,
     **options,
 ) -> list[dict[str, Any]]:
     """Predict some rows of an input at once.
@@ -39,16 +41,17 @@ def predict_rows(
         first (`int`, *optional*, defaults to 0): Number of the first row.
         folder (`str`, *optional*): The folder that paths of images are relative to.
         ignore_images (`bool`, *optional*, defaults to `False`): Take all images away.
+        columns (`str`, `Sequence[str]` or `Mapping[str, str]`, *optional*): Names that the rows have for ours, as of
+            `parse_columns`.
         **options: `on_bad_image` and `on_extra_images`, as in a call of the pipeline.
 
     Returns:
         `list[dict]`: for each row `id`, `words`, `tags`, `entities` and, if any image was left out, `skipped_images`;
         or `id` and `error`, the reason why it can't be predicted.
     """
-    read = [read_row(row, number, folder) for number, row in enumerate(rows, first)]
+    wanted = what_to_read(pipe, columns, ignore_images)
+    read = [read_row(row, number, folder, wanted) for number, row in enumerate(rows, first)]
     posts = [post for _, post in read if "error" not in post]
-    if ignore_images:
-        posts = [{"text": post["text"]} for post in posts]
     # On a GPU, transformers takes more than ten calls for single posts, and would warn.
     pipe.call_count = 0
     results = iter(pipe(posts, batch_size=len(rows), return_tags=True, on_error="return", **options))
@@ -58,6 +61,13 @@ def predict_rows(
         names = ("words", "tags", "entities", "error") + (("skipped_images",) if result.get("skipped_images") else ())
         records.append({"id": name} | {key: result[key] for key in names if key in result})
     return records
+
+
+def what_to_read(
+    pipe: MultiImageNERPipeline, columns: str | Sequence[str] | Mapping[str, str] | None, ignore_images: bool
+) -> Columns:
+    """Tell what a pipeline reads of a row; arguments as of `predict_rows`."""
+    return Columns.parse(columns, reads_images(type(pipe.model)) and not ignore_images)
 
 
 def model_checksum(pipe: MultiImageNERPipeline) -> str:
@@ -77,6 +87,8 @@ def predict_file(
     split: str | None = None,
     batch_size: int = 16,
     disable_tqdm: bool = False,
+    columns: str | Sequence[str] | Mapping[str, str] | None = None,
+    ignore_images: bool = False,
     **options,
 ) -> dict[str, int]:
     """Predict all posts of a file or data set.
@@ -88,12 +100,15 @@ def predict_file(
     Args:
         pipe ([`MultiImageNERPipeline`]): The pipeline.
         input (`str`): As `name` of `open_input`.
-        output (`str`): File to write, .jsonl or .parquet: a record for each row in order; see `predict_rows`. Until it
-            is complete, results are in files beside it, named OUTPUT.part-*.
+        output (`str`): File to write: .jsonl or .parquet, a record for each row in order, see `predict_rows`; .conll or
+            .bio, words and tags, see `part_files.write_conll`. Until it is complete, results are in files beside it,
+            named OUTPUT.part-*.
         split (`str`, *optional*): Which split of a data set; by default its only one, or `"test"`.
         batch_size (`int`, *optional*, defaults to 16): Posts that are computed at once.
         disable_tqdm (`bool`, *optional*, defaults to `False`): Show no progress.
-        **options: `ignore_images`, `on_bad_image` and `on_extra_images`, as of `predict_rows`.
+        columns (`str`, `Sequence[str]` or `Mapping[str, str]`, *optional*): As of `predict_rows`.
+        ignore_images (`bool`, *optional*, defaults to `False`): Take all images away.
+        **options: `on_bad_image` and `on_extra_images`, as of `predict_rows`.
 
     Returns:
         `dict[str, int]`: numbers of `posts`, of those with `errors`, and of `skipped_images`; empty in all processes
@@ -104,7 +119,8 @@ def predict_file(
     """
     state = PartialState()
     check_output(output, state.num_processes)
-    source = open_input(input, split)
+    source = open_input(input, split, what_to_read(pipe, columns, ignore_images))
+    options = {"columns": source.columns.renamed, "ignore_images": ignore_images, **options}
     # The process group's own timeout would end a long wait for slower processes.
     timeout = datetime.timedelta(days=365)
     group = torch.distributed.new_group(timeout=timeout, backend="gloo") if state.num_processes > 1 else None
@@ -180,7 +196,7 @@ def shared_blocks(
     for index, block in enumerate(blocks):
         if index % state.num_processes == state.process_index:
             own += 1
-            before, checksum = checksum, text_checksum(block, checksum)
+            before, checksum = checksum, source.text_checksum(block, checksum)
             if own == num_done and checksum != part.checksum:
                 if not part.reopen(before):
                     break

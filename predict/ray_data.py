@@ -6,6 +6,7 @@ import pyarrow as pa
 from transformers.utils import logging
 
 from . import load_pipeline
+from .inputs import Columns
 from .part_files import RECORD_SCHEMA
 from .predict_file import predict_rows
 
@@ -21,7 +22,7 @@ class RayPredictor:
     Args:
         model (`str`): A saved SMCL that every machine can read: folder or Hub name.
         device (`str`, *optional*, defaults to `"cpu"`): Where it computes.
-        **options: Those of [`~predict_file.predict_rows`]: `folder`, `ignore_images`, `on_bad_image`,
+        **options: Those of [`~predict_file.predict_rows`]: `folder`, `columns`, `ignore_images`, `on_bad_image`,
             `on_extra_images`.
 
     Example:
@@ -47,9 +48,16 @@ class RayPredictor:
             batch (`pyarrow.Table`): With `id`, `text` or `tokens` and, if there are any, `images`.
 
         Returns:
-            `pyarrow.Table`: with the columns of `part_files.RECORD_SCHEMA`.
+            `pyarrow.Table`: with the columns of `part_files.RECORD_SCHEMA`; `id` is null where a post has none.
         """
-        return pa.Table.from_pylist(predict_rows(self.pipe, batch.to_pylist(), **self.options), RECORD_SCHEMA)
+        rows = batch.to_pylist()
+        records = predict_rows(self.pipe, rows, **self.options)
+        place = Columns.parse(self.options.get("columns")).renamed.get("id", "id")
+        for row, record in zip(rows, records, strict=True):
+            if row.get(place) is None:
+                # A number within the batch would be that of other posts too.
+                record["id"] = None
+        return pa.Table.from_pylist(records, RECORD_SCHEMA)
 
 
 def predict_with_ray(
@@ -64,24 +72,24 @@ def predict_with_ray(
     """Predict the posts of a Ray data set, in order.
 
     Args:
-        dataset (`ray.data.Dataset`): Posts with the columns `id`, `text` (string) or `tokens` (list of words) and, if
-            there are any, `images` (list of the bytes of image files, URLs, paths that every machine can read, or of
+        dataset (`ray.data.Dataset`): Posts with the columns `text` (string) or `tokens` (list of words) and, if there
+            are any, `id` and `images` (list of the bytes of image files, URLs, paths that every machine can read, or of
             `{"bytes": ..., "path": ...}`, as in Parquet that `datasets` wrote).
         model (`str`): A saved SMCL that every machine can read: folder or Hub name.
         output (`str`, *optional*): New folder or URL for Parquet files; by default nothing is written.
         num_actors (`int`, *optional*, defaults to 1): Actors, each with a model of its own.
         num_gpus (`float`, *optional*, defaults to 0): GPUs of each actor; less than 1 for several actors on one.
         batch_size (`int`, *optional*, defaults to 16): Posts that are computed at once.
-        **options: `folder` (which relative paths of images start at), `ignore_images`, `on_bad_image` and
+        **options: `folder` (which relative paths of images start at), `columns`, `ignore_images`, `on_bad_image` and
             `on_extra_images`, as of [`~predict_file.predict_rows`].
 
     Returns:
-        `ray.data.Dataset`: one record for each post, with the columns of `part_files.RECORD_SCHEMA`: of `output`
-        if it is given, else computed when it is read.
+        `ray.data.Dataset`: one record for each post, with the columns of `part_files.RECORD_SCHEMA` (a missing id is
+        null, as no batch knows the number of its rows): of `output` if it is given, else computed when it is read.
 
     Raises:
         ImportError: if Ray is not installed.
-        ValueError: if the data set lacks a column, or `output` exists.
+        ValueError: if the data set lacks a column or has images under another name, or `output` exists.
 
     Example:
     ```python
@@ -92,17 +100,14 @@ def predict_with_ray(
         import ray.data
     except ImportError as error:
         raise ImportError('Ray Data is not installed: pip install "smcl[ray]"') from error
-    columns = set(dataset.columns() or ())
-    if "id" not in columns or not columns & {"text", "tokens"}:
-        raise ValueError(
-            f"Expected the columns `id`, `text` or `tokens` and, if there are any, `images`, got {sorted(columns)}."
-        )
+    columns = Columns.parse(options.get("columns"), not options.get("ignore_images", False))
+    found = columns.find(_schema(dataset), "The Ray data set")
     if not num_gpus and num_actors >= ray.cluster_resources().get("CPU", 0):
         logger.warning(
             f"{num_actors} actors take all CPUs of the Ray cluster as it is now: while none is left for reading the "
             "posts, nothing moves. Pass fewer `num_actors`, or add machines."
         )
-    dataset = dataset.select_columns([name for name in ("id", "text", "tokens", "images") if name in columns])
+    dataset = dataset.select_columns([*found.values()])
     dataset.context.execution_options.preserve_order = True
     records = dataset.map_batches(
         RayPredictor,
@@ -119,6 +124,15 @@ def predict_with_ray(
     written = ray.data.read_parquet(output)
     written.context.execution_options.preserve_order = True
     return written
+
+
+def _schema(dataset: "ray.data.Dataset") -> pa.Schema:
+    """Return the columns of a data set as Arrow's; of pandas as those of its first rows."""
+    schema = dataset.schema()
+    base = None if schema is None else schema.base_schema
+    if isinstance(base, pa.Schema):
+        return base
+    return pa.schema([]) if schema is None else dataset.take_batch(20, batch_format="pyarrow").schema
 
 
 __all__ = ["RayPredictor", "predict_with_ray"]

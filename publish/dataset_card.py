@@ -15,6 +15,7 @@ from huggingface_hub import DatasetCard, DatasetCardData
 from ..dataset_scripts.report import SplitReport
 from ..dataset_scripts.schema import Post
 from .model_card import UNKNOWN, as_code, as_text
+from .run_record import tag_names
 
 TEMPLATE = Path(__file__).with_suffix(".md")
 SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
@@ -129,7 +130,7 @@ def _count_posts(path: Path, report: SplitReport) -> None:
     labels = Features.from_arrow_schema(pq.read_schema(path))["ner_tags"].feature.names
     for batch in pq.ParquetFile(path).iter_batches(batch_size=100):
         for row in batch.to_pylist():
-            tags = [labels[tag] for tag in row["ner_tags"]]
+            tags = tag_names(row["ner_tags"], labels)
             names = [image["path"] for image in row["images"]]
             report.add(Post(row["id"], row["tokens"], tags, names, row["source"], published_tags=tags), row["images"])
 

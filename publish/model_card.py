@@ -14,6 +14,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from ..configuration_smcl import SMCLConfig
+from ..crf_smcl import entity_types
 
 TEMPLATE = Path(__file__).with_suffix(".md")
 UNKNOWN, UNMEASURED = "not recorded", "not measured"
@@ -51,7 +52,7 @@ def model_card(
         `huggingface_hub.ModelCard`: metadata, and sections of Markdown.
     """
     trained, tested, results = _last_runs(runs, results or {})
-    types = [label[2:] for _, label in sorted(config.id2label.items()) if label.startswith("B-")]
+    types = entity_types([label for _, label in sorted(config.id2label.items())])
     title = name.split("/")[-1]
     return ModelCard.from_template(
         ModelCardData(

@@ -22,6 +22,7 @@ from huggingface_hub.utils.sha import sha_fileobj
 from transformers.utils import logging
 
 from ..crf_smcl import entity_types
+from ..dataset_scripts.row_checks import NOT_TAGGED
 from ..pipeline_smcl import find_entities
 
 logger = logging.get_logger("smcl")
@@ -290,10 +291,15 @@ def _is_of(told: dict[str, Any], posts: Dataset) -> bool:
     """Tell whether a split of a report has as many posts, words and entities of each type as the posts."""
     labels = posts.features["ner_tags"].feature.names
     columns = posts.select_columns("ner_tags")["ner_tags"]
-    tags = Counter(labels[tag] for post in columns for tag in post)
+    tags = Counter(tag for post in columns for tag in tag_names(post, labels))
     entities = {label[2:]: count for label, count in tags.items() if label.startswith("B-")}
     expected = {name: count for name, count in told["entities"].items() if count and name != "total"}
     return (told["posts"], told["words"], expected) == (len(posts), tags.total(), entities)
+
+
+def tag_names(tags: Sequence[int], labels: Sequence[str]) -> list[str]:
+    """Name the tags of a post; that of a word which nobody tagged is its number, and of no entity."""
+    return [str(NOT_TAGGED) if tag == NOT_TAGGED else labels[tag] for tag in tags]
 
 
 def read_report(name: str | os.PathLike) -> dict[str, Any] | None:
@@ -337,7 +343,7 @@ def count_mentions(posts: Dataset) -> dict[str, dict[str, Any]]:
     labels = posts.features["ner_tags"].feature.names
     mentions: dict[str, Counter] = defaultdict(Counter)
     for post in posts.select_columns(["tokens", "ner_tags"]):
-        for first, last, name in find_entities([labels[tag] for tag in post["ner_tags"]]):
+        for first, last, name in find_entities(tag_names(post["ner_tags"], labels)):
             mentions[name][" ".join(post["tokens"][first : last + 1])] += 1
     return {
         name: {

@@ -93,6 +93,9 @@ class DataArguments:
     dataset: str | None = field(
         default=None, metadata={"help": "A folder written by a converter of smcl.dataset_scripts, or a Hub name."}
     )
+    columns: list[str] | None = field(
+        default=None, metadata={"help": "Names of the columns in the data, as OURS=THEIRS: images=image tokens=words."}
+    )
     ignore_images: bool = field(default=False, metadata={"help": "Take all images away."})
     cache_images: bool = field(
         default=False, metadata={"help": "Keep resized images on disk and read each only once; for many epochs."}
@@ -109,7 +112,9 @@ class DataArguments:
         default=None,
         metadata={"help": "Posts to tag with --do_predict: .jsonl or .parquet file, folder of Parquet or Hub name."},
     )
-    output: str | None = field(default=None, metadata={"help": "File for the tagged posts: .jsonl or .parquet."})
+    output: str | None = field(
+        default=None, metadata={"help": "File for the tagged posts: .jsonl, .parquet, or .conll (words and tags)."}
+    )
     split: str | None = field(default=None, metadata={"help": "Split of --input; default: its only one, or 'test'."})
     on_bad_image: str = field(
         default="error", metadata={"help": "With an image of --input that can't be read: 'error', or 'skip' it."}

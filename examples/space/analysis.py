@@ -39,7 +39,7 @@ def choose_examples(dataset) -> list[dict]:
     names = dataset.features["ner_tags"].feature.names
     chosen: dict[tuple[int, int], dict] = {}
     for post in dataset:
-        kind = len(post["images"]), sum(names[tag].startswith("B-") for tag in post["ner_tags"])
+        kind = len(post["images"]), sum(tag >= 0 and names[tag].startswith("B-") for tag in post["ner_tags"])
         if all(kind):
             chosen.setdefault(kind, post)
         if len(chosen) == MAX_EXAMPLES:

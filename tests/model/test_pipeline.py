@@ -1,6 +1,7 @@
 import itertools
 import json
 
+import numpy as np
 import pytest
 import torch
 from datasets import Dataset, load_dataset
@@ -15,6 +16,8 @@ from transformers.utils import logging
 from smcl import MultiImageNERPipeline, SMCLForTokenClassification
 from smcl.dataset_scripts.icons import convert
 from smcl.pipeline_smcl import find_entities, logger, split_into_windows
+from smcl.predict.inputs import read_row
+from smcl.predict.predict_file import predict_rows
 from smcl.run_ner_multiimage import main
 
 quick = settings(derandomize=True, deadline=None, max_examples=60, database=None)
@@ -243,13 +246,90 @@ def test_records_of_a_data_set_are_taken_as_they_are(pipe, data):
     assert list(pipe(dataset.to_iterable_dataset())) == expected
 
 
+NOWHERE = "nowhere.png"
+ROWS = [
+    {"text": "joey and niko"},
+    {"text": ""},
+    {"text": ["joey", "niko"]},
+    {"tokens": ["joey", "niko"]},
+    {"tokens": ("joey", "niko")},
+    {"tokens": np.array(["joey", "niko"])},
+    {"tokens": []},
+    {"tokens": ["joey"], "text": "joey and niko"},
+    {"tokens": [], "text": "joey and niko"},
+    {"tokens": None, "text": "joey and niko"},
+    {"tokens": ["joey"], "text": None},
+    {"tokens": ["joey"], "id": "7", "ner_tags": [1], "source": "x", "image_id": "5"},
+    {"text": "joey", "images": None},
+    {"text": "joey", "images": []},
+    {"text": "joey", "images": ["PHOTO"]},
+    {"text": "joey", "images": ("PHOTO", "PHOTO")},
+    {"text": "joey", "images": "PHOTO"},
+    {"text": "joey", "images": {"bytes": None, "path": "PHOTO"}},
+    {"text": "joey", "images": [{"bytes": None, "path": "PHOTO"}]},
+    {"tokens": ["joey"], "images": ["PHOTO"], "photo": "PHOTO"},
+]
+REFUSED = [
+    {"text": None},
+    {"text": 5},
+    {"tokens": None},
+    {"tokens": 5},
+    {"tokens": "joey niko"},
+    {"tokens": ["joey", None]},
+    {"tokens": ["joey", 5]},
+    {"tokens": ["\ud83d"]},
+    {"images": ["PHOTO"]},
+    {"text": "joey", "images": 5},
+    {"text": "joey", "images": ""},
+    {"text": "joey", "images": [None]},
+    {"text": "joey", "images": [["PHOTO"]]},
+    {"text": "joey", "images": [NOWHERE]},
+    {"text": "joey", "photo": "PHOTO"},
+    {"tokens": ["joey"], "photo": "PHOTO"},
+    {"tokens": ["joey"], "image_path": "PHOTO"},
+    {"tokens": ["joey"], "images": None, "img_urls": ["PHOTO"]},
+    {"tokens": ["joey"], "Pictures": ["PHOTO"]},
+]
+
+
+def with_photo(value, path):
+    if isinstance(value, dict):
+        return {key: with_photo(item, path) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(with_photo(item, path) for item in value)
+    return path if isinstance(value, str) and value == "PHOTO" else value
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_files_and_calls_read_a_row_alike(pipe, photos, tmp_path, row):
+    photos[0].save(tmp_path / "a.png")
+    row = with_photo(row, str(tmp_path / "a.png"))
+    (_, from_file), (_, called) = read_row(row, 0, str(tmp_path)), (None, row)
+    (one, windows), (two, others) = pipe.read_post(from_file), pipe.read_post(called)
+    assert one == two
+    for window, other in zip(windows, others, strict=True):
+        assert window["inputs"].keys() == other["inputs"].keys()
+        assert all(torch.equal(window["inputs"][name], other["inputs"][name]) for name in window["inputs"])
+
+
+@pytest.mark.parametrize("row", REFUSED)
+def test_files_and_calls_refuse_the_same_rows(pipe, photos, tmp_path, row):
+    photos[0].save(tmp_path / "a.png")
+    row = with_photo(row, str(tmp_path / "a.png"))
+    (record,) = predict_rows(pipe, [row], folder=str(tmp_path))
+    assert record.keys() == {"id", "error"}
+    with pytest.raises(ValueError, match="."):
+        pipe(row)
+
+
 @pytest.mark.parametrize(
     ("post", "message"),
     [
         (7, "or an iterable of posts, got int"),
         ({"images": []}, r"Expected a post with the keys 'text' and, if it has images, .*, got \['images'\]"),
         ({"text": "joey", "photo": []}, r"Expected a post .*got \['photo', 'text'\]"),
-        ({"text": "joey", "tokens": ["joey"]}, r"Expected a post .*got \['text', 'tokens'\]"),
+        ({"tokens": "['joey']"}, r"`tokens` must be a list of words, got .*joey"),
+        ({"tokens": ["joey"], "photo": "a.png"}, r"Expected images as 'images', .* got \['photo'\]"),
         ({"text": "joey", "image": [b""]}, "Expected one image as 'image', or a list of them as 'images'"),
         ({"text": "joey", "image": b"", "images": [b""]}, "Expected one image as 'image', .* got a list or both"),
         ([["joey"]], "Expected a post .*, got list"),

@@ -1,4 +1,6 @@
 import contextlib
+import gzip
+import http.server
 import io
 import json
 import os
@@ -6,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import tracemalloc
 from pathlib import Path
 
@@ -19,7 +22,9 @@ from PIL import Image as PILImage
 
 import smcl
 import smcl.predict.predict_file as prediction
+import smcl.run_ner_multiimage as command
 from smcl import MultiImageNERPipeline
+from smcl.dataset_scripts.conll import Layout, convert, format_post, read_posts
 from smcl.predict import part_files
 from smcl.predict.inputs import ParquetFiles, open_input, place_image
 from smcl.predict.part_files import PartFile, merge_parts
@@ -140,7 +145,7 @@ def test_a_bad_row_becomes_an_error_in_its_place(pipe, folder, tmp_path):
         ("[1]\n", "3", "Expected an object with `text` or `tokens`, got"),
         ({"id": "a", "images": []}, "a", "Expected `text` or `tokens`, got the keys"),
         ({"id": "b", "text": 5}, "b", "`text` must be a string or a list of words, got 5"),
-        ({"id": "c", "text": "joey", "images": "x.png"}, "c", "`images` must be a list"),
+        ({"id": "c", "text": "joey", "images": 5}, "c", "`images` must be a list"),
         ({"id": "d", "text": "joey", "images": ["nothing.png"]}, "d", "nothing.png.*expected a file there"),
         ({"id": "e", "text": "half \ud83d"}, "e", "surrogate"),
         ({"id": "\ud83d", "text": "joey"}, "9", "surrogates not allowed"),
@@ -188,6 +193,231 @@ def test_ignored_images_are_not_read(pipe, tmp_path):
     run(pipe, write_lines(tmp_path / "in.jsonl", rows), tmp_path / "out.jsonl", ignore_images=True)
     one, two = read_lines(tmp_path / "out.jsonl")
     assert one | {"id": "1"} == two
+
+
+ODD_WORDS = [
+    "IMGID:7",
+    "a\tb",
+    "a b",
+    "\\u0041",
+    "\u2028",
+    "",
+    "#",
+    "\ufeff",
+    "IMGID:",
+    "\x85x",
+    "\xa0",
+    "-DOCSTART-",
+    "\r",
+]
+
+
+@pytest.mark.parametrize("ending", ["conll", "bio"])
+def test_conll_output_is_read_back_by_the_converter(pipe, folder, expected, tmp_path, ending):
+    output = tmp_path / f"out.{ending}"
+    assert run(pipe, folder / "posts.jsonl", output)["posts"] == NUM_POSTS
+    layout = Layout(id_prefix="IMGID:", escaped=True)
+    found = [(post.id, post.tokens, post.tags) for post in read_posts(output, "x", layout, lambda name: [])]
+    records = [json.loads(line) for line in expected.decode().splitlines()]
+    assert found == [(record["id"], record["words"], record["tags"]) for record in records]
+    assert any(tag != "O" for _, _, tags in found for tag in tags)
+    assert [path.name for path in tmp_path.iterdir()] == [output.name]
+
+
+def test_odd_words_and_ids_come_back_from_conll_and_what_can_not_stand_there_is_named_beside_it(pipe, folder, tmp_path):
+    good = str(folder / "images" / "post-1-0.png")
+    rows = [
+        {"id": "IMGID: \t7", "tokens": ODD_WORDS},
+        {"id": "bad", "text": 5},
+        {"id": "none", "tokens": []},
+        {"id": "", "text": "joey"},
+        {"id": "last", "text": "joey", "images": ["nothing.png", good]},
+    ]
+    source, output = write_lines(tmp_path / "in.jsonl", rows), tmp_path / "out.conll"
+    counts = run(pipe, source, output, on_bad_image="skip")
+    assert counts == {"posts": 5, "errors": 1, "skipped_images": 1}
+    one, two = read_posts(output, "x", Layout(id_prefix="IMGID:", escaped=True), lambda name: [])
+    assert (one.id, one.tokens, two.id, two.tokens) == ("IMGID: \t7", ODD_WORDS, "last", ["joey"])
+    notes = read_lines(tmp_path / "out.conll.left_out.jsonl")
+    assert [note["id"] for note in notes] == ["bad", "none", "", "last"]
+    reasons = ["`text` must be", "It has no words", "Its id is empty"]
+    assert all(reason in note["error"] for note, reason in zip(notes, reasons, strict=False))
+    assert notes[-1].keys() == {"id", "skipped_images"} and "nothing.png" in notes[-1]["skipped_images"][0]
+    output.unlink()
+    with pytest.raises(ValueError, match=r"out.conll.left_out.jsonl exists already: remove it"):
+        run(pipe, source, output)
+    convert(
+        tmp_path / "back", {"train": write_conll_copy(tmp_path, one, two)}, Layout(id_prefix="IMGID:", escaped=True)
+    )
+    assert Dataset.from_parquet(str(tmp_path / "back/data/train-*.parquet"))["tokens"][:] == [ODD_WORDS, ["joey"]]
+
+
+def write_conll_copy(folder, *posts):
+    text = "".join(format_post(post.id, post.tokens, ["B-PER", *post.tags[1:]]) for post in posts)
+    (folder / "copy.conll").write_bytes(text.encode())
+    return folder / "copy.conll"
+
+
+def test_parts_of_several_processes_are_joined_to_conll_in_order(tmp_path):
+    paths = [str(tmp_path / name) for name in ("a", "b")]
+    for rank, path in enumerate(paths):
+        with PartFile(path, {}) as part:
+            for number in range(rank, 5, 2):
+                record = {"id": str(number), "words": ["joey"], "tags": ["B-PER"]}
+                part.append([record if number != 3 else {"id": "3", "error": "bad"}], 0)
+    assert merge_parts(paths, str(tmp_path / "out.conll"))["errors"] == 1
+    ids = [line for line in (tmp_path / "out.conll").read_text().splitlines() if line.startswith("IMGID")]
+    assert ids == ["IMGID:0", "IMGID:1", "IMGID:2", "IMGID:4"]
+    assert read_lines(tmp_path / "out.conll.left_out.jsonl") == [{"id": "3", "error": "bad"}]
+
+
+def test_conll_is_the_same_after_a_kill(monkeypatch, pipe, folder, tmp_path):
+    source = folder / "posts.jsonl"
+    run(pipe, source, tmp_path / "whole.conll")
+    for die_at in (lambda patch: die_while_writing_block(patch, 3), die_before_renaming, die_before_removing_parts):
+        output = tmp_path / "out.conll"
+        run_and_die(monkeypatch, die_at, pipe, source, output)
+        run(pipe, source, output)
+        assert output.read_bytes() == (tmp_path / "whole.conll").read_bytes()
+        output.unlink()
+
+
+RENAMED = "id=number tokens=words images=photo ner_tags=gold"
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "parquet"])
+def test_columns_of_other_names_are_read(pipe, folder, expected, tmp_path, ending):
+    rows = read_lines(folder / "posts.jsonl")
+    rows = [{"number": row["id"], "words": row["tokens"], "photo": row["images"], "more": 1} for row in rows]
+    source = tmp_path / f"posts.{ending}"
+    (tmp_path / "images").symlink_to(folder / "images")
+    write_lines(source, rows) if ending == "jsonl" else pq.write_table(pa.Table.from_pylist(rows), source)
+    run(pipe, source, tmp_path / "out.jsonl", columns=RENAMED)
+    assert (tmp_path / "out.jsonl").read_bytes() == expected
+
+
+IMAGES_ELSEWHERE = [
+    [{"text": "joey", "photo": "a.png"}],
+    [{"text": "niko"}, {"text": "joey", "image_path": ["a.png"]}],
+    [{"tokens": ["joey"], "Image": {"bytes": None, "path": "a.png"}}],
+    [{"text": "joey", "images": None, "img_urls": ["http://example.org/a.png"]}],
+]
+
+
+@pytest.mark.parametrize("rows", IMAGES_ELSEWHERE)
+@pytest.mark.parametrize("ending", ["jsonl", "parquet"])
+def test_images_under_another_name_are_refused_before_the_model_is_loaded(
+    monkeypatch, pipe, model_folder, tmp_path, rows, ending
+):
+    source = tmp_path / f"in.{ending}"
+    keys = dict.fromkeys(key for row in rows for key in row)
+    table = pa.Table.from_pylist([{key: row.get(key) for key in keys} for row in rows])
+    write_lines(source, rows) if ending == "jsonl" else pq.write_table(table, source)
+    arguments = ["--model", model_folder, "--do_predict", "--use_cpu", "--disable_tqdm", "true", "--input", str(source)]
+    arguments += ["--output", str(tmp_path / "out.jsonl")]
+    with monkeypatch.context() as patch:
+        patch.setattr(command, "load_saved_model", lambda *_: pytest.fail("the model was loaded"))
+        with pytest.raises(ValueError, match=r"no images in a column `images`, but '\w+'.*`--columns images="):
+            main(arguments)
+    assert main([*arguments, "--ignore_images"])["errors"] == 0
+    assert [path.name for path in tmp_path.iterdir() if path.suffix != f".{ending}"] in ([], ["out.jsonl"])
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"text": "joey"}\n'.encode("utf-16"), "none of the first 2 lines can be read"),
+        (gzip.compress(b'{"text": "joey"}\n'), "can be read.*not compressed"),
+        (b'[{"text": "joey"}, {"text": "niko"}]', "Expected an object"),
+        (b'[\n  {\n    "text": "joey"\n  }\n]\n', "none of the first 5 lines"),
+        (b"id,text\n1,joey\n" * 200, "none of the first 100 lines"),
+        (b'{"text": "joey"}\r{"text": "niko"}\r', "Extra data"),
+        (b'{"text": "joey", "words": ["a"]}\n', "has no column 'photo', which `--columns images=photo` names"),
+        (b'{"text": "joey", "photo": "a", "images": []}\n', "has a column 'images' already"),
+    ],
+)
+def test_files_that_are_no_lines_of_json_are_refused(pipe, tmp_path, content, message):
+    (tmp_path / "in.jsonl").write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        run(pipe, tmp_path / "in.jsonl", tmp_path / "out.jsonl", columns="images=photo")
+    with pytest.raises(ValueError, match="must be a .jsonl or .parquet file"):
+        run(pipe, (tmp_path / "in.jsonl").rename(tmp_path / "in.jsonl.gz"), tmp_path / "out.jsonl")
+
+
+def test_a_key_that_few_posts_have_is_found_however_late(pipe, folder, tmp_path):
+    image = str(folder / "images" / "post-1-0.png")
+    rows = [{"text": "joey"}] * 130 + [{"text": "joey", "photo": image}]
+    source = write_lines(tmp_path / "in.jsonl", rows)
+    # Without the argument, the post that has the key tells of it.
+    counts = run(pipe, source, tmp_path / "out.jsonl", batch_size=64)
+    assert counts["errors"] == 1
+    assert "no `images`, but 'photo'" in read_lines(tmp_path / "out.jsonl")[-1]["error"]
+    assert run(pipe, source, tmp_path / "named.jsonl", batch_size=64, columns="images=photo")["errors"] == 0
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "message"),
+    [
+        ("tokens", ["['joey']"], "column `tokens`: expected a list of words, found a text"),
+        ("id", [0.5], "column `id`: expected a text or a whole number"),
+        ("images", [[[1.0]]], "column `images`: expected a list of images"),
+        ("text", [5], "column `text`: expected a string"),
+    ],
+)
+def test_columns_of_parquet_of_other_types_are_refused(pipe, tmp_path, column, values, message):
+    rest = {"text": ["joey"]} if column in ("id", "images") else {}
+    pq.write_table(pa.table({**rest, column: values}), tmp_path / "in.parquet")
+    with pytest.raises(ValueError, match=message):
+        run(pipe, tmp_path / "in.parquet", tmp_path / "out.jsonl")
+    assert not list(tmp_path.glob("out*"))
+
+
+def test_words_of_parquet_may_be_of_any_kind_of_list_and_an_image_alone(pipe, folder, tmp_path):
+    image = (folder / "images" / "post-1-0.png").read_bytes()
+    words = pa.array([["joey", "and"], []], pa.large_list(pa.large_string()))
+    image = pa.array([image, None], pa.binary())
+    table = pa.table({"tokens": words, "text": pa.array([None, "niko"]).dictionary_encode(), "images": image})
+    pq.write_table(table, tmp_path / "in.parquet")
+    assert run(pipe, tmp_path / "in.parquet", tmp_path / "out.jsonl")["errors"] == 0
+    one, two = read_lines(tmp_path / "out.jsonl")
+    assert (one["words"], two["words"]) == (["joey", "and"], ["niko"])
+    found = pipe({"text": ["joey", "and"], "images": [image[0].as_py()]}, return_tags=True)
+    assert one["tags"] == found["tags"]
+
+
+@pytest.mark.parametrize("name", ["A.PNG", "a.jpg", "a"])
+def test_an_image_of_another_case_or_suffix_is_named(pipe, tmp_path, name):
+    PILImage.new("RGB", (16, 16)).save(tmp_path / "a.png")
+    source = write_lines(tmp_path / "in.jsonl", [{"text": "joey", "images": [name]}])
+    run(pipe, source, tmp_path / "out.jsonl")
+    (record,) = read_lines(tmp_path / "out.jsonl")
+    assert re.search("found nothing; there is 'a.png'. Correct the path", record["error"])
+
+
+@pytest.mark.parametrize("address", ["HTTP://{}/a%20b.png", "http://{}/a b.png", "http://{}/bild ü.png?x=é&y=1"])
+def test_addresses_of_json_lines_are_fetched(pipe, tmp_path, address):
+    buffer = io.BytesIO()
+    PILImage.new("RGB", (16, 16), (200, 0, 0)).save(buffer, "PNG")
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(buffer.getvalue())
+
+        def log_message(self, *args):
+            pass
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Handler) as server, pytest.MonkeyPatch.context() as patch:
+        patch.setattr("smcl.images_smcl.is_offline_mode", lambda: False)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        row = {"text": "joey", "images": [address.format(f"127.0.0.1:{server.server_port}")]}
+        counts = run(pipe, write_lines(tmp_path / "in.jsonl", [row]), tmp_path / "out.jsonl")
+        server.shutdown()
+    assert counts == {"posts": 1, "errors": 0, "skipped_images": 0}
+    (record,) = read_lines(tmp_path / "out.jsonl")
+    (other,) = [pipe({"text": "joey", "images": [buffer.getvalue()]}, return_tags=True)]
+    assert record["tags"] == other["tags"]
 
 
 def die():
@@ -314,6 +544,26 @@ def test_a_changed_input_is_refused(pipe, killed, old, new):
     assert not output.exists()
 
 
+def test_another_file_of_the_same_length_and_time_is_refused(pipe, killed):
+    source, output, options = killed
+    before, content = source.stat(), source.read_bytes()
+    source.write_bytes(content.replace(b"niko", b"nika", 1))
+    os.utime(source, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert source.stat().st_size == before.st_size
+    with pytest.raises(ValueError, match="no longer the same in the input"):
+        run(pipe, source, output, **options)
+
+
+@pytest.mark.parametrize(
+    "changed", [{"columns": "images=photo"}, {"ignore_images": False}, {"on_extra_images": "first"}]
+)
+def test_other_columns_or_images_are_refused(pipe, killed, changed):
+    source, output, options = killed
+    source.write_text(source.read_text().replace('"images"', '"photo"') if "columns" in changed else source.read_text())
+    with pytest.raises(ValueError, match="run that was different: `options` was"):
+        run(pipe, source, output, **options | changed)
+
+
 def test_a_shortened_input_is_refused(pipe, killed):
     source, output, options = killed
     write_lines(source, source.read_text().splitlines(keepends=True)[:11])
@@ -340,6 +590,8 @@ def test_posts_may_be_added_to_the_input(pipe, killed):
         # A last line that was still being written.
         (20, b', "images": []}\n{"id": "more", "text": "niko"}'),
         (21, b', "text": "verona"}\n'),
+        # One that was cut within a letter.
+        (20, b'\xbc", "images": []}\n{"id": "more", "text": "niko"}\r\n\r\n'),
     ],
 )
 def test_a_last_block_that_has_grown_is_predicted_anew(monkeypatch, pipe, folder, tmp_path, kept, added):
@@ -350,6 +602,8 @@ def test_a_last_block_that_has_grown_is_predicted_anew(monkeypatch, pipe, folder
         lines[-1] = lines[-1].removesuffix(b"\n")
     elif added.startswith(b","):
         lines[-1] = b'{"id": "cut", "text": "verona"' if b"images" in added else b'{"id": "cut"'
+    elif added.startswith(b"\xbc"):
+        lines[-1] = b'{"id": "cut", "text": "z\xc3'
     source.write_bytes(b"".join(lines))
     run_and_die(monkeypatch, die_before_merging, pipe, source, output)
     source.write_bytes(b"".join(lines) + added)
@@ -434,12 +688,12 @@ def test_parts_that_do_not_fit_together_are_refused(tmp_path):
 @pytest.mark.parametrize(
     ("source", "output", "message"),
     [
-        ("posts.jsonl", "out.csv", "`output` must be a .jsonl or .parquet file"),
+        ("posts.jsonl", "out.csv", "`output` must be a file that ends in .jsonl, .parquet"),
         ("posts.jsonl", "none/out.jsonl", "there is no folder"),
         ("nothing", "out.jsonl", "neither a file, nor a folder with data, nor a data set"),
         ("images/post-1-0.png", "out.jsonl", "`input` must be a .jsonl or .parquet file"),
         ("broken.parquet", "out.jsonl", "can't be read as Parquet"),
-        ("textless.parquet", "out.jsonl", r"columns \['id'\]. Expected `text`"),
+        ("textless.parquet", "out.jsonl", r"lacks the column `tokens` .* or `text` .*it has \['id'\]"),
         ("images", "out.jsonl", "Expected a data set of Parquet files"),
     ],
 )

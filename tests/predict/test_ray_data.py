@@ -1,6 +1,7 @@
 import io
 import sys
 
+import pyarrow as pa
 import pytest
 from factories import make_model
 from PIL import Image
@@ -8,7 +9,7 @@ from PIL import Image
 from smcl import MultiImageNERPipeline
 from smcl.predict.part_files import RECORD_SCHEMA
 from smcl.predict.predict_file import predict_rows
-from smcl.predict.ray_data import predict_with_ray
+from smcl.predict.ray_data import RayPredictor, predict_with_ray
 
 
 def make_posts() -> list[dict]:
@@ -60,9 +61,32 @@ def test_two_actors_give_the_records_of_one_process_in_order(ray, processor, tmp
         predict_with_ray(dataset, str(tmp_path / "model"), output, num_actors=2)
 
 
-def test_missing_columns_are_named(ray):
-    with pytest.raises(ValueError, match=r"Expected the columns `id`, .* got \['text'\]"):
-        predict_with_ray(ray.data.from_items([{"text": "joey"}]), "model")
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"id": "a"}, "The Ray data set lacks the column `tokens` .* or `text`"),
+        ({"text": "joey", "photo": "a.png"}, "no images in a column `images`, but 'photo'.*`--columns images=photo`"),
+        ({"tokens": "['joey']"}, "column `tokens`: expected a list of words, found a text"),
+        ({"text": "joey", "id": 0.5}, "column `id`: expected a text or a whole number"),
+    ],
+)
+def test_columns_that_can_not_be_read_are_named(ray, row, message):
+    with pytest.raises(ValueError, match=message):
+        predict_with_ray(ray.data.from_items([row]), "model")
+
+
+def test_other_names_and_missing_ids_are_read(processor, tmp_path):
+    make_model().save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    predictor = RayPredictor(str(tmp_path), columns={"id": "number", "tokens": "words", "images": "photo"})
+    rows = [
+        {"number": 5, "words": ["joey"], "photo": None},
+        {"number": None, "words": ["niko", "and"], "photo": "b.png"},
+    ]
+    one, two = predictor(pa.Table.from_pylist(rows)).to_pylist()
+    assert (one["id"], one["words"], one["error"]) == ("5", ["joey"], None)
+    assert two["id"] is None
+    assert "relative path" in two["error"]
 
 
 def test_without_ray_the_extra_is_named(monkeypatch):

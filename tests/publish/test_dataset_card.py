@@ -4,8 +4,10 @@ from pathlib import Path
 
 import pytest
 from card_shape import shape
+from datasets import ClassLabel, Dataset, Features, List, Value
 
-from smcl.publish.dataset_card import dataset_card
+from smcl.dataset_scripts.report import SplitReport
+from smcl.publish.dataset_card import _count_posts, dataset_card
 
 LABELS = ["O", "B-PER", "I-PER"]
 HOSTILE = "{{ 7 * 7 }} `{% raw %}` |<b>\n---\n# no"
@@ -48,3 +50,19 @@ def test_strings_of_the_user_are_neither_templates_nor_markup(report):
 def test_snippet_reads_a_split_that_is_there(report):
     del report["splits"]["test"]
     assert 'split="validation"' in dataset_card("someone/posts", report, LABELS, size=1).text
+
+
+def test_words_that_nobody_tagged_are_no_entities_and_change_the_hash(tmp_path):
+    image = {"bytes": Value("binary"), "path": Value("string")}
+    features = {"id": Value("string"), "tokens": List(Value("string")), "ner_tags": List(ClassLabel(names=LABELS))}
+    features = Features(features | {"images": List(image), "source": Value("string")})
+    found = []
+    for tags in ([1, -100, 1], [1, 0, 1], [-100, -100, -100]):
+        row = {"id": "1", "tokens": ["a", "b", "c"], "ner_tags": tags, "images": [], "source": "x"}
+        Dataset.from_list([row], features=features).to_parquet(tmp_path / "train.parquet")
+        report = SplitReport(["PER"])
+        _count_posts(tmp_path / "train.parquet", report)
+        found.append(report.as_dict())
+    assert [told["entities"]["total"] for told in found] == [2, 2, 0]
+    assert [told["words"] for told in found] == [3, 3, 3]
+    assert len({told["sha256"] for told in found}) == 3

@@ -3,11 +3,12 @@ import os
 
 import pytest
 import torch
-from datasets import DatasetDict, load_dataset
+from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value, load_dataset
 
 from smcl.publish.run_record import (
     RunRecord,
     command_line,
+    count_mentions,
     describe_data,
     describe_hardware,
     hash_weights,
@@ -127,3 +128,22 @@ def test_broken_report_is_named(content, tmp_path):
     (tmp_path / "report.json").write_text(content)
     with pytest.raises(ValueError, match="Expected .*report.json to"):
         read_report(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("tags", "count", "examples"),
+    [
+        ([1, 2, -100], 1, ["New York"]),
+        ([-100, 2, 1], 1, ["city"]),
+        ([1, -100, 2], 1, ["New"]),
+        ([-100, -100, -100], 0, []),
+    ],
+)
+def test_words_that_nobody_tagged_are_in_no_mention(tags, count, examples):
+    # As many labels as would make of -100 the place of one of them.
+    labels = ["O", "B-LOC", "I-LOC", *(f"{letter}-{number}" for number in range(60) for letter in "BI")]
+    features = Features({"tokens": List(Value("string")), "ner_tags": List(ClassLabel(names=labels))})
+    posts = Dataset.from_list([{"tokens": ["New", "York", "city"], "ner_tags": tags}], features=features)
+    mentions = count_mentions(posts)
+    assert mentions["LOC"] == {"count": count, "examples": examples}
+    assert sum(told["count"] for told in mentions.values()) == count
