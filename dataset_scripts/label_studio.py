@@ -23,6 +23,7 @@ from xml.sax.saxutils import quoteattr
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
+from .columns import parse_columns
 from .conll import convert_tags
 from .files import check_writable
 from .image_files import find_image, read_image_of
@@ -30,6 +31,7 @@ from .jsonl import read_records
 from .rows import read_post
 from .schema import DataError, Post, make_post, require_folder, write_json
 from .spans import cut_words, read_spans, split_text, tag_words
+from .tag_schemes import bio2_labels
 from .writer import add_processes_argument, run_command, write_dataset
 
 TEXT, LABELS, IMAGE = "text", "label", "image"
@@ -123,6 +125,7 @@ def export_tasks(
     posts: str | os.PathLike | None = None,
     image_root: str = IMAGE_ROOT,
     types: Sequence[str] = (),
+    columns: Mapping[str, str] | Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """Write predictions as tasks of Label Studio.
 
@@ -133,6 +136,8 @@ def export_tasks(
             file. Without it there are no images, and a text is its words with spaces between.
         image_root (`str`, *optional*): What addresses of images begin with; by default Label Studio's local files.
         types (`Sequence[str]`, *optional*): Entity types to offer besides those that were predicted.
+        columns (`Mapping[str, str]` or `Sequence[str]`, *optional*): As of [`~columns.parse_columns`], for posts whose
+            columns are called otherwise.
 
     Returns:
         `dict`: numbers of `tasks`, `entities`, `images`, and posts left out since they have an `error`.
@@ -140,7 +145,7 @@ def export_tasks(
     Raises:
         DataError: if files do not fit together, or the folder holds something.
     """
-    folder = Path(output)
+    folder, columns = Path(output), parse_columns(columns)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise DataError(f"Expected a new or empty folder at {folder}. Choose another --output.")
     try:
@@ -159,7 +164,7 @@ def export_tasks(
         try:
             if not isinstance(record, Mapping):
                 raise DataError(f"expected an object with `words` or `tokens`, got {ascii(record)[:80]}")
-            post = read_post(row) if posts is not None else {"images": []}
+            post = read_post(row, columns=columns) if posts is not None else {"images": []}
             if post.get("id") not in (None, str(record.get("id"))):
                 raise DataError(f"it has the id {record.get('id')!r}, but the post there has {post['id']!r}")
             if record.get("error"):
@@ -309,6 +314,7 @@ def import_tasks(
     images: str | os.PathLike | None = None,
     split: str = "train",
     name: str = "label_studio",
+    types: Sequence[str] = (),
     processes: int = 1,
 ) -> dict[str, Any]:
     """Convert Label Studio's JSON export to Parquet.
@@ -319,6 +325,8 @@ def import_tasks(
         images (`str` or `os.PathLike`, *optional*): The folder of images that `export_tasks` wrote.
         split (`str`, *optional*, defaults to `"train"`): The split that the posts become.
         name (`str`, *optional*, defaults to `"label_studio"`): The data set's name.
+        types (`Sequence[str]`, *optional*): All entity types, in the order of the labels, as a model that is to be
+            trained on has them; by default those that stand there.
         processes (`int`, *optional*, defaults to 1): How many processes read images.
 
     Returns:
@@ -334,6 +342,10 @@ def import_tasks(
     read = [read_task(task, where, name, number, counts) for number, (where, task) in enumerate(records)]
     posts = [post for post in read if post is not None]
     splits, labels = convert_tags({split: posts}, "bio2")
+    if types:
+        if unknown := [label[2:] for label in labels if label[:2] == "B-" and label[2:] not in types]:
+            raise DataError(f"{export} has entities of the types {unknown}, which are none of {list(types)}.")
+        labels = bio2_labels(types)
     if left_out := {what: count for what, count in counts.items() if count}:
         tqdm.write(", ".join(f"{what}: {count}" for what, count in left_out.items()))
     return write_dataset(output, name, splits, partial(read_image_of, images and Path(images)), processes, labels)
@@ -353,11 +365,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     out.add_argument("--output", type=Path, required=True, help="new folder for tasks, interface and images")
     out.add_argument("--image_root", default=IMAGE_ROOT, help=f"what addresses of images begin with ({IMAGE_ROOT})")
     out.add_argument("--types", nargs="+", default=(), help="entity types to offer besides the predicted ones")
+    out.add_argument("--columns", nargs="+", help="OURS=THEIRS pairs for --posts, such as images=img tokens=words")
     back = commands.add_parser("import", help="corrected tasks to Parquet")
     back.add_argument("--export", type=Path, required=True, help="what Label Studio exported as JSON")
     back.add_argument("--images", type=Path, help="the folder of images that `export` wrote")
     back.add_argument("--output", type=Path, required=True, help="the folder to write Parquet files to")
     back.add_argument("--split", default="train", help="the split that the posts become (train)")
+    back.add_argument("--types", nargs="+", default=(), help="all entity types, in the order of a model's labels")
     back.add_argument("--name", default="label_studio", help="the data set's name")
     add_processes_argument(back)
     options = vars(parser.parse_args(argv))

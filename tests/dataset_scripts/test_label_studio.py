@@ -165,3 +165,32 @@ def test_the_command_goes_both_ways(tmp_path, capsys):
     with pytest.raises(SystemExit):
         label_studio.main(["export", "--predictions", "nowhere.jsonl", "--output", f"{tmp_path}/tasks2"])
     assert "There is no file nowhere.jsonl" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("types", "labels"),
+    [
+        ((), ["O", "B-LOC", "I-LOC"]),
+        (["PER", "LOC"], ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]),
+        (["PER"], r"types \['LOC'\], which are none of \['PER'\]"),
+    ],
+)
+def test_labels_may_be_those_of_a_model(export, tmp_path, types, labels):
+    _, tasks = export([TAGGED], [POST])
+    (tmp_path / "export.json").write_text(json.dumps(accept(tasks)), encoding="utf-8")
+    if isinstance(labels, str):
+        with pytest.raises(ValueError, match=labels):
+            import_tasks(tmp_path / "export.json", tmp_path / "out", types=types)
+        return
+    import_tasks(tmp_path / "export.json", tmp_path / "out", types=types)
+    posts = load_dataset(str(tmp_path / "out"), split="train", cache_dir=str(tmp_path / "cache"))
+    assert posts.features["ner_tags"].feature.names == labels
+    assert posts.features["ner_tags"].feature.int2str(posts[0]["ner_tags"]) == TAGGED["tags"]
+
+
+def test_posts_may_have_columns_of_other_names(tmp_path):
+    Image.new("RGB", (4, 4), "red").save(tmp_path / "a.png")
+    (tmp_path / "tagged.jsonl").write_text(json.dumps(TAGGED))
+    (tmp_path / "posts.jsonl").write_text(json.dumps({"text": POST["text"], "photo": "a.png"}))
+    files = tmp_path / "tagged.jsonl", tmp_path / "tasks", tmp_path / "posts.jsonl"
+    assert export_tasks(*files, columns=["images=photo"])["images"] == 1
