@@ -2,7 +2,7 @@
 
 import operator
 import re
-from collections.abc import Sized
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -115,7 +115,7 @@ class SMCLProcessor(ProcessorMixin):
         """Process a batch of posts; a single post may be given without the outer list.
 
         Args:
-            words (`list[list[str]]`, *optional*): Words of each post.
+            words (`list[list[str]]`, *optional*): Words of each post. For lists, here and below, any sequence will do.
             images (`list[list]`, *optional*): PIL images of any mode, paths, URLs or bytes of image files, 0 or more of
                 each post in order; an image in place of a list is a post's only one.
             labels (`list[list[int]]`, *optional*): Tag id of each word.
@@ -145,11 +145,12 @@ class SMCLProcessor(ProcessorMixin):
         return_word_offsets = text_kwargs.pop("return_word_offsets", False)
         if return_tensors not in ("pt", "np"):
             raise ValueError(f"`return_tensors` must be 'pt' or 'np', got {return_tensors!r}.")
-        if not isinstance(words, list | tuple | None):
+        words, text, images, labels = map(as_list, (words, text, images, labels))
+        if not isinstance(words, list | None):
             raise ValueError(f"`words` must be a list with a list of words for each post, got {type(words).__name__}.")
         if isinstance(text, str) or (words and isinstance(words[0], str)):
             words, text, images, labels = (None if x is None else [x] for x in (words, text, images, labels))
-        words, word_offsets = self._to_words(words, text)
+        words, word_offsets = self._to_words(words and [as_list(post) for post in words], text)
         encoding, positions = self._tokenize(words, **text_kwargs)
         if len(set(map(len, encoding["input_ids"]))) > 1:
             raise ValueError("The posts have different numbers of tokens: expected `padding=True`, got no padding.")
@@ -174,7 +175,7 @@ class SMCLProcessor(ProcessorMixin):
             raise ValueError("Expected exactly one of `words` and `text`.")
         word_offsets = None
         if text is not None:
-            if not isinstance(text, list | tuple):
+            if not isinstance(text, list):
                 raise ValueError(f"`text` must be a string or a list of strings, got {type(text).__name__}.")
             check_words([[post] for post in text])
             splits = [self.split_words(post) for post in text]
@@ -227,7 +228,8 @@ class SMCLProcessor(ProcessorMixin):
         """
         if on_extra_images not in ("error", "first"):
             raise ValueError(f"`on_extra_images` must be 'error' or 'first', got {on_extra_images!r}.")
-        posts = [[] if post is None else list(post) if isinstance(post, list | tuple) else [post] for post in images]
+        posts = [as_list(post) for post in images]
+        posts = [[] if post is None else post if isinstance(post, list) else [post] for post in posts]
         for row, post in enumerate(posts):
             if len(post) > self.max_images and on_extra_images == "error":
                 raise ValueError(
@@ -315,12 +317,12 @@ class SMCLProcessor(ProcessorMixin):
         self, words: list[list[str]], labels: list[list[int]], positions: list[dict[int, int]], shape: torch.Size
     ) -> torch.Tensor:
         """Put each word's tag at its first token."""
-        if not isinstance(labels, Sized) or len(labels) != len(words):
-            got = len(labels) if isinstance(labels, Sized) else type(labels).__name__
+        if not isinstance(labels, list) or len(labels) != len(words):
+            got = len(labels) if isinstance(labels, list) else type(labels).__name__
             raise ValueError(f"Expected `labels` for {len(words)} posts, got {got}.")
         aligned = torch.full(shape, -100)
         for row, (tags, starts) in enumerate(zip(labels, positions, strict=True)):
-            tags = _check_tags(tags, row)
+            tags = _check_tags(as_list(tags), row)
             if len(tags) != len(words[row]):
                 raise ValueError(
                     f"Post {row} of the batch has {len(words[row])} words but {len(tags)} labels: expected one label "
@@ -333,7 +335,7 @@ class SMCLProcessor(ProcessorMixin):
         self, images: list[list[Any] | None] | None, num_posts: int, on_extra_images: str = "error", **images_kwargs
     ) -> dict[str, torch.Tensor]:
         """Return `pixel_values` and `image_mask` of posts, or nothing where no post has an image."""
-        if not isinstance(images, list | tuple | None):
+        if not isinstance(images, list | None):
             raise ValueError(f"`images` must be a list with a list for each post, got {type(images).__name__}.")
         posts = self.limit_images(images or [], on_extra_images)
         if images is None:
@@ -370,6 +372,29 @@ class SMCLProcessor(ProcessorMixin):
         if settings["do_center_crop"] and not isinstance(size, list | tuple) and "shortest_edge" in dict(size or {}):
             image = cut_to_middle(image)
         return self.image_processor(image, **{**images_kwargs, "return_tensors": "pt"})["pixel_values"][0]
+
+
+def as_list(values: Any) -> Any:
+    """Return any kind of sequence as a list: of NumPy, pandas, Arrow, PyTorch, a column of `datasets`.
+
+    Args:
+        values (`Any`): What may be one. A text, bytes, a mapping, or an array of pixels is none.
+
+    Returns:
+        `list`, or `values` as they are.
+    """
+    if isinstance(values, str | bytes | bytearray):
+        return values
+    if isinstance(values, Sequence):
+        return list(values)
+    if hasattr(values, "to_pylist"):
+        return values.to_pylist()
+    if hasattr(values, "as_py"):
+        return values.as_py()
+    # Two rows of numbers of as many columns may be tags; three dimensions are an image.
+    if hasattr(values, "tolist") and 0 < getattr(values, "ndim", 0) < 3:
+        return values.tolist()
+    return values
 
 
 def _cover(text: str, spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
@@ -491,4 +516,4 @@ def _check_tags(tags: list[int], row: int) -> list[int]:
     return numbers
 
 
-__all__ = ["SMCLProcessor", "SMCLProcessorKwargs", "check_tokenizer", "check_words", "load_tokenizer"]
+__all__ = ["SMCLProcessor", "SMCLProcessorKwargs", "as_list", "check_tokenizer", "check_words", "load_tokenizer"]

@@ -16,10 +16,11 @@ in a minute, and nothing is written.
 """
 
 import json
+import os
 import sys
 from pathlib import Path
 
-from datasets import Dataset, DatasetDict
+from datasets import Dataset, DatasetDict, IterableDataset
 from transformers import AutoProcessor
 from transformers.trainer_utils import IntervalStrategy
 from transformers.utils import logging
@@ -36,11 +37,15 @@ from smcl.train.arguments import Arguments, SMCLTrainingArguments, parse_argumen
 from smcl.train.build import find_system, load_saved_model, prepare
 from smcl.train.calibration import calibrate
 from smcl.train.checkpoints import checkpoint_to_resume
+from smcl.train.data import cut_stream, name_tags
 from smcl.train.dry_run import dry_run
 from smcl.train.metrics import entity_metrics
 from smcl.train.trainer import SMCLTrainer, word_tags
 
 logger = logging.get_logger("smcl")
+
+# Posts of a stream that are held, with their images, to be predicted.
+STREAMED_POSTS = 256
 
 
 def main(argv: list[str] | None = None) -> dict[str, float]:
@@ -155,7 +160,9 @@ def train(trainer: SMCLTrainer, checkpoint: str | None) -> None:
     result = trainer.train(resume_from_checkpoint=checkpoint)
     trainer.save_model()
     trainer.save_state()
-    metrics = result.metrics | {"train_samples": len(trainer.train_dataset)}
+    # A stream has no length.
+    known = isinstance(trainer.train_dataset, Dataset)
+    metrics = result.metrics | ({"train_samples": len(trainer.train_dataset)} if known else {})
     trainer.log_metrics("train", metrics)
     trainer.save_metrics("train", metrics)
 
@@ -168,29 +175,30 @@ def fit_temperature(trainer: SMCLTrainer, dataset: DatasetDict) -> None:
     trainer.save_metrics("calibration", metrics)
 
 
-def predict(trainer: SMCLTrainer, posts: Dataset, labels: list[str], path: Path) -> dict[str, float]:
+def predict(trainer: SMCLTrainer, posts: Dataset | IterableDataset, labels: list[str], path: Path) -> dict[str, float]:
     """Tag posts, write one JSON line for each, and score them.
 
     Args:
         trainer (`SMCLTrainer`): Holds the model.
-        posts (`Dataset`): Posts with gold tags.
+        posts (`Dataset` or `IterableDataset`): Posts with gold tags; of a stream, few are held at a time.
         labels (`list[str]`): Label names by id.
-        path (`Path`): File to write: id, tokens, gold and predicted tags; `"O"` for words cut off by the length.
+        path (`Path`): File to write: id, tokens, gold and predicted tags; `"O"` for words cut off by the length. A word
+            that nobody tagged has neither tag, but `null` in both places.
 
     Returns:
         `dict`: scores over all words, cut off or not.
     """
-    predicted = word_tags(trainer.predict(posts, metric_key_prefix="test").predictions, labels)
-    records = []
-    texts = posts.select_columns(["id", "tokens", "ner_tags"])
-    for post, tags in zip(texts, predicted, strict=True):
-        tags = tags + ["O"] * (len(post["tokens"]) - len(tags))
-        gold = [labels[tag] for tag in post["ner_tags"]]
-        records.append({"id": post["id"], "tokens": post["tokens"], "gold": gold, "predicted": tags})
-    if trainer.is_world_process_zero():
-        lines = (json.dumps(record, ensure_ascii=False) + "\n" for record in records)
-        path.write_text("".join(lines), encoding="utf-8")
-    return entity_metrics([record["gold"] for record in records], [record["predicted"] for record in records])
+    gold, found = [], []
+    with open(path if trainer.is_world_process_zero() else os.devnull, "w", encoding="utf-8") as file:
+        for part in [posts] if isinstance(posts, Dataset) else cut_stream(posts, STREAMED_POSTS):
+            predicted = word_tags(trainer.predict(part, metric_key_prefix="test").predictions, labels)
+            for post, tags in zip(part.select_columns(["id", "tokens", "ner_tags"]), predicted, strict=True):
+                gold.append(name_tags(post["ner_tags"], labels))
+                tags = tags + ["O"] * (len(post["tokens"]) - len(tags))
+                found.append([wanted and tag for tag, wanted in zip(tags, gold[-1], strict=True)])
+                record = {"id": post["id"], "tokens": post["tokens"], "gold": gold[-1], "predicted": found[-1]}
+                file.write(json.dumps(record, ensure_ascii=False) + "\n")
+    return entity_metrics(gold, found)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ Training, evaluation, prediction, Ray, the trainer and the dry run ask here; not
 import copy
 import os
 import re
+import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -32,6 +33,8 @@ from .tag_schemes import bio2_labels, read_spelling, scheme_name, to_bio2
 
 _URL = re.compile("[a-z]+://", re.IGNORECASE)
 Posts = Dataset | IterableDataset
+# Posts whose I- tags that continue nothing were counted and said: a trainer asks again about what was loaded.
+_counted: weakref.WeakSet[Posts] = weakref.WeakSet()
 PostsDict = DatasetDict | IterableDatasetDict
 
 
@@ -61,7 +64,8 @@ def prepare_posts(
         reads_images (`bool`, *optional*, defaults to `True`): Whether the model reads images.
         ignore_images (`bool`, *optional*, defaults to `False`): Whether they are to be left away all the same.
         needs_tags (`bool`, *optional*, defaults to `True`): Whether there must be gold tags.
-        labels (`Sequence[str]`, *optional*): Those of a saved model, whose order tags given by their names get.
+        labels (`Sequence[str]`, *optional*): Those of a saved model. Tags given by their names get its order; class
+            labels must be the same in the same order.
         folder (`str` or `os.PathLike`, *optional*): The folder that relative paths of images start at; by default the
             one that the process runs in.
 
@@ -78,15 +82,19 @@ def prepare_posts(
     several = isinstance(posts, dict)
     splits = {f"Split {split!r} of {where}": part for split, part in posts.items()} if several else {where: posts}
     options = {"columns": columns, "reads_images": reads_images, "ignore_images": ignore_images}
-    found = {}
+    found, uncounted = {}, set()
     for place, part in splits.items():
+        if not isinstance(part, Dataset) or part not in _counted:
+            uncounted.add(place)
         splits[place] = part = _without_format(part, place)
         found[place] = check_features(part.features, where=place, needs_tags=needs_tags, **options)
     names, spelling = _find_labels(splits, found, scheme, labels) if needs_tags else (None, None)
+    conversion = None if spelling is None else (scheme, spelling)
     prepared = [
-        _prepare(part, place, found[place], names, None if spelling is None else (scheme, spelling), folder)
+        _prepare(part, place, found[place], names, conversion, folder, place in uncounted)
         for place, part in splits.items()
     ]
+    _counted.update(prepared)
     return type(posts)(zip(posts, prepared, strict=True)) if several else prepared[0]
 
 
@@ -128,13 +136,15 @@ def _find_labels(
         if isinstance(item, ClassLabel):
             given[place] = item.names
         else:
-            texts[place] = _read_names(posts, column, place, labels)
+            texts[place] = _read_names(posts, column, place, None if scheme else labels)
     refuse_other_labels(given)
     own = next(iter(given.values()), None)
     everything = [*(own or ()), *sorted(set().union(*texts.values()) - set(own or ()))]
     first, column = next((place, names["ner_tags"]) for place, names in found.items())
     if scheme is None:
         check_labels(everything, first if not given else next(iter(given)), column)
+        # What is converted is read by its names.
+        refuse_other_labels(given if labels is None else {"the model": labels} | given)
         converted, spelling = everything, None
     else:
         try:
@@ -142,12 +152,12 @@ def _find_labels(
         except ValueError as error:
             raise DataError(f"{first}, column `{column}`: {error}") from None
         converted = bio2_labels(kind for letter, kind in spelling.values() if letter != "O")
-    if own is None:
-        if labels is None:
-            return bio2_labels(name[2:] for name in converted if name != "O"), spelling
+    if labels is not None:
         if unknown := [name for name in converted if name not in labels]:
             raise DataError(f"{first} has the tags {unknown}, which the model does not have: it has {list(labels)}.")
         return list(labels), spelling
+    if own is None:
+        return bio2_labels(name[2:] for name in converted if name != "O"), spelling
     for place, names in texts.items():
         if scheme is None and (unknown := sorted(names - set(own))):
             raise DataError(f"{place} has the tags {unknown}, which {next(iter(given))} lacks: it has {own}.")
@@ -161,7 +171,7 @@ def _read_names(posts: Posts, column: str, where: str, labels: Sequence[str] | N
             raise DataError(
                 f"{where}, column `{column}`: tags that are given by their names can't be streamed, since all names "
                 "must be known first. Give class labels: `dataset.cast_column('ner_tags', "
-                "List(ClassLabel(names=[...])))`, or a saved model by `--model`."
+                "List(ClassLabel(names=[...])))`, or, with tags in BIO2, a saved model by `--model`."
             )
         return set()
     names = set()
@@ -177,6 +187,7 @@ def _prepare(
     labels: list[str] | None,
     conversion: tuple[str, dict[str, tuple[str, str]]] | None,
     folder: str | os.PathLike | None,
+    count: bool,
 ) -> Posts:
     features, streams = _target(found, labels), isinstance(posts, IterableDataset)
     posts = _undecoded(posts)
@@ -185,7 +196,7 @@ def _prepare(
     old = posts.features
     if not streams and conversion is None and _is_in_schema(posts, found, features, folder):
         posts = posts.rename_columns({theirs: ours for ours, theirs in found.items() if theirs != ours})
-        check_rows(posts, where, labels)
+        check_rows(posts, where, labels, count)
         return posts.select_columns(list(features))
     given = None
     if labels is not None:
@@ -208,7 +219,7 @@ def _prepare(
     # What an older version of this code made of the same posts must not come back.
     settings = {"load_from_cache_file": False, "desc": f"{where}: reading columns"}
     posts = posts.map(convert, with_indices=True, remove_columns=posts.column_names, features=features, **settings)
-    check_rows(posts, where, labels)
+    check_rows(posts, where, labels, count)
     return posts
 
 

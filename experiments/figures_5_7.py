@@ -19,7 +19,7 @@ from smcl.predict import load_pipeline
 from smcl.predict.figures.html import data_uri, mark_words, page
 from smcl.predict.figures.plot import plot_explanation
 from smcl.predict.figures.style import type_colours
-from smcl.train.data import keep_images_encoded, load_split
+from smcl.train.data import load_posts
 
 from .plan import Plan, parse_plan, plan_parser
 from .runs import Measured, measure
@@ -118,7 +118,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     measured = [measure(plan, cell) for cell in cells]
     plan.folder.mkdir(parents=True, exist_ok=True)
     drawn, picked = {"Figure 5": NOT_MEASURED, "Figure 7": NOT_MEASURED}, []
-    posts = keep_images_encoded(load_split(plan.dataset, "test"))
+    posts = load_posts(plan.dataset, ["test"])["test"]
     if all(measured):
         predictions = [runs[0].predictions() for runs in measured]
         picked = pick_cases(*predictions, options.posts)

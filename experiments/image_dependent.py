@@ -26,14 +26,14 @@ def keep_overlapping(tags: list[str], spans: list[tuple[int, int]], overlapping:
     """Blank out entities by whether they share a word with a span.
 
     Args:
-        tags (`list[str]`): BIO2 tags.
+        tags (`list[str]`): BIO2 tags; `None` for a word that nobody tagged.
         spans (`list[tuple[int, int]]`): First word, and last word + 1.
         overlapping (`bool`): Whether to keep the entities that share a word with a span, or the others.
 
     Returns:
         `list[str]`: the tags, `"O"` at the other entities.
     """
-    kept = ["O"] * len(tags)
+    kept = [tag and "O" for tag in tags]
     for first, last, _ in entities_of(tags):
         if any(first < end and start < last for start, end in spans) == overlapping:
             kept[first:last] = tags[first:last]

@@ -11,9 +11,14 @@ from seqeval.scheme import IOB2, Entities
 Span = tuple[int, int, str]
 
 
-def entities_of(tags: list[str]) -> set[Span]:
-    """Return first word, last word + 1 and type of each entity, by the strict reading of BIO2 that scores use."""
-    return {(entity.start, entity.end, entity.tag) for entity in Entities([tags], IOB2).entities[0]}
+def entities_of(tags: list[str | None]) -> set[Span]:
+    """Return first word, last word + 1 and type of each entity, by the strict reading of BIO2 that scores use.
+
+    Words that nobody tagged (`None`) are passed over, as scores do.
+    """
+    words = [word for word, tag in enumerate(tags) if tag is not None]
+    found = Entities([[tags[word] for word in words]], IOB2).entities[0]
+    return {(words[entity.start], words[entity.end - 1] + 1, entity.tag) for entity in found}
 
 
 def count_posts(posts: Sequence[dict]) -> np.ndarray:

@@ -4,6 +4,7 @@ import difflib
 import inspect
 import json
 import re
+import shlex
 from argparse import SUPPRESS, ArgumentDefaultsHelpFormatter
 from dataclasses import dataclass, field, fields, make_dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from transformers.utils import logging
 
 from ..baselines import SYSTEMS
 from ..configuration_smcl import SMCLConfig
+from ..dataset_scripts.tag_schemes import SCHEMES
 
 logger = logging.get_logger(__name__)
 
@@ -96,7 +98,17 @@ class DataArguments:
     columns: list[str] | None = field(
         default=None, metadata={"help": "Names of the columns in the data, as OURS=THEIRS: images=image tokens=words."}
     )
+    tag_scheme: str | None = field(
+        default=None,
+        metadata={"help": f"What the tags of --dataset are converted from, if not BIO2: {', '.join(SCHEMES)}."},
+    )
     ignore_images: bool = field(default=False, metadata={"help": "Take all images away."})
+    streaming: bool = field(
+        default=False, metadata={"help": "Read posts of --dataset as they are needed, and never keep them all."}
+    )
+    shuffle_buffer: int = field(
+        default=1000, metadata={"help": "Posts that --streaming holds to draw the next one of training from."}
+    )
     cache_images: bool = field(
         default=False, metadata={"help": "Keep resized images on disk and read each only once; for many epochs."}
     )
@@ -276,10 +288,15 @@ def _parse_file(path: Path) -> tuple[Any, ...]:
         if name not in hints:
             near = difflib.get_close_matches(str(name), hints, 1)
             raise ValueError(f"there is no argument `{name}`.{f' Did you mean `{near[0]}`?' if near else ''}")
-        if isinstance(value, str | int | float):
+        takes = {get_origin(kind) or kind for kind in (hints[name], *get_args(hints[name]))}
+        if list in takes and isinstance(value, str | dict):
+            # As the command line takes several values, or pairs that a file may write as names with values.
+            items = [f"{key}={item}" for key, item in value.items()] if isinstance(value, dict) else shlex.split(value)
+            values[name] = getattr(parser.parse_args([f"--{name}", *items]), name)
+        elif isinstance(value, str | int | float):
             text = str(value).lower() if isinstance(value, bool) else str(value)
             values[name] = getattr(parser.parse_args([f"--{name}={text}"]), name)
-        elif type(value) in {get_origin(kind) or kind for kind in (hints[name], *get_args(hints[name]))}:
+        elif type(value) in takes:
             values[name] = value
         else:
             expected = getattr(hints[name], "__name__", str(hints[name]))

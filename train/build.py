@@ -2,18 +2,21 @@
 
 from dataclasses import dataclass, replace
 
-from datasets import Dataset, DatasetDict
+from datasets import Dataset, IterableDataset
 from transformers import (
     AutoConfig,
     AutoModelForTokenClassification,
     AutoProcessor,
     EarlyStoppingCallback,
+    PretrainedConfig,
     set_seed,
 )
 from transformers.trainer_utils import IntervalStrategy
 from transformers.utils import logging
 
 from ..baselines import SYSTEMS, check_switches, needed_encoders, processor_class, reads_images, system_name
+from ..dataset_scripts.columns import parse_columns
+from ..dataset_scripts.gate import PostsDict
 from ..modeling_smcl import SMCLTaggingModel
 from ..processing_smcl import SMCLProcessor
 from .arguments import Arguments, DataArguments, ModelArguments, SMCLTrainingArguments
@@ -33,13 +36,14 @@ class Run:
 
     Args:
         arguments ([`Arguments`]): All that was asked for.
-        posts (`DatasetDict`): The splits that it uses, without images where these are not read.
+        posts (`DatasetDict` or `IterableDatasetDict`): The splits that it uses, without images where these are not
+            read.
         model ([`SMCLTaggingModel`]): The model.
         processor ([`SMCLProcessor`]): Its processor.
     """
 
     arguments: Arguments
-    posts: DatasetDict
+    posts: PostsDict
     model: SMCLTaggingModel
     processor: SMCLProcessor
 
@@ -59,7 +63,7 @@ class Run:
 
     def build_trainer(
         self,
-        posts: DatasetDict | None = None,
+        posts: PostsDict | None = None,
         training: SMCLTrainingArguments | None = None,
         image_cache: str | None = None,
     ) -> SMCLTrainer:
@@ -82,7 +86,8 @@ class Run:
         data = self.arguments.data if image_cache is None else replace(self.arguments.data, image_cache=image_cache)
         shown, features = posts.get("validation"), None
         evaluates = training.do_train and training.eval_strategy != IntervalStrategy.NO
-        keeps_images = self.arguments.model.freeze_vision or data.cache_images
+        # A stream passes by: its images are encoded as they come.
+        keeps_images = (self.arguments.model.freeze_vision or data.cache_images) and not data.streaming
         if training.do_train and keeps_images and "images" in posts["train"].column_names:
             # One process reads and computes; the others of this machine then find all on disk.
             with training.main_process_first(desc="reading images"):
@@ -95,11 +100,15 @@ class Run:
         if not training.do_train:
             # The defaults evaluate and save after each epoch, which transformers refuses without data for it.
             training.eval_strategy = training.save_strategy = "no"
+        train_posts = posts["train"] if training.do_train else None
+        if isinstance(train_posts, IterableDataset) and training.train_sampling_strategy == "random":
+            seed = training.seed if training.data_seed is None else training.data_seed
+            train_posts = train_posts.shuffle(seed, buffer_size=data.shuffle_buffer)
         trainer = SMCLTrainer(
             model=self.model,
             args=training,
             data_collator=SMCLDataCollator(self.processor, features, data.max_length, data.on_extra_images),
-            train_dataset=posts["train"] if training.do_train else None,
+            train_dataset=train_posts,
             eval_dataset=posts.get("validation"),
             processing_class=self.processor,
             compute_metrics=build_compute_metrics(self.labels),
@@ -138,12 +147,66 @@ def prepare(arguments: Arguments, splits: list[str]) -> Run:
     Raises:
         ValueError: if the arguments, the data and the model do not fit together.
     """
-    ignore_images = arguments.data.ignore_images or not reads_images(find_system(arguments.model))
-    posts = load_posts(arguments.data.dataset, splits, ignore_images)
+    data, switches = arguments.data, arguments.switches.given()
+    system, config = find_system(arguments.model), saved_config(arguments.model)
+    if data.streaming:
+        _check_streaming(arguments, system)
+    posts = load_posts(
+        data.dataset,
+        splits,
+        parse_columns(data.columns),
+        data.streaming,
+        tag_scheme=data.tag_scheme,
+        reads_images=reads_images(system),
+        ignore_images=data.ignore_images,
+        labels=None if config is None else label_list(config),
+    )
     set_seed(arguments.training.seed)
-    switches = arguments.switches.given()
     model, processor = load_model(arguments.model, switches, label_names(posts), posts.get("train"))
     return Run(arguments, posts, model, processor)
+
+
+def _check_streaming(arguments: Arguments, system: type[SMCLTaggingModel]) -> None:
+    """Refuse what a stream of posts can't do; a `ValueError` names it."""
+    data, training = arguments.data, arguments.training
+    is_new = arguments.model.model is None
+    cures = {
+        "`--cache_images`, which reads all images first: leave it out": data.cache_images,
+        "`--calibrate`, which looks at all posts again and again: calibrate in another run, without it": (
+            arguments.model.calibrate
+        ),
+        "`--train_sampling_strategy group_by_length`, which sorts all posts: leave it out": (
+            training.do_train and training.train_sampling_strategy == "group_by_length"
+        ),
+        f"{training.world_size} processes: start one": training.world_size > 1,
+        f"a new {system_name(system)}, which takes its words from all posts: give another `--system`, or a saved "
+        "model by `--model`": is_new and not needed_encoders(system),
+        "`--do_train` alone, since nobody knows the length of a stream: give `--max_steps`": training.do_train
+        and training.max_steps <= 0,
+    }
+    for what, is_asked in cures.items():
+        if is_asked:
+            raise ValueError(f"`--streaming` can't go with {what}.")
+    if data.shuffle_buffer < 1:
+        raise ValueError(f"`--shuffle_buffer` must be at least 1 post, got {data.shuffle_buffer}.")
+
+
+def saved_config(arguments: ModelArguments) -> PretrainedConfig | None:
+    """Load the configuration of `--model`; none of a new model. A `ValueError` says so if there is no such model."""
+    if arguments.model is None:
+        return None
+    try:
+        return AutoConfig.from_pretrained(arguments.model)
+    except OSError as error:
+        raise ValueError(
+            f"`--model {arguments.model}` is neither a folder with a saved model nor a model that can be reached on "
+            f"the Hub: {error}"
+        ) from error
+
+
+def label_list(config: PretrainedConfig) -> list[str]:
+    """Return the names of a model's tags, by id."""
+    return [config.id2label[number] for number in range(config.num_labels)]
 
 
 def find_system(arguments: ModelArguments) -> type[SMCLTaggingModel]:
@@ -167,13 +230,7 @@ def find_system(arguments: ModelArguments) -> type[SMCLTaggingModel]:
         raise ValueError(
             "`--model` brings its own encoders: leave out `--text_model`, `--vision_model` and `--word_vectors`."
         )
-    try:
-        config = AutoConfig.from_pretrained(arguments.model)
-    except OSError as error:
-        raise ValueError(
-            f"`--model {arguments.model}` is neither a folder with a saved model nor a model that can be reached on "
-            f"the Hub: {error}"
-        ) from error
+    config = saved_config(arguments)
     system = next((system for system in SYSTEMS.values() if system.config_class is type(config)), None)
     if system is None or name not in (None, system_name(system)):
         raise ValueError(
@@ -212,8 +269,7 @@ def _load_model(
 ) -> tuple[SMCLTaggingModel, SMCLProcessor]:
     """Load `--model` and its processor; see `load_model`."""
     model = load_saved_model(arguments, switches)
-    model_labels = [model.config.id2label[i] for i in range(model.config.num_labels)]
-    if model_labels != labels:
+    if (model_labels := label_list(model.config)) != labels:
         raise ValueError(f"The model {arguments.model} has the labels {model_labels}, but the data set has {labels}.")
     return model, AutoProcessor.from_pretrained(arguments.model)
 

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 from transformers import Trainer
 
 from ..crf_smcl import LinearChainCRF
+from ..dataset_scripts.row_checks import NOT_TAGGED
 from ..pipeline_smcl import find_entities
 
 # First word, last word, type.
@@ -43,7 +44,8 @@ class EntityConfidences:
     Args:
         crf ([`LinearChainCRF`]): The model's CRF.
         posts (iterable of `tuple[torch.Tensor, list[int]]`): Emissions of shape `(num_words, num_labels)` and gold tag
-            ids of each post; at least one word in each.
+            ids of each post, -100 for a word that nobody tagged: entities with one are left out; at least one word in
+            each.
     """
 
     def __init__(self, crf: LinearChainCRF, posts: Iterable[tuple[torch.Tensor, list[int]]]):
@@ -54,7 +56,11 @@ class EntityConfidences:
         for emissions, gold in posts:
             mask = torch.ones(1, len(emissions), dtype=torch.bool)
             best = self.crf.decode(emissions[None], mask)[0].tolist()
-            predicted, right = (find_entities([self.crf.labels[tag] for tag in tags]) for tags in (best, gold))
+            named = [["O" if tag == NOT_TAGGED else self.crf.labels[tag] for tag in tags] for tags in (best, gold)]
+            predicted, right = map(find_entities, named)
+            # Nobody knows whether these are right.
+            unknown = {word for word, tag in enumerate(gold) if tag == NOT_TAGGED}
+            predicted = [span for span in predicted if not unknown & set(range(span[0], span[1] + 1))]
             self.emissions.append(emissions.double())
             self.predicted.append(predicted)
             correct += [entity in right for entity in predicted]

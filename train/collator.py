@@ -5,7 +5,7 @@ from typing import Any
 import PIL.Image
 import torch
 
-from ..processing_smcl import SMCLProcessor
+from ..processing_smcl import SMCLProcessor, as_list
 from .image_cache import CachedImages
 
 
@@ -32,13 +32,16 @@ class SMCLDataCollator:
         self.on_extra_images = on_extra_images
 
     def __call__(self, examples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        """Collate `examples`; those without `images` are posts without images.
+        """Collate `examples`; those without `images`, with none or with `None` are posts without images.
 
         Where examples have `images` but none has an image, there is a slot of padding all the same: processes that
         share a model must all use the same layers, and a step's moments must not depend on how posts are shared.
         """
-        columns = {name: [example[name] for example in examples] for name in examples[0]}
+        names = dict.fromkeys(name for example in examples for name in example)
+        columns = {name: [example.get(name) for example in examples] for name in names}
         images, image_rows = columns.get("images"), columns.get("image_rows")
+        if images is not None:
+            images = [as_list(post) for post in images]
         is_blank = not any(images or image_rows or [])
         if is_blank:
             images = images and [[PIL.Image.new("RGB", (32, 32))], *images[1:]]

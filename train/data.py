@@ -1,92 +1,99 @@
 """Data sets of posts to train and evaluate on."""
 
-import copy
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from datasets import Dataset, DatasetDict, Image, IterableDataset, List, load_dataset
-from datasets.exceptions import DatasetNotFoundError
+import pyarrow as pa
+from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict, load_dataset, load_dataset_builder
+from datasets.exceptions import DatasetNotFoundError, DatasetsError
+
+from ..dataset_scripts.gate import PostsDict, prepare_posts
+from ..dataset_scripts.label_files import check_label_files
+from ..dataset_scripts.row_checks import NOT_TAGGED
 
 
-def load_posts(name: str, splits: list[str], ignore_images: bool = False) -> DatasetDict:
-    """Load a data set and check what is needed of it.
+def load_posts(
+    name: str, splits: Sequence[str], columns: Mapping[str, str] | None = None, streaming: bool = False, **options: Any
+) -> PostsDict:
+    """Load a data set and bring it into the schema.
 
     Args:
-        name (`str`): Folder or Hub name.
-        splits (`list[str]`): Splits that will be used.
-        ignore_images (`bool`, *optional*, defaults to `False`): Whether to leave out the images.
+        name (`str`): Folder or Hub name of whatever `load_dataset` reads.
+        splits (`Sequence[str]`): Splits that will be used.
+        columns (`Mapping[str, str]`, *optional*): Of [`~columns.parse_columns`].
+        streaming (`bool`, *optional*, defaults to `False`): Whether to read posts as they are needed.
+        **options: Those of [`~gate.prepare_posts`].
 
     Returns:
-        `DatasetDict` with those splits.
+        `DatasetDict` with those splits, or an `IterableDatasetDict` of streams.
 
     Raises:
-        ValueError: if the data set, a split or a column is missing, or a split is empty; names it.
+        ValueError: if the data set or a split is missing, or the gate refuses it; names what is wrong.
     """
-    posts = DatasetDict({split: load_split(name, split) for split in splits})
-    check_posts(posts, name)
-    if ignore_images:
-        posts = DatasetDict({split: drop_images(rows) for split, rows in posts.items()})
-    return posts
+    with _Explained(name):
+        check_label_files(load_dataset_builder(name), splits, columns)
+    posts = {split: load_split(name, split, streaming) for split in splits}
+    folder = name if os.path.isdir(name) else None
+    with _Explained(name):
+        kind = IterableDatasetDict if streaming else DatasetDict
+        return prepare_posts(kind(posts), where=f"the data set {name}", columns=columns, folder=folder, **options)
 
 
-def check_posts(posts: DatasetDict, name: str) -> None:
-    """Check the columns of all splits, before any work is done; a `ValueError` says what is wrong."""
-    for split, columns in posts.column_names.items():
-        missing = {"id", "tokens", "ner_tags"} - set(columns)
-        if missing:
-            raise ValueError(
-                f"Split {split!r} of the data set {name} lacks the columns {sorted(missing)}; it has {columns}. The "
-                "data schema stands in the README."
-            )
-    tags = next(iter(posts.values())).features["ner_tags"].feature
-    if not hasattr(tags, "names"):
-        raise ValueError(f"The column `ner_tags` must hold class labels with names, got {tags}.")
-
-
-def load_split(name: str, split: str) -> Dataset:
-    """Load one split; a `ValueError` says what is wrong if it can't be."""
+def load_split(name: str, split: str, streaming: bool = False) -> Dataset | IterableDataset:
+    """Load one split as it is; a `ValueError` says what is wrong if it can't be."""
     try:
-        return load_dataset(name, split=split)
-    except (DatasetNotFoundError, ConnectionError, FileNotFoundError) as error:
-        raise ValueError(
-            f"`--dataset {name}` is neither a folder here nor a data set that can be reached on the Hub. Write one "
-            "with `python -m smcl.dataset_scripts.mner_mi` or another converter."
-        ) from error
+        with _Explained(name):
+            return load_dataset(name, split=split, streaming=streaming)
+    except UnreadableError:
+        raise
     except ValueError as error:
         raise ValueError(
             f"The data set {name} has no split {split!r} with at least one post, which this run needs: {error}"
         ) from error
 
 
-def label_names(posts: DatasetDict) -> list[str]:
+class UnreadableError(ValueError):
+    """There is no such data set, or `datasets` can't read it."""
+
+
+class _Explained:
+    """Turns what `datasets` says of a data set that it can't read into an error that helps."""
+
+    def __init__(self, name: str):
+        self.name = name
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind, error, traceback) -> None:
+        if isinstance(error, DatasetNotFoundError | ConnectionError | FileNotFoundError):
+            raise UnreadableError(
+                f"`--dataset {self.name}` is neither a folder here nor a data set that can be reached on the Hub. "
+                "Write one with `python -m smcl.dataset_scripts.mner_mi` or another converter."
+            ) from error
+        if isinstance(error, DatasetsError | pa.ArrowException | OSError):
+            reasons = [str(reason) for reason in (error, error.__cause__) if reason is not None]
+            raise UnreadableError(
+                f"`datasets` can't read the data set {self.name}: {' '.join(reasons)} Do all of its files have the "
+                "same columns of the same types?"
+            ) from error
+
+
+def cut_stream(posts: IterableDataset, size: int) -> Iterator[Dataset]:
+    """Cut a stream into data sets of at most so many posts, in memory, one after the other."""
+    for rows in posts.iter(size):
+        yield Dataset.from_dict(rows, features=posts.features)
+
+
+def label_names(posts: PostsDict) -> list[str]:
     """Return the names of the tags, by id."""
     return next(iter(posts.values())).features["ner_tags"].feature.names
 
 
-def drop_images(posts: Dataset) -> Dataset:
-    """Leave out the column of images, if there is one."""
-    return posts.remove_columns("images") if "images" in posts.column_names else posts
+def name_tags(ids: Sequence[int], labels: Sequence[str]) -> list[str | None]:
+    """Name the tags of a post; a word that nobody tagged (-100) has `None`."""
+    return [None if tag == NOT_TAGGED else labels[tag] for tag in ids]
 
 
-def keep_images_encoded(dataset: Any) -> Any:
-    """Have a data set give the files of its images, for the processor to decode.
-
-    `datasets` would decode images of any size, and does not say which post has one that it can't decode.
-
-    Args:
-        dataset (`Dataset` or `IterableDataset`): A data set; without a column `images` of images, or of another kind,
-            it stays as it is.
-
-    Returns:
-        `Dataset` or `IterableDataset`: the same posts, with `{"bytes": ..., "path": ...}` in place of decoded images.
-    """
-    kinds = (dataset.features or {}) if isinstance(dataset, Dataset | IterableDataset) else {}
-    if kinds.get("images") != List(Image()):
-        return dataset
-    if isinstance(dataset, IterableDataset):
-        return dataset.cast_column("images", List(Image(decode=False)))
-    dataset = copy.deepcopy(dataset)
-    dataset.info.features["images"] = List(Image(decode=False))
-    return dataset
-
-
-__all__ = ["check_posts", "drop_images", "keep_images_encoded", "label_names", "load_posts", "load_split"]
+__all__ = ["UnreadableError", "cut_stream", "label_names", "load_posts", "load_split", "name_tags"]

@@ -13,14 +13,15 @@ from pathlib import Path
 import psutil
 import pyarrow.compute as pc
 import torch
-from datasets import Dataset, DatasetDict
+from datasets import Dataset, DatasetDict, IterableDatasetDict
 from tqdm.auto import tqdm
 from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallback, TrainerCallback
 
+from ..dataset_scripts.row_checks import NOT_TAGGED
 from ..images_smcl import ImageError, load_image
 from .arguments import SMCLTrainingArguments
 from .build import Run
-from .data import keep_images_encoded
+from .data import cut_stream
 from .trainer import SMCLTrainer
 
 # Posts of each split whose images are read.
@@ -55,7 +56,7 @@ def dry_run(run: Run) -> dict[str, float]:
     """Check a run and print what it will take.
 
     Reads the images of some posts of each split, trains one step on the longest texts with the most images and two on
-    usual posts, and evaluates such batches. The model is changed by it.
+    usual posts, and evaluates such batches. The model is changed by it. Of streams, the first posts stand for all.
 
     Args:
         run ([`Run`]): What the run works with.
@@ -68,6 +69,9 @@ def dry_run(run: Run) -> dict[str, float]:
         FloatingPointError: if the loss is not finite.
     """
     dataset, arguments = run.posts, run.arguments.training
+    if run.arguments.data.streaming:
+        # As many as are looked at of other data sets, or give a batch of the largest and usual ones.
+        dataset = _first_posts(dataset, max(SAMPLE, *(_batch_size(arguments, split) for split in dataset)))
     if arguments.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(arguments.device)
     with tempfile.TemporaryDirectory() as folder:
@@ -89,7 +93,9 @@ def dry_run(run: Run) -> dict[str, float]:
     times = _whole_run(dataset, arguments, batch_seconds, seconds_per_image)
     used, available = _memory(arguments.device)
     if trainer.is_world_process_zero():
-        lines = [*_describe_data(dataset), "", *_describe_model(trainer, arguments.output_dir)]
+        streams = ["The first posts of each stream, which alone evaluation and prediction are timed for:"]
+        lines = streams if run.arguments.data.streaming else []
+        lines += [*_describe_data(dataset), "", *_describe_model(trainer, arguments.output_dir)]
         lines += [f"memory   {used:.2f} GB at most, of {available:.1f} GB", ""]
         lines += _describe_times(dataset, arguments, batch_seconds, times)
         sys.stdout.write("\n".join(lines) + "\n")
@@ -127,9 +133,13 @@ def _lengths(posts: Dataset, column: str) -> list[int]:
     return [length for row in rows for length in pc.list_value_length(row[column]).fill_null(0).to_pylist()]
 
 
+def _first_posts(streams: IterableDatasetDict, count: int) -> DatasetDict:
+    """Return the first posts of each stream, in memory."""
+    return DatasetDict({split: next(cut_stream(posts, count)) for split, posts in streams.items()})
+
+
 def _few_posts(posts: Dataset, batch_size: int) -> Dataset:
     """Return a batch of the longest texts with the most images of any post, and some of usual posts."""
-    posts = keep_images_encoded(posts)
 
     def most(column: str) -> list[int]:
         order = sorted(enumerate(_lengths(posts, column)), key=lambda pair: -pair[1])
@@ -158,11 +168,11 @@ def _check_images(dataset: DatasetDict, trainer: SMCLTrainer, on_extra_images: s
             rows = [row for row, count in enumerate(_lengths(posts, "images")) if count > most]
             _refuse(split, posts, rows, f"have more than {most} images: see `--on_extra_images`")
         sample = sorted(random.Random(0).sample(range(len(posts)), min(SAMPLE, len(posts))))
-        encoded, broken = keep_images_encoded(posts), []
+        broken = []
         quiet = bool(trainer.args.disable_tqdm)
         for row in tqdm(sample, desc=f"Checking images, {split}", unit="post", disable=quiet):
             try:
-                for image in encoded[row]["images"]:
+                for image in posts[row]["images"]:
                     load_image(image)
             except ImageError:
                 broken.append(row)
@@ -257,17 +267,19 @@ def peak_process_memory() -> int:
 def _describe_data(dataset: DatasetDict) -> list[str]:
     """Return a table of what is in each split."""
     labels = next(iter(dataset.values())).features["ner_tags"].feature.names
-    types = [label[2:] for label in labels if label.startswith("B-")]
+    types, untagged = [label[2:] for label in labels if label.startswith("B-")], {}
     lines = [f"{'split':<12}{'posts':>9}{'words':>9}{'images':>9}" + "".join(f"{name:>9}" for name in types)]
     for split, posts in dataset.items():
         counts = Counter()
         for rows in posts.with_format("arrow").select_columns("ner_tags").iter(10_000):
             tags = pc.value_counts(pc.list_flatten(rows["ner_tags"])).to_pylist()
-            counts.update({labels[tag["values"]]: tag["counts"] for tag in tags})
+            counts.update({tag["values"]: tag["counts"] for tag in tags})
+        untagged[split] = counts[NOT_TAGGED]
         numbers = [len(posts), counts.total(), _count_images(dataset, (split,))]
-        numbers += [counts[f"B-{name}"] for name in types]
+        numbers += [counts[labels.index(f"B-{name}")] for name in types]
         lines.append(f"{split:<12}" + "".join(f"{number:>9}" for number in numbers))
-    return lines
+    told = [f"{count} words of {split}" for split, count in untagged.items() if count]
+    return lines + ([f"not tagged (-100): {', '.join(told)}"] if told else [])
 
 
 def _describe_model(trainer: SMCLTrainer, output_dir: str) -> list[str]:

@@ -26,10 +26,10 @@ from transformers.utils import logging
 
 from ..configuration_smcl import SMCLConfig
 from ..dataset_scripts.fingerprints import image_digest
+from ..dataset_scripts.gate import prepare_posts
 from ..images_smcl import load_image
 from ..modeling_smcl import SMCLTaggingModel
 from ..processing_smcl import SMCLProcessor
-from .data import keep_images_encoded
 
 logger = logging.get_logger(__name__)
 
@@ -201,10 +201,10 @@ class CachedImages:
             ValueError: if an image can't be used; names the post.
             OSError: if values can't be written.
         """
-        names = [name for name in ("id", "images") if name in dataset.column_names]
+        dataset = prepare_posts(dataset, where="the data set", needs_tags="ner_tags" in dataset.column_names)
         pending: dict[bytes, torch.Tensor] = {}
         image_rows, computed, digests = [], [], []
-        posts = keep_images_encoded(dataset.select_columns(names))
+        posts = dataset.select_columns(["id", "images"])
         for post in tqdm(posts, desc="Images", unit="post", disable=disable_tqdm):
             try:
                 images = self.processor.limit_images([post["images"]], self.on_extra_images)[0]

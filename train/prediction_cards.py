@@ -4,15 +4,15 @@ import io
 from collections.abc import Callable
 
 import numpy as np
-from datasets import Dataset
 from PIL import Image
 from transformers import TrainerCallback
 from transformers.integrations import MLflowCallback, TensorBoardCallback, WandbCallback
 from transformers.utils import logging
 
+from ..dataset_scripts.gate import Posts
 from ..pipeline_smcl import MultiImageNERPipeline, find_entities
 from ..predict.figures.png import draw_card
-from .data import keep_images_encoded
+from .data import name_tags
 from .trainer import SMCLTrainer
 
 logger = logging.get_logger(__name__)
@@ -41,14 +41,15 @@ SENDERS: dict[type[TrainerCallback], Callable] = {
 }
 
 
-def add_prediction_figures(trainer: SMCLTrainer, posts: Dataset, on_extra_images: str = "error") -> None:
+def add_prediction_figures(trainer: SMCLTrainer, posts: Posts, on_extra_images: str = "error") -> None:
     """Have a trainer send figures of predictions to its trackers after each evaluation.
 
     Nothing is added if none of them (`report_to`) is TensorBoard, W&B or MLflow, or no post has an image.
 
     Args:
         trainer ([`SMCLTrainer`]): A trainer of a model that reads images.
-        posts (`Dataset`): Validation posts with gold tags; the first 4 with an image are drawn.
+        posts (`Dataset` or `IterableDataset`): Validation posts as the gate gives them; the first 4 with an
+            image are drawn.
         on_extra_images (`str`, *optional*, defaults to `"error"`): See [`SMCLProcessor`].
     """
     trackers = [callback for callback in trainer.callback_handler.callbacks if type(callback) in SENDERS]
@@ -64,7 +65,7 @@ def add_prediction_figures(trainer: SMCLTrainer, posts: Dataset, on_extra_images
         return
     labels = posts.features["ner_tags"].feature.names
     # Each is read by itself: a data set of any size stays on disk.
-    illustrated = (post for post in keep_images_encoded(posts) if post["images"])
+    illustrated = (post for post in posts if post["images"])
     drawn = [post for post, _ in zip(illustrated, range(NUM_POSTS), strict=False)]
     if drawn:
         trainer.add_callback(PredictionFigures(trackers, drawn, labels, on_extra_images))
@@ -116,7 +117,7 @@ class PredictionFigures(TrainerCallback):
         """
         given = {"text": post["tokens"], "images": post["images"]}
         page = draw_card(pipe.explain(given, on_extra_images=self.on_extra_images))
-        spans = find_entities([self.labels[tag] for tag in post["ner_tags"]])
+        spans = find_entities([tag or "O" for tag in name_tags(post["ner_tags"], self.labels)])
         gold = [f"{' '.join(post['tokens'][first : last + 1])} {name}" for first, last, name in spans]
         page.paragraph(f"Gold: {', '.join(gold) or 'no entities'}. Post {post['id']}.")
         file = io.BytesIO()

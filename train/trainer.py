@@ -11,17 +11,20 @@ import numpy as np
 import torch
 from accelerate.data_loader import BatchSamplerShard, DataLoaderShard
 from accelerate.utils import send_to_device
+from datasets import concatenate_datasets
 from safetensors import SafetensorError
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset, SequentialSampler
 from transformers import EarlyStoppingCallback, EvalPrediction, Trainer
 from transformers.trainer_utils import TrainOutput
 from transformers.utils import logging
 
+from ..baselines import reads_images
+from ..dataset_scripts.gate import prepare_posts
 from ..layers_smcl import real_image_indices
 from ..losses_smcl import BatchShare
 from .checkpoints import checkpoint_faults, last_complete_checkpoint, sharding_of
 from .collator import SMCLDataCollator
-from .data import keep_images_encoded
+from .data import name_tags
 from .metrics import entity_metrics
 from .samplers import LengthSampler, SharedBatchSampler, token_counts
 
@@ -32,14 +35,16 @@ class SMCLTrainer(Trainer):
     """A `Trainer` that logs each part of the loss, evaluates decoded tags and restores every tensor.
 
     It resumes from complete checkpoints only, and stops with a `FloatingPointError` before weights that are not finite
-    are saved. Several processes train as one would that has the whole batches.
+    are saved. Several processes train as one would that has the whole batches. With [`SMCLDataCollator`], all posts
+    pass the gate of [`~gate.prepare_posts`]: columns, tags and labels must fit the model. What another collator reads
+    is its own business.
 
     Args:
         *args: As those of `Trainer`.
         **kwargs: Likewise.
 
     Raises:
-        ValueError: if FSDP is to save parts of a model, which could not be loaded again.
+        ValueError: if posts can't be read, or FSDP is to save parts of a model, which could not be loaded again.
     """
 
     def __init__(self, *args, **kwargs):
@@ -50,6 +55,42 @@ class SMCLTrainer(Trainer):
                 "whole model. examples/accelerate/fsdp2.yaml has it."
             )
         self._forget_losses()
+        self.train_dataset = self._prepare_posts(self.train_dataset, "`train_dataset`")
+        self.eval_dataset = self._prepare_posts(self.eval_dataset, "`eval_dataset`")
+
+    def _prepare_posts(self, posts: Any, where: str, needs_tags: bool = True) -> Any:
+        """Have the gate check posts, or a dictionary of them, and bring them into the schema of the collator."""
+        if posts is None or isinstance(posts, str) or not isinstance(self.data_collator, SMCLDataCollator):
+            return posts
+        if isinstance(posts, dict):
+            return {name: self._prepare_posts(part, f"{where}[{name!r}]", needs_tags) for name, part in posts.items()}
+        model = self.accelerator.unwrap_model(self.model)
+        options = {
+            "where": where,
+            "needs_tags": needs_tags or "ner_tags" in (getattr(posts, "column_names", None) or ()),
+            "labels": [model.config.id2label[number] for number in range(model.config.num_labels)],
+        }
+        if "image_rows" not in (getattr(posts, "column_names", None) or ()):
+            return prepare_posts(posts, reads_images=reads_images(type(model)), **options)
+        # Images that a cache has replaced.
+        prepared, rows = prepare_posts(posts, reads_images=False, **options), posts.select_columns(["image_rows"])
+        return concatenate_datasets([prepared, rows.with_format(None)], axis=1)
+
+    def evaluate(self, eval_dataset=None, *args, **kwargs) -> dict[str, float]:
+        """Evaluate; see `Trainer.evaluate`.
+
+        Args:
+            eval_dataset (`Dataset`, `IterableDataset`, `str` or `dict`, *optional*): Posts with gold tags.
+            *args: As those of `Trainer.evaluate`.
+            **kwargs: Likewise.
+
+        Returns:
+            `dict[str, float]`: the scores.
+
+        Raises:
+            ValueError: if posts can't be read.
+        """
+        return super().evaluate(self._prepare_posts(eval_dataset, "`eval_dataset`"), *args, **kwargs)
 
     def _forget_losses(self) -> None:
         self._part_names: list[str] = []
@@ -156,8 +197,6 @@ class SMCLTrainer(Trainer):
                 f"Expected one process, or posts with a length, to evaluate or predict, got a stream and "
                 f"{self.args.world_size} processes. Load these posts whole, or evaluate them in one process."
             )
-        if isinstance(self.data_collator, SMCLDataCollator):
-            dataset = keep_images_encoded(dataset)
         drop_last = self.args.dataloader_drop_last
         try:
             # transformers would leave out the last posts of an evaluation as well.
@@ -182,6 +221,19 @@ class SMCLTrainer(Trainer):
             inputs = {**inputs, "image_indices": indices}
         inputs = send_to_device(inputs, self.args.device, non_blocking=self.accelerator.non_blocking)
         return super()._prepare_inputs(inputs)
+
+    def get_test_dataloader(self, test_dataset) -> DataLoader:
+        """Build the loader of posts to predict, which need no gold tags."""
+        return super().get_test_dataloader(self._prepare_posts(test_dataset, "`test_dataset`", needs_tags=False))
+
+    def _init_training_state(self, max_steps, num_update_steps_per_epoch, *args) -> tuple[int, int]:
+        passes, batches = super()._init_training_state(max_steps, num_update_steps_per_epoch, *args)
+        if isinstance(self.train_dataset, IterableDataset) and self.state.epoch and not self.args.ignore_data_skip:
+            # Trainer takes all steps for one pass over a stream, but notes where in which pass a checkpoint was saved.
+            passes = int(self.state.epoch)
+            in_pass = (self.state.epoch - passes) * max_steps * self.args.gradient_accumulation_steps
+            batches = round(in_pass)
+        return passes, batches
 
     def _get_train_sampler(self, train_dataset=None):
         if not self._groups_posts:
@@ -394,7 +446,10 @@ def build_compute_metrics(labels: list[str]) -> Callable[[EvalPrediction], dict[
     """
 
     def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
-        return entity_metrics(word_tags(prediction.label_ids, labels), word_tags(prediction.predictions, labels))
+        # A word that nobody tagged is predicted all the same.
+        pairs = zip(prediction.label_ids, prediction.predictions, strict=True)
+        gold = [name_tags(row[tags != -100], labels) for row, tags in pairs]
+        return entity_metrics(gold, word_tags(prediction.predictions, labels))
 
     return compute_metrics
 

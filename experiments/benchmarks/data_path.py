@@ -26,6 +26,7 @@ from transformers import BertConfig, ViTConfig, ViTImageProcessorPil
 
 from smcl import SMCLConfig, SMCLForTokenClassification, SMCLProcessor
 from smcl.baselines import SYSTEMS as MODELS
+from smcl.dataset_scripts.gate import prepare_posts
 from smcl.dataset_scripts.schema import FEATURES, LABELS
 from smcl.dataset_scripts.twitter import read_posts
 from smcl.experiments.runs import circumstances
@@ -33,7 +34,6 @@ from smcl.experiments.tables import markdown, spread, written
 from smcl.processing_smcl import load_tokenizer
 from smcl.train.arguments import SMCLTrainingArguments
 from smcl.train.collator import SMCLDataCollator
-from smcl.train.data import keep_images_encoded
 from smcl.train.image_cache import CachedImages, ImageFeatures, ImagePixels
 from smcl.train.trainer import SMCLTrainer
 
@@ -191,7 +191,7 @@ def compare(arguments: argparse.Namespace) -> dict:
     settings = {name: getattr(arguments, name) for name in ("side", "files", "base_size", "batch_size", "repeats")}
     return {
         "posts": len(posts),
-        "images": sum(map(len, keep_images_encoded(posts)["images"])),
+        "images": sum(map(len, prepare_posts(posts)["images"])),
         **settings,
         **about,
         "caches": {name: cost for name, (_, _, cost) in caches.items()},

@@ -22,7 +22,7 @@ from smcl.modeling_smcl import SMCLForTokenClassification
 from smcl.predict.onnx_export import export_onnx
 from smcl.predict.onnx_tagger import OnnxTagger
 from smcl.processing_smcl import SMCLProcessor
-from smcl.train.data import load_split
+from smcl.train.data import load_posts, name_tags
 from smcl.train.metrics import entity_metrics
 from smcl.train.trainer import word_tags
 
@@ -112,9 +112,9 @@ def compare(model_folder: str, dataset: str, threads: int, repeats: int, max_bat
     torch.set_num_threads(threads)
     model = SMCLForTokenClassification.from_pretrained(model_folder).eval()
     processor = SMCLProcessor.from_pretrained(model_folder)
-    posts = load_split(dataset, "test")
     labels = [model.config.id2label[i] for i in range(model.config.num_labels)]
-    gold = [[labels[tag] for tag in tags] for tags in posts["ner_tags"]]
+    posts = load_posts(dataset, ["test"], labels=labels)["test"]
+    gold = [name_tags(tags, labels) for tags in posts["ner_tags"]]
     systems, size = {PYTORCH: pytorch_system(model)}, {PYTORCH: _bytes(Path(model_folder), "*.safetensors")}
     with tempfile.TemporaryDirectory() as root:
         for name, quantize in (("ONNX", False), ("ONNX int8", True)):

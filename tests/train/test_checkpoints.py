@@ -63,6 +63,6 @@ def test_resume_argument_may_be_true_false_or_a_checkpoint(checkpoint, tmp_path)
 @pytest.mark.parametrize("folder", ["file", "file/below", "bad\0name"])
 def test_impossible_output_folder_is_refused_before_any_work(training, tmp_path, monkeypatch, folder):
     (tmp_path / "file").write_text("in the way")
-    monkeypatch.setattr("smcl.train.build.load_posts", lambda *args: pytest.fail("work has begun"))
+    monkeypatch.setattr("smcl.train.build.load_posts", lambda *args, **kwargs: pytest.fail("work has begun"))
     with pytest.raises(ValueError, match="`--output_dir` is .*no folder that can be written to"):
         main([*training, "--output_dir", str(tmp_path / folder)])

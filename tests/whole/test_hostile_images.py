@@ -14,10 +14,10 @@ from PIL import Image, ImageFile
 from transformers import CLIPImageProcessorPil
 
 from smcl import SMCLProcessor, images_smcl
+from smcl.dataset_scripts.gate import prepare_posts
 from smcl.dataset_scripts.repair import read_image
 from smcl.train.arguments import SMCLTrainingArguments
 from smcl.train.collator import SMCLDataCollator
-from smcl.train.data import keep_images_encoded
 from smcl.train.image_cache import ImageFeatures
 from smcl.train.trainer import SMCLTrainer
 
@@ -403,7 +403,7 @@ def test_images_of_a_data_set_look_the_same_to_the_processor_as_decoded_by_it(pr
     turned, deep = rotated(picture(), 6), encode(Image.new("I;16", (8, 8), 40_000))
     for data in (turned, deep, animation()):
         posts = posts_with({"bytes": data, "path": None})
-        encoded = keep_images_encoded(posts)
+        encoded = prepare_posts(posts)
         assert encoded[1]["images"] == [{"bytes": data, "path": None}]
         batches = [SMCLDataCollator(processor)([rows[0], rows[1]]) for rows in (posts, encoded)]
         assert torch.equal(*(batch["pixel_values"] for batch in batches))

@@ -120,7 +120,7 @@ def test_half_a_surrogate_pair_is_refused_by_the_converters_with_its_line():
         ({"text": ["a", 3]}, "Post 1 of the batch: expected words as strings, got 3"),
         ({"words": {"a": 1}}, "`words` must be a list with a list of words for each post, got dict"),
         ({"words": 3}, "`words` must be a list .* got int"),
-        ({"words": np.array([["a", "b"]])}, "`words` must be a list .* got ndarray"),
+        ({"words": np.array(3)}, "`words` must be a list .* got ndarray"),
         ({"words": (["a"] for _ in "ab")}, "`words` must be a list .* got generator"),
         ({"words": [["a"]], "labels": 3}, "Expected `labels` for 1 posts, got int"),
         ({"text": {"a": 1}}, "`text` must be a string or a list of strings, got dict"),
