@@ -42,7 +42,7 @@ def read_word_vectors(path: str) -> WordVectors:
     numbers, size, num_repeated = array("f"), 0, 0
     try:
         # Only at "\n": words may hold other characters that end a line in unicode.
-        with open(path, encoding="utf-8", newline="\n") as file:
+        with open(path, encoding="utf-8-sig", newline="\n") as file:
             for number, line in enumerate(file, start=1):
                 fields = line.rstrip("\r\n").split(" ")
                 size = size or len(fields) - 1

@@ -19,7 +19,7 @@ from .significance import entities_of
 
 def read_predictions(path: Path) -> list[dict]:
     """Read the `predictions.jsonl` of a run."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+    return [json.loads(line) for line in path.read_text(encoding="utf-8-sig").split("\n") if line]
 
 
 def keep_overlapping(tags: list[str], spans: list[tuple[int, int]], overlapping: bool) -> list[str]:

@@ -203,7 +203,7 @@ def data_digests(dataset: str) -> dict[str, str]:
     A data set without one is known by its name.
     """
     path = Path(dataset) / "report.json"
-    report = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    report = json.loads(path.read_text(encoding="utf-8-sig")) if path.is_file() else {}
     digests = {split: about["sha256"] for split, about in report.get("splits", {}).items()} or {"name": dataset}
     for column, about in report.get("context", {}).items():
         digests |= {f"{split} {column}": digest for split, digest in about["sha256"].items()}

@@ -122,7 +122,7 @@ def find(plan: Plan, cell: Cell, seed: int) -> Measured | None:
     settings = settings_of(plan, cell)
     pattern = f"*/{plan.data_name}/*-{digest(settings)}/seed-{seed}/cell.json"
     for path in sorted(plan.results.glob(pattern)):
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = json.loads(path.read_text(encoding="utf-8-sig"))
         if record["settings"] == settings:
             measured = Measured(path.parent, record)
             _score_mentions(plan, measured)

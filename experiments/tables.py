@@ -129,4 +129,4 @@ def describe(measured: Sequence[Measured]) -> list[dict[str, Any]]:
 
 def read_table(path: Path) -> dict[str, Any]:
     """Read a `table.json`."""
-    return json.loads(path.read_text(encoding="utf-8"))
+    return json.loads(path.read_text(encoding="utf-8-sig"))

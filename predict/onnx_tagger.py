@@ -50,7 +50,7 @@ class OnnxTagger:
         missing = [name for name in ("model.onnx", "crf.safetensors", "config.json") if not (folder / name).is_file()]
         if missing:
             raise FileNotFoundError(f"{folder} lacks {', '.join(missing)}: expected a folder that `export_onnx` wrote.")
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8-sig"))
         self.labels = [config["id2label"][str(i)] for i in range(len(config["id2label"]))]
         self.max_images = config["max_images"]
         self.max_tokens = config["max_tokens"]

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from datasets import Dataset, DatasetDict
+from datasets import Dataset, DatasetDict, IterableDataset
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 from huggingface_hub.utils.sha import sha_fileobj
@@ -162,7 +162,7 @@ def read_object(path: Path, keys: Set[str]) -> dict[str, Any]:
         ValueError: if the file holds anything else; names it.
     """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8-sig"))
     except ValueError as error:
         raise ValueError(f"Expected {path} to hold JSON, and can't read it: {error}") from error
     if not isinstance(value, dict) or not keys <= value.keys():
@@ -235,7 +235,7 @@ def command_line(argv: Sequence[str], token: str | None = None) -> str:
         import yaml
 
         # JSON is YAML.
-        given = yaml.safe_load(Path(argv[0]).read_text(encoding="utf-8"))
+        given = yaml.safe_load(Path(argv[0]).read_text(encoding="utf-8-sig"))
         argv = [part for name, value in given.items() if value is not None for part in _as_arguments(name, value)]
     kept, is_secret = [], False
     for argument in argv:
@@ -265,7 +265,7 @@ def describe_data(name: str, dataset: DatasetDict) -> dict[str, Any]:
         dataset (`DatasetDict`): The splits that were used.
 
     Returns:
-        `dict`: what stands in the converter's `report.json` is `None` where there is no report, or one of other data.
+        `dict`: the posts and mentions of streams are `None`; what stands in the converter's `report.json` is `None` where there is no report, or one of other data.
     """
     try:
         report = read_report(name) or {"splits": {}}
@@ -277,13 +277,19 @@ def describe_data(name: str, dataset: DatasetDict) -> dict[str, Any]:
     for split, posts in dataset.items():
         told = report["splits"].get(split, {})
         # Tags that were mended since, or another data set of as many posts, have another hash.
-        told = told if told and _is_of(told, posts) else {}
-        splits[split] = {"posts": len(posts), "sha256": told.get("sha256"), "images": told.get("images")}
+        # Of a stream, nobody knows what it holds.
+        streams = isinstance(posts, IterableDataset)
+        told = told if told and not streams and _is_of(told, posts) else {}
+        splits[split] = {
+            "posts": None if streams else len(posts),
+            "sha256": told.get("sha256"),
+            "images": told.get("images"),
+        }
         lost = [told[f"{state}_images"]["count"] for state in ("missing", "broken") if told]
         splits[split]["lost_images"] = sum(lost) if told else None
     origin = _origin(name)
     title = (report.get("name") or Path(name).resolve().name) if origin["is_local"] else name
-    mentions = count_mentions(dataset["train"]) if "train" in dataset else None
+    mentions = count_mentions(dataset["train"]) if isinstance(dataset.get("train"), Dataset) else None
     return {**origin, "title": title, "splits": splits, "mentions": mentions}
 
 

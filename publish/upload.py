@@ -261,7 +261,7 @@ def check_model_type(model_type: str) -> None:
 
 def _complete_model(folder: Path, output: Path, name: str, license: str | None) -> RepoCard:
     """Save a model with its processor and code anew, and return its card."""
-    check_model_type(json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type"))
+    check_model_type(json.loads((folder / "config.json").read_text(encoding="utf-8-sig")).get("model_type"))
     pipe = load_pipeline(folder)
     model = pipe.model
     for part in (model.config.text_config, model.config.vision_config):

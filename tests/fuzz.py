@@ -4,11 +4,14 @@
     python tests/fuzz.py --mutations 500 --seed 0
 
 Every mutation knows what should come of it: posts that mean the same, or words that the error must hold. The gate is
-asked about the data set as a whole, as a stream, from its Parquet files, and row by row.
+asked about the data set as a whole, as a stream, from its Parquet files, and row by row. Each twelfth data set is given
+to the command line, dry and in earnest.
 """
 
 import argparse
+import contextlib
 import io
+import json
 import random
 import sys
 import tempfile
@@ -32,13 +35,18 @@ from datasets import (
     disable_progress_bars,
     load_dataset_builder,
 )
+from factories import make_config
 from PIL import Image as Picture
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import BertModel, PreTrainedTokenizerFast, ViTImageProcessorPil, ViTModel
+from transformers.utils import logging
 
 from smcl.dataset_scripts.columns import parse_columns
 from smcl.dataset_scripts.gate import prepare_posts
 from smcl.dataset_scripts.label_files import check_label_files
 from smcl.dataset_scripts.rows import read_post
 from smcl.images_smcl import load_image
+from smcl.run_ner_multiimage import main as main_of_run
 
 NAMES = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]
 # Tags of the four posts, by name.
@@ -301,6 +309,22 @@ def check(case: Case, way: str, folder: Path) -> None:
     compare(case, found, {split: out[split].features["ner_tags"].feature.names for split in SPLITS})
 
 
+def save_encoders(folder: Path) -> tuple[str, str]:
+    """Save tiny random encoders; return their folders."""
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *(f"w{row}{place}" for row in range(4) for place in range(4))]
+    backend = Tokenizer(models.WordPiece({word: index for index, word in enumerate(words)}, unk_token="[UNK]"))
+    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    backend.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    names = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, model_max_length=64, **names)
+    config, images = make_config(), ViTImageProcessorPil(size={"height": 16, "width": 16})
+    parts = {"text": (BertModel(config.text_config), tokenizer), "vision": (ViTModel(config.vision_config), images)}
+    for name, saved in parts.items():
+        for part in saved:
+            part.save_pretrained(folder / name)
+    return str(folder / "text"), str(folder / "vision")
+
+
 def compare(case: Case, found: dict[str, list[dict]], names: dict[str, list[str]]) -> None:
     assert len(set(map(tuple, names.values()))) == 1, f"other labels in other splits: {names}"
     for split, rows in found.items():
@@ -335,12 +359,50 @@ def check_rows(case: Case) -> None:
                 assert post["tokens"] == rows[(columns or {}).get("tokens", "tokens")][row]
 
 
-def run(mutations: int, seed: int) -> Counter:
+def check_command(case: Case, splits: list[str], folder: Path, encoders: tuple[str, str]) -> None:
+    """Run the command line, dry and in earnest: both must come to what the case says."""
+    for split, posts in build(case).items():
+        (folder / "data").mkdir(exist_ok=True)
+        posts.to_parquet(folder / "data" / f"{split}.parquet")
+    argv = ["--dataset", str(folder / "data"), "--output_dir", str(folder / "out"), "--use_cpu", "--max_steps", "1"]
+    argv += ["--text_model", encoders[0], "--vision_model", encoders[1], "--disable_tqdm", "true", "--do_predict"]
+    argv += ["--do_train", "--save_strategy", "no", "--eval_strategy", "no", "--per_device_train_batch_size", "2"]
+    if columns := case.options.get("columns"):
+        argv += ["--columns", *(f"{ours}={theirs}" for ours, theirs in columns.items())]
+    errors = []
+    for extra in (["--dry_run"], []):
+        try:
+            with contextlib.redirect_stdout(io.StringIO()):
+                main_of_run([*argv, *extra])
+            errors.append(None)
+        except ValueError as error:
+            errors.append(str(error))
+    assert errors[0] == errors[1], f"the dry run says {errors[0]}, the run {errors[1]}"
+    # `datasets` reads no folder whose splits have other columns or types.
+    unread = set(splits) != set(SPLITS) and "can't read the data set" in (errors[0] or "")
+    if case.error:
+        named = (*case.error, *splits)
+        assert errors[0] and (unread or any(word in errors[0] for word in named)), f"{named} not in: {errors[0]}"
+        return
+    assert errors[0] is None or unread, f"refused though it is right: {errors[0]}"
+    if errors[0] is None:
+        lines = (folder / "out" / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
+        for row, record in enumerate(map(json.loads, lines)):
+            expected = [tag.replace("PER", "MISC") if case.scheme else tag for tag in TAGS[row]]
+            assert record["tokens"] == [f"w{row}{place}" for place in range(len(TAGS[row]))]
+            assert all(tag in (None, want) for tag, want in zip(record["gold"], expected, strict=True)), record
+            assert [tag is None for tag in record["predicted"]] == [tag is None for tag in record["gold"]], record
+        assert len(lines) == 4
+
+
+def run(mutations: int, seed: int, encoders: tuple[str, str] | None = None, every: int = 12) -> Counter:
     """Try mutations; ends the program with the first one that goes wrong.
 
     Args:
         mutations (`int`): How many.
         seed (`int`): Decides which.
+        encoders (`tuple[str, str]`, *optional*): Folders of a text and an image encoder, to run the command line with.
+        every (`int`, *optional*, defaults to 12): Each how many mutations it is run.
 
     Returns:
         `Counter`: how many of each kind were read, and refused.
@@ -353,9 +415,15 @@ def run(mutations: int, seed: int) -> Counter:
         mutate(case, rng, splits)
         ways = ["whole"] if case.whole_only else ["whole", "stream", "files"]
         way = rng.choice(ways)
+        # A format is no part of files.
+        if encoders is not None and number % every == 0 and mutate is not set_format:
+            way = "command"
         try:
             with tempfile.TemporaryDirectory() as folder:
-                check(case, way, Path(folder))
+                if way == "command":
+                    check_command(case, splits, Path(folder), encoders)
+                else:
+                    check(case, way, Path(folder))
             check_rows(case)
         except Exception:
             traceback.print_exc()
@@ -369,7 +437,9 @@ def main() -> None:
     parser.add_argument("--mutations", type=int, default=500)
     parser.add_argument("--seed", type=int, default=0)
     disable_progress_bars()
-    counts = run(**vars(parser.parse_args()))
+    logging.set_verbosity_error()
+    with tempfile.TemporaryDirectory() as folder:
+        counts = run(**vars(parser.parse_args()), encoders=save_encoders(Path(folder)))
     sys.stdout.write("".join(f"{name:28} {count:>4}\n" for name, count in sorted(counts.items())))
     sys.stdout.write(f"{counts.total()} mutations: each was read right, or refused by name.\n")
 

@@ -27,7 +27,11 @@ def checkpoint_faults(folder: str | Path) -> list[str]:
     """
     folder = Path(folder)
     index = folder / SAFE_WEIGHTS_INDEX_NAME
-    weights = json.loads(index.read_text())["weight_map"].values() if _is_whole(index) else [SAFE_WEIGHTS_NAME]
+    weights = (
+        json.loads(index.read_text(encoding="utf-8-sig"))["weight_map"].values()
+        if _is_whole(index)
+        else [SAFE_WEIGHTS_NAME]
+    )
     random_states = [path.name for path in folder.glob("rng_state_*.pth")] or ["rng_state.pth"]
     optimizer = {"FSDP": ["optimizer.bin", "pytorch_model_fsdp.bin"], "whole models": ["optimizer.pt"]}
     deepspeed = [str(path.relative_to(folder)) for path in sorted(folder.glob("global_step*/*.pt"))]
@@ -47,7 +51,7 @@ def _is_whole(path: Path) -> bool:
     """Tell whether a file is there to its end, without reading tensors."""
     try:
         if path.suffix == ".json":
-            json.loads(path.read_text(encoding="utf-8"))
+            json.loads(path.read_text(encoding="utf-8-sig"))
         elif path.suffix == ".safetensors":
             with safe_open(path, "pt"):
                 pass

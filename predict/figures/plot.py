@@ -71,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--kind", choices=list(DRAWERS), default="card")
     parser.add_argument("--patch_grid", type=int, default=6, help="patches along a side, 0 for none (default: 6)")
     options = parser.parse_args(arguments)
-    post = json.loads(options.post.read_text(encoding="utf-8"))
+    post = json.loads(options.post.read_text(encoding="utf-8-sig"))
     if isinstance(post, dict):
         post["images"] = [str(options.post.parent / image) for image in post.get("images") or ()]
     patch_grid = options.patch_grid if options.kind == "card" else 0

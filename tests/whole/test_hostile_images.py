@@ -7,9 +7,9 @@ import zlib
 
 import pytest
 import torch
-from datasets import Dataset, Features, List, Value
+from datasets import ClassLabel, Dataset, Features, List, Value
 from datasets import Image as DatasetImage
-from factories import make_model
+from factories import LABELS, make_model
 from PIL import Image, ImageFile
 from transformers import CLIPImageProcessorPil
 
@@ -371,7 +371,7 @@ def test_a_huge_file_is_broken_for_the_converters_without_reading_it(tmp_path, m
 def posts_with(image):
     """A data set whose second post has this image."""
     columns = {"id": ["fine", "odd"], "tokens": [["a"], ["b"]], "ner_tags": [[0], [0]]}
-    kinds = {"id": Value("string"), "tokens": List(Value("string")), "ner_tags": List(Value("int64"))}
+    kinds = {"id": Value("string"), "tokens": List(Value("string")), "ner_tags": List(ClassLabel(names=LABELS))}
     images = [[{"bytes": encode(picture()), "path": None}], [image]]
     return Dataset.from_dict({**columns, "images": images}, Features({**kinds, "images": List(DatasetImage())}))
 
@@ -382,7 +382,6 @@ def posts_with(image):
         ({"bytes": b"", "path": None}, "is no image"),
         ({"bytes": png_of_size(9000, 9000), "path": None}, "9000 x 9000 pixels"),
         ({"bytes": None, "path": "missing.jpg"}, "'missing.jpg' can't be used: expected a file there"),
-        (None, "of type NoneType"),
     ],
 )
 def test_an_image_of_a_data_set_is_refused_by_its_post_before_it_is_decoded(
@@ -397,6 +396,13 @@ def test_an_image_of_a_data_set_is_refused_by_its_post_before_it_is_decoded(
             list(loader)
     with pytest.raises(ValueError, match=rf"Post with the id 'odd': .*{message}"):
         ImageFeatures(model, processor).replace_images(posts)
+
+
+def test_a_missing_image_of_a_data_set_is_refused_before_training(processor, tmp_path):
+    arguments = SMCLTrainingArguments(str(tmp_path), use_cpu=True, eval_strategy="no", load_best_model_at_end=False)
+    options = {"data_collator": SMCLDataCollator(processor), "train_dataset": posts_with(None)}
+    with pytest.raises(ValueError, match="`train_dataset`, post 'odd': Image 0 of `images` is empty"):
+        SMCLTrainer(make_model(), arguments, **options)
 
 
 def test_images_of_a_data_set_look_the_same_to_the_processor_as_decoded_by_it(processor):
