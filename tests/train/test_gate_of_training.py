@@ -1,0 +1,166 @@
+"""Whatever is brought to training passes the gate, from the command line and from Python."""
+
+import json
+
+import pytest
+import torch
+from datasets import ClassLabel, Dataset, List, Value, load_dataset
+from factories import LABELS, make_model
+
+from smcl.run_ner_multiimage import main
+from smcl.train.arguments import SMCLTrainingArguments, parse_arguments
+from smcl.train.calibration import EntityConfidences
+from smcl.train.collator import SMCLDataCollator
+from smcl.train.metrics import entity_metrics
+from smcl.train.trainer import SMCLTrainer, build_compute_metrics
+
+
+@pytest.fixture(scope="module")
+def icons(data) -> Dataset:
+    return load_dataset(data, split="train").select(range(8))
+
+
+@pytest.fixture
+def trainer_of(processor, tmp_path):
+    def build(train=None, evaluated=None, **options):
+        arguments = {"use_cpu": True, "disable_tqdm": True, "eval_strategy": "no", "load_best_model_at_end": False}
+        arguments |= {"save_strategy": "no", "max_steps": 1, "per_device_train_batch_size": 4}
+        return SMCLTrainer(
+            make_model(),
+            SMCLTrainingArguments(str(tmp_path), **arguments),
+            data_collator=SMCLDataCollator(processor),
+            train_dataset=train,
+            eval_dataset=evaluated,
+            compute_metrics=build_compute_metrics(LABELS),
+        )
+
+    return build
+
+
+def names_in_place_of_numbers(posts: Dataset) -> Dataset:
+    texts = posts.cast_column("ner_tags", List(Value("string")))
+    return texts.map(lambda post: {"ner_tags": [LABELS[int(tag)] for tag in post["ner_tags"]]})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda posts: posts.with_format("numpy"),
+        lambda posts: posts.with_format("arrow"),
+        lambda posts: posts.with_format("pandas"),
+        names_in_place_of_numbers,
+        lambda posts: posts.to_iterable_dataset(),
+        lambda posts: posts.add_column("lang", ["en"] * len(posts)),
+    ],
+)
+def test_the_trainer_reads_posts_however_they_are_given(icons, trainer_of, change):
+    expected = trainer_of(evaluated=icons).evaluate()["eval_loss"]
+    trainer = trainer_of(train=change(icons), evaluated={"own": change(icons)})
+    assert trainer.evaluate()["eval_own_loss"] == expected
+    assert trainer.evaluate(change(icons))["eval_loss"] == expected
+    assert len(trainer.predict(change(icons)).predictions) == len(icons)
+    trainer.train()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda posts: posts.rename_column("images", "photo"), "--columns images=photo"),
+        (lambda posts: posts.rename_column("tokens", "words"), "--columns tokens=words"),
+        (
+            lambda posts: posts.cast_column("ner_tags", List(ClassLabel(names=LABELS[::-1]))),
+            "labels .*but the model has",
+        ),
+        (lambda posts: posts.cast_column("ner_tags", List(Value("int64"))), "Numbers without names"),
+        (lambda posts: list(posts), "got list.*Dataset.from_list"),
+        (lambda posts: posts.with_transform(lambda rows: rows), "transform"),
+    ],
+)
+def test_the_trainer_refuses_what_it_can_not_read_before_any_work(icons, trainer_of, change, message):
+    for options in ({"train": change(icons)}, {"evaluated": change(icons)}, {"evaluated": {"own": change(icons)}}):
+        with pytest.raises(ValueError, match=f"_dataset`.*{message}"):
+            trainer_of(**options)
+    trainer = trainer_of()
+    for use in (trainer.evaluate, trainer.predict):
+        with pytest.raises(ValueError, match=message):
+            use(change(icons))
+
+
+def test_posts_to_predict_need_no_tags(icons, trainer_of):
+    assert len(trainer_of().predict(icons.remove_columns("ner_tags")).predictions) == len(icons)
+
+
+def test_posts_without_the_key_images_stand_among_others(icons, processor):
+    rows = [dict(icons[row]) for row in (1, 2, 3)]
+    expected = SMCLDataCollator(processor)([rows[0], rows[1] | {"images": []}, rows[2]])
+    for without in ({k: v for k, v in rows[1].items() if k != "images"}, rows[1] | {"images": None}):
+        for order in ([0, 1, 2], [1, 0, 2]):
+            given = [rows[0], without, rows[2]]
+            batch = SMCLDataCollator(processor)([given[place] for place in order])
+            assert all(torch.equal(batch[name], expected[name][order]) for name in expected)
+
+
+@pytest.mark.parametrize("rule", [lambda place: place == 0, lambda place: place % 2, lambda place: True])
+def test_words_that_nobody_tagged_stay_out_of_scores_and_predictions(data, encoders, tmp_path, rule):
+    def untag(post):
+        return {"ner_tags": [-100 if rule(place) else tag for place, tag in enumerate(post["ner_tags"])]}
+
+    for split in ("train", "validation", "test"):
+        load_dataset(data, split=split).map(untag).to_parquet(tmp_path / "data" / f"{split}.parquet")
+    arguments = ["--dataset", str(tmp_path / "data"), *encoders, "--output_dir", str(tmp_path / "out"), "--use_cpu"]
+    arguments += ["--do_train", "--do_eval", "--do_predict", "--max_steps", "2", "--disable_tqdm", "true"]
+    if rule(1) and rule(0):
+        # There is nothing to learn from.
+        arguments.remove("--do_train")
+    main([*arguments, "--dry_run"])
+    scores = main(arguments)
+    posts = [json.loads(line) for line in (tmp_path / "out" / "predictions.jsonl").read_text().splitlines()]
+    for post in posts:
+        blank = [bool(rule(place)) for place in range(len(post["tokens"]))]
+        assert [tag is None for tag in post["gold"]] == [tag is None for tag in post["predicted"]] == blank
+    kept = [[[tag for tag in post[name] if tag] for post in posts] for name in ("gold", "predicted")]
+    assert scores == entity_metrics(*kept)
+
+
+def test_entities_with_a_word_that_nobody_tagged_are_not_calibrated_on():
+    crf = make_model().crf
+    emissions = torch.full((4, len(LABELS)), -9.0)
+    for word, tag in enumerate([1, 2, 3, 0]):
+        emissions[word, tag] = 9
+    for gold, correct in (([1, 2, 3, 0], [True, True]), ([1, -100, 3, 0], [True]), ([-100, -100, -100, 0], [])):
+        assert EntityConfidences(crf, [(emissions, gold)]).correct.tolist() == correct
+
+
+@pytest.mark.parametrize(
+    "text",
+    ['["images=photo", "tokens=words"]', '"images=photo tokens=words"', '{"images": "photo", "tokens": "words"}'],
+)
+def test_columns_of_an_arguments_file(tmp_path, text):
+    (tmp_path / "a.json").write_text(f'{{"output_dir": "x", "columns": {text}}}', encoding="utf-8-sig")
+    assert parse_arguments([str(tmp_path / "a.json")]).data.columns == ["images=photo", "tokens=words"]
+
+
+def test_renamed_columns_and_another_scheme_train_as_the_schema_does(data, encoders, tmp_path):
+    names = ["O", *(f"{letter}-{kind}" for kind in ("PER", "LOC", "ORG", "MISC") for letter in "BIES")]
+    for split in ("train", "test"):
+        posts = load_dataset(data, split=split)
+
+        def spell(post):
+            tags = [LABELS[tag] for tag in post["ner_tags"]]
+            ends = [not after.startswith("I-") for after in [*tags[1:], "O"]]
+            letters = {("B", True): "S", ("B", False): "B", ("I", True): "E", ("I", False): "I"}
+            spelled = [
+                tag if tag == "O" else letters[tag[0], end] + tag[1:] for tag, end in zip(tags, ends, strict=True)
+            ]
+            return {"tags": [names.index(tag) for tag in spelled]}
+
+        posts = posts.map(spell, remove_columns=["ner_tags"]).cast_column("tags", List(ClassLabel(names=names)))
+        posts.rename_columns({"tokens": "words", "images": "photo"}).to_parquet(tmp_path / "odd" / f"{split}.parquet")
+    arguments = [*encoders, "--use_cpu", "--do_train", "--do_predict", "--max_steps", "2", "--eval_strategy", "no"]
+    arguments += ["--disable_tqdm", "true", "--output_dir"]
+    main(["--dataset", data, *arguments, str(tmp_path / "a")])
+    odd = ["--dataset", str(tmp_path / "odd"), *arguments, str(tmp_path / "b")]
+    main([*odd, "--columns", "images=photo", "tokens=words", "ner_tags=tags", "--tag_scheme", "iobes"])
+    assert (tmp_path / "a" / "model.safetensors").read_bytes() == (tmp_path / "b" / "model.safetensors").read_bytes()
+    with pytest.raises(ValueError, match="tag_scheme iobes"):
+        main([*odd, "--columns", "images=photo", "tokens=words", "ner_tags=tags"])

@@ -1,0 +1,76 @@
+"""`--streaming`: posts are read as they are needed, and training comes to the same."""
+
+import json
+import shutil
+
+import pytest
+
+from smcl.run_ner_multiimage import main
+
+SETTINGS = ["--use_cpu", "--disable_tqdm", "true", "--learning_rate", "1e-3", "--per_device_train_batch_size", "8"]
+STREAM = ["--streaming", "--shuffle_buffer", "8"]
+
+
+@pytest.fixture
+def run(data, encoders, tmp_path):
+    def run(name, *arguments):
+        main(["--dataset", data, *encoders, *SETTINGS, "--output_dir", str(tmp_path / name), *arguments])
+        return tmp_path / name
+
+    return run
+
+
+def test_a_streamed_run_equals_the_ordinary_one_in_the_same_order(run):
+    """Over more than one pass, evaluated after each."""
+    arguments = [
+        "--do_train",
+        "--do_eval",
+        "--do_predict",
+        "--max_steps",
+        "5",
+        "--train_sampling_strategy",
+        "sequential",
+    ]
+    ordinary, streamed = run("ordinary", *arguments), run("streamed", *arguments, "--streaming")
+    for name in ("model.safetensors", "predictions.jsonl", "test_results.json"):
+        assert (ordinary / name).read_bytes() == (streamed / name).read_bytes()
+    split = json.loads((streamed / "run.json").read_text())["runs"][0]["data"]["splits"]["train"]
+    assert split["posts"] is None
+
+
+def test_a_shuffled_stream_is_resumed_to_the_same_weights(run):
+    """From the second of several passes: 3 steps are one."""
+    arguments = [*STREAM, "--do_train", "--max_steps", "8", "--eval_strategy", "no", "--save_strategy", "steps"]
+    arguments += ["--save_steps", "4", "--save_total_limit", "5"]
+    folder = run("out", *arguments)
+    weights = (folder / "model.safetensors").read_bytes()
+    shutil.rmtree(folder / "checkpoint-8")
+    run("out", *arguments, "--resume_from_checkpoint", "true")
+    assert (folder / "model.safetensors").read_bytes() == weights
+    assert (run("other", *arguments, "--seed", "1") / "model.safetensors").read_bytes() != weights
+
+
+def test_a_dry_run_of_a_stream_looks_at_its_first_posts(run, capsys):
+    run("dry", *STREAM, "--do_train", "--do_predict", "--max_steps", "3", "--dry_run")
+    assert "The first posts of each stream" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "`--do_train` alone.*give `--max_steps`"),
+        (["--max_steps", "2", "--cache_images"], "`--cache_images`"),
+        (["--max_steps", "2", "--calibrate"], "`--calibrate`"),
+        (["--max_steps", "2", "--train_sampling_strategy", "group_by_length"], "group_by_length"),
+        (["--max_steps", "2", "--shuffle_buffer", "0"], "`--shuffle_buffer` must be at least 1"),
+    ],
+)
+def test_what_a_stream_can_not_do_is_refused_by_name(run, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        run("refused", "--streaming", "--do_train", *arguments)
+
+
+def test_a_system_with_words_of_its_own_is_not_built_from_a_stream(data, tmp_path):
+    arguments = ["--dataset", data, *SETTINGS, "--output_dir", str(tmp_path), "--do_train", "--max_steps", "1"]
+    with pytest.raises(ValueError, match="a new bilstm-crf, which takes its words from all posts"):
+        main([*arguments, "--streaming", "--system", "bilstm-crf"])
