@@ -265,8 +265,8 @@ def describe_data(name: str, dataset: DatasetDict) -> dict[str, Any]:
         dataset (`DatasetDict`): The splits that were used.
 
     Returns:
-        `dict`: the posts and mentions of streams are `None`; what stands in the converter's `report.json` is `None`
-        where there is no report, or one of other data.
+        `dict`: what stands in the converter's `report.json` is `None` where there is no report, or one of other data;
+        of streams, also posts and mentions.
     """
     try:
         report = read_report(name) or {"splits": {}}

@@ -20,7 +20,7 @@ are right (IOB2, seqeval's strict mode). An I- tag that continues no entity of i
 INPUTS = """
 Args:
     predictions (`list[list[str]]`): Predicted IOB2 tags of each text, such as `["O", "B-PER", "I-PER"]`.
-    references (`list[list[str]]`): As many gold tags; `None` for a word that nobody tagged, which is left out.
+    references (`list[list[str]]`): As many gold tags.
 
 Returns:
     `dict[str, float]` with micro-averaged `precision`, `recall` and `f1` in [0, 1], and for each type among the tags
@@ -63,19 +63,8 @@ class StrictEntityF1(evaluate.Metric):
                     f"Expected as many `predictions` as `references` for each text, got {len(predicted)} and "
                     f"{len(gold)} tags for text {number}."
                 )
-            if strange := [
-                tag for tag in (*predicted, *gold) if tag is not None and not re.fullmatch("O|[BI]-.+", tag)
-            ]:
+            if strange := [tag for tag in (*predicted, *gold) if not re.fullmatch("O|[BI]-.+", tag)]:
                 raise ValueError(f"Expected IOB2 tags, `O`, `B-TYPE` or `I-TYPE`, got {strange[0]!r} in text {number}.")
-            if any(tag is None and wanted is not None for tag, wanted in zip(predicted, gold, strict=True)):
-                raise ValueError(
-                    f"Expected a predicted tag for each word with a gold tag, got `None` in text {number}."
-                )
-        pairs = [
-            [(tag, wanted) for tag, wanted in zip(*pair, strict=True) if wanted is not None]
-            for pair in zip(predictions, references, strict=True)
-        ]
-        predictions, references = ([[both[side] for both in text] for text in pairs] for side in (0, 1))
         if not any(tag != "O" for tags in (*references, *predictions) for tag in tags):
             return dict.fromkeys(SCORES, 0.0)
         settings = {"mode": "strict", "scheme": IOB2, "output_dict": True, "zero_division": 0}
@@ -106,6 +95,12 @@ def entity_metrics(gold: list[list[str]], predicted: list[list[str]]) -> dict[st
     Raises:
         ValueError: if a text has another number of predicted than of gold tags, or a tag is not IOB2.
     """
+    if any(None in tags for tags in gold):
+        kept = [[word for word, tag in enumerate(tags) if tag is not None] for tags in gold]
+        gold, predicted = (
+            [[tags[word] for word in words] for tags, words in zip(side, kept, strict=True)]
+            for side in (gold, predicted)
+        )
     return StrictEntityF1(keep_in_memory=True).compute(predictions=predicted, references=gold)
 
 
