@@ -1,4 +1,4 @@
-"""Whether all splits, and all files of a data set, mean the same tags by the same numbers."""
+"""Whether all files of a data set can be read, and mean the same tags by the same numbers."""
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -7,9 +7,9 @@ from typing import Any
 import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
-from datasets import ClassLabel, DatasetBuilder, Features
+from datasets import ClassLabel, DatasetBuilder
 
-from .columns import is_string, item_of
+from .columns import arrow_features, check_features, is_string, item_of
 from .schema import DataError
 
 
@@ -33,25 +33,32 @@ def refuse_other_labels(given: Mapping[str, Sequence[str]]) -> None:
             )
 
 
-def check_label_files(builder: DatasetBuilder, splits: Iterable[str], columns: Mapping[str, str] | None = None) -> None:
-    """Check that all files of a data set mean the same tags by the same numbers, before it is loaded.
+def check_files(
+    builder: DatasetBuilder, splits: Iterable[str], columns: Mapping[str, str] | None = None, **options: Any
+) -> None:
+    """Check what the files of a data set hold, before it is loaded.
 
-    `datasets` reads every file, and every split, by the labels of the first one.
+    `datasets` reads every file, and every split, by the columns and labels of the first one: numbers would mean other
+    tags, and a list of numbers would become an image.
 
     Args:
         builder (`DatasetBuilder`): Of `load_dataset_builder`.
         splits (`Iterable[str]`): The splits that will be used.
         columns (`Mapping[str, str]`, *optional*): Of [`~columns.parse_columns`].
+        **options: `reads_images` and `ignore_images`, as of [`~columns.check_features`].
 
     Raises:
-        ValueError: if the labels of two files differ in names or order; with both lists.
+        ValueError: if a file has no columns that can be read, or the labels of two files differ in names or order; with
+            both lists.
     """
+    splits = list(splits)
     files = builder.config.data_files or {}
     paths = [str(path) for split in splits for path in files.get(split, ())]
     # Whatever is used, the very first file decides.
     paths = dict.fromkeys([str(path) for split in list(files)[:1] for path in files[split][:1]] + paths)
     column = (columns or {}).get("ner_tags", "ner_tags")
-    items = {path: item_of((_features_of(path) or {}).get(column)) for path in paths}
+    found = {path: _features_of(path) for path in paths}
+    items = {path: item_of((features or {}).get(column)) for path, features in found.items()}
     named = {path: item.names for path, item in items.items() if isinstance(item, ClassLabel)}
     # Names are read as they are; numbers by the labels of another file.
     unnamed = [path for path, item in items.items() if not isinstance(item, ClassLabel) and not is_string(item)]
@@ -65,10 +72,15 @@ def check_label_files(builder: DatasetBuilder, splits: Iterable[str], columns: M
     if isinstance(told, ClassLabel):
         named = {f"the card of {builder.repo_id or builder.config.name}": told.names} | named
     refuse_other_labels(named)
+    used = {str(path) for split in splits for path in files.get(split, ())}
+    for path, features in found.items():
+        # A card tells how to read files that do not say it.
+        if features is not None and path in used and builder.info.features is None:
+            check_features(features, where=path, columns=columns, **options)
 
 
-def _features_of(path: str) -> Features | None:
-    """Read the features that `datasets` noted in a file; none if it noted none, or the file is of another format."""
+def _features_of(path: str) -> dict[str, Any] | None:
+    """Read the features of a file, those that `datasets` noted in it if it did; none of a file of another format."""
     try:
         with fsspec.open(path, "rb") as file:
             if path.endswith(".parquet"):
@@ -79,7 +91,7 @@ def _features_of(path: str) -> Features | None:
                 return None
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{path} can't be read as {os.path.splitext(path)[1][1:]}: {error}. Write it again.") from None
-    return Features.from_arrow_schema(schema) if b"huggingface" in (schema.metadata or {}) else None
+    return arrow_features(schema)
 
 
 def _arrow_schema(file: Any) -> pa.Schema:

@@ -43,7 +43,7 @@ from transformers.utils import logging
 
 from smcl.dataset_scripts.columns import parse_columns
 from smcl.dataset_scripts.gate import prepare_posts
-from smcl.dataset_scripts.label_files import check_label_files
+from smcl.dataset_scripts.label_files import check_files
 from smcl.dataset_scripts.rows import read_post
 from smcl.images_smcl import load_image
 from smcl.run_ner_multiimage import main as main_of_run
@@ -294,7 +294,7 @@ def check(case: Case, way: str, folder: Path) -> None:
             for split in SPLITS:
                 posts[split].to_parquet(folder / f"{split}.parquet")
             builder = load_dataset_builder(str(folder), cache_dir=str(folder / "cache"))
-            check_label_files(builder, SPLITS, case.options.get("columns"))
+            check_files(builder, SPLITS, case.options.get("columns"))
             loaded = {s: Dataset.from_parquet(str(folder / f"{s}.parquet"), cache_dir=str(folder / s)) for s in SPLITS}
             posts = DatasetDict(loaded)
         if way == "stream":
@@ -366,7 +366,16 @@ def check_command(case: Case, splits: list[str], folder: Path, encoders: tuple[s
         posts.to_parquet(folder / "data" / f"{split}.parquet")
     argv = ["--dataset", str(folder / "data"), "--output_dir", str(folder / "out"), "--use_cpu", "--max_steps", "1"]
     argv += ["--text_model", encoders[0], "--vision_model", encoders[1], "--disable_tqdm", "true", "--do_predict"]
-    argv += ["--do_train", "--save_strategy", "no", "--eval_strategy", "no", "--per_device_train_batch_size", "2"]
+    argv += [
+        "--do_train",
+        "--do_eval",
+        "--save_strategy",
+        "no",
+        "--eval_strategy",
+        "no",
+        "--per_device_train_batch_size",
+        "2",
+    ]
     if columns := case.options.get("columns"):
         argv += ["--columns", *(f"{ours}={theirs}" for ours, theirs in columns.items())]
     errors = []

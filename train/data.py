@@ -9,7 +9,7 @@ from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict,
 from datasets.exceptions import DatasetNotFoundError, DatasetsError
 
 from ..dataset_scripts.gate import PostsDict, prepare_posts
-from ..dataset_scripts.label_files import check_label_files
+from ..dataset_scripts.label_files import check_files
 from ..dataset_scripts.row_checks import NOT_TAGGED
 
 
@@ -32,7 +32,8 @@ def load_posts(
         ValueError: if the data set or a split is missing, or the gate refuses it; names what is wrong.
     """
     with _Explained(name):
-        check_label_files(load_dataset_builder(name), splits, columns)
+        read = {key: options[key] for key in ("reads_images", "ignore_images") if key in options}
+        check_files(load_dataset_builder(name), splits, columns, **read)
     posts = {split: load_split(name, split, streaming) for split in splits}
     folder = name if os.path.isdir(name) else None
     with _Explained(name):

@@ -18,7 +18,7 @@ from PIL import Image as Picture
 
 from smcl.dataset_scripts.columns import parse_columns
 from smcl.dataset_scripts.gate import prepare_posts
-from smcl.dataset_scripts.label_files import check_label_files
+from smcl.dataset_scripts.label_files import check_files
 
 NAMES = ["O", "B-X", "I-X"]
 
@@ -179,10 +179,10 @@ def test_files_with_other_labels_are_refused_with_both_lists(tmp_path, names, ki
     builder = load_dataset_builder(str(folder), cache_dir=str(tmp_path / "cache"))
     used = ["test"] if kind == "split" else ["train"]
     with pytest.raises(ValueError, match=paths[1].replace(".", r"\.")) as error:
-        check_label_files(builder, used)
+        check_files(builder, used)
     assert str(NAMES) in str(error.value)
     make().to_parquet(folder / paths[1])
-    check_label_files(load_dataset_builder(str(folder), cache_dir=str(tmp_path / "other")), used)
+    check_files(load_dataset_builder(str(folder), cache_dir=str(tmp_path / "other")), used)
 
 
 @pytest.mark.parametrize(
@@ -313,7 +313,7 @@ def test_a_card_with_other_labels_than_its_files_is_refused(tmp_path):
     builder = load_dataset_builder(str(folder), cache_dir=str(tmp_path / "cache"))
     assert builder.info.features["ner_tags"].feature.names == ["O", "I-X", "B-X"]
     with pytest.raises(ValueError, match="the card of .* has"):
-        check_label_files(builder, ["train"])
+        check_files(builder, ["train"])
 
 
 @pytest.mark.parametrize("streams", [False, True])
@@ -331,3 +331,21 @@ def test_relative_paths_start_at_the_folder(tmp_path, feature, streams):
 
 def test_bytes_are_kept_where_a_folder_is_given(tmp_path):
     assert read(make(), folder=tmp_path) == EXPECTED
+
+
+@pytest.mark.parametrize(
+    ("name", "feature", "values"),
+    [
+        ("images", List(List(Value("uint8"))), [[[1, 2]], []]),
+        ("images", Value("int64"), [1, 2]),
+        ("tokens", Value("string"), ["Joey sleeps", "a"]),
+    ],
+)
+def test_a_file_with_columns_of_its_own_is_refused_by_its_name(tmp_path, name, feature, values):
+    """`datasets` would cast them to the columns of the first file."""
+    make().to_parquet(tmp_path / "train.parquet")
+    make({name: feature}, **{name: values}).to_parquet(tmp_path / "test.parquet")
+    builder = load_dataset_builder(str(tmp_path), cache_dir=str(tmp_path / "cache"))
+    check_files(builder, ["train"])
+    with pytest.raises(ValueError, match=rf"test.parquet, column `{name}`: expected a list"):
+        check_files(builder, ["train", "test"])

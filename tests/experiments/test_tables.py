@@ -6,7 +6,19 @@ import numpy as np
 import pytest
 
 from smcl.baselines import SYSTEMS
-from smcl.experiments import errors, figure6, figures_5_7, paper, report, significance, table2, table3, table6, tables
+from smcl.experiments import (
+    errors,
+    figure6,
+    figures_5_7,
+    image_dependent,
+    paper,
+    report,
+    significance,
+    table2,
+    table3,
+    table6,
+    tables,
+)
 from smcl.experiments.plan import make_plan, plan_parser
 from smcl.experiments.runs import cell_folder, settings_of, write
 
@@ -307,3 +319,24 @@ def test_the_papers_numbers_agree_with_each_other():
     assert {variable: (min(values), max(values)) for variable, values in figure6.VALUES.items()} == ranges
     for variable in ranges:
         assert paper.FIGURE_6[variable][paper.BASELINE[variable]] == (79.76, 85.14)
+
+
+@pytest.mark.parametrize(
+    ("found", "entities"),
+    [
+        (["B-PER", None, "I-PER", "O"], {(0, 3, "PER")}),
+        ([None, "B-PER", None], {(1, 2, "PER")}),
+        ([None, None], set()),
+    ],
+)
+def test_words_that_nobody_tagged_are_passed_over(found, entities, tmp_path):
+    assert significance.entities_of(found) == entities
+    post = {"id": "1", "tokens": ["a"] * len(found), "gold": found, "predicted": found}
+    right = [[len(entities)] * 3]
+    assert significance.count_posts([post]).tolist() == right
+    assert errors.count_errors([post]).sum() == 0
+    path = tmp_path / "predictions.jsonl"
+    path.write_text(json.dumps(post) + "\n", encoding="utf-8-sig")
+    for spans, name in (([(0, len(found))], "image-dependent"), ([], "others")):
+        scores = image_dependent.score(path, {"1": spans})
+        assert scores[name]["f1"] == scores["all"]["f1"] == float(bool(entities))

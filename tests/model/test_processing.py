@@ -1,5 +1,9 @@
+import numpy as np
+import pandas as pd
+import pyarrow as pa
 import pytest
 import torch
+from datasets import Dataset
 from PIL import Image
 from transformers import AutoProcessor
 from transformers.utils import logging
@@ -137,3 +141,40 @@ def test_processor_is_joined_from_the_encoders_folders(encoder_folders, processo
     joined = SMCLProcessor.from_text_vision_pretrained(*encoder_folders, max_images=3)
     assert joined.max_images == 3
     assert torch.equal(joined(words=WORDS)["input_ids"], processor(words=WORDS)["input_ids"])
+
+
+SEQUENCES = {
+    "tuples": lambda values: tuple(tuple(row) for row in values),
+    "NumPy": lambda values: _objects([np.array(row, dtype=None if row else object) for row in values]),
+    "pandas": lambda values: pd.Series([pd.Series(row, dtype=None if row else object) for row in values]),
+    "Arrow": pa.array,
+    "a column of datasets": lambda values: Dataset.from_dict({"column": values})["column"],
+    "a formatted column": lambda values: Dataset.from_dict({"column": values}).with_format("numpy")["column"],
+}
+
+
+def _objects(rows) -> np.ndarray:
+    array = np.empty(len(rows), dtype=object)
+    array[:] = rows
+    return array
+
+
+@pytest.mark.parametrize("kind", SEQUENCES)
+def test_any_sequence_that_is_no_text_is_a_list(processor, photo, tmp_path, kind):
+    photo.save(tmp_path / "a.png")
+    given = {
+        "words": [["Joey", "and"], ["the"], ["a", "b"]],
+        "images": [[str(tmp_path / "a.png")] * 2, [], [str(tmp_path / "a.png")]],
+        "labels": [[1, 0], [-100], [3, 4]],
+    }
+    expected = processor(**given)
+    batch = processor(**{name: SEQUENCES[kind](values) for name, values in given.items()})
+    assert batch.keys() == expected.keys()
+    assert all(torch.equal(batch[name], expected[name]) for name in expected)
+
+
+@pytest.mark.parametrize("kind", ["NumPy", "pandas", "Arrow"])
+def test_any_sequence_of_raw_texts_is_a_list(processor, kind):
+    make = {"NumPy": np.array, "pandas": pd.Series, "Arrow": pa.array}[kind]
+    texts = ["Joey and the", "a b"]
+    assert torch.equal(processor(text=make(texts))["input_ids"], processor(text=texts)["input_ids"])

@@ -6,6 +6,7 @@ import torch
 from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value, load_dataset
 
 from smcl.publish.run_record import (
+    RUN_KEYS,
     RunRecord,
     command_line,
     count_mentions,
@@ -147,3 +148,9 @@ def test_words_that_nobody_tagged_are_in_no_mention(tags, count, examples):
     mentions = count_mentions(posts)
     assert mentions["LOC"] == {"count": count, "examples": examples}
     assert sum(told["count"] for told in mentions.values()) == count
+
+
+@pytest.mark.parametrize("runs", [[], [dict.fromkeys(RUN_KEYS, "x")], [dict.fromkeys(RUN_KEYS, "é")] * 2])
+def test_a_record_may_begin_with_a_byte_order_mark(runs, tmp_path):
+    (tmp_path / "run.json").write_text(json.dumps({"runs": runs}), encoding="utf-8-sig")
+    assert read_runs(tmp_path) == runs

@@ -164,3 +164,43 @@ def test_renamed_columns_and_another_scheme_train_as_the_schema_does(data, encod
     assert (tmp_path / "a" / "model.safetensors").read_bytes() == (tmp_path / "b" / "model.safetensors").read_bytes()
     with pytest.raises(ValueError, match="tag_scheme iobes"):
         main([*odd, "--columns", "images=photo", "tokens=words", "ner_tags=tags"])
+
+
+def test_a_folder_of_json_lines_is_trained_on_with_paths_from_there(data, encoders, tmp_path):
+    # `datasets` would take a folder with photographs in it for one of photographs alone.
+    for folder in ("own", "photos"):
+        (tmp_path / folder).mkdir()
+    for split in ("train", "test"):
+        lines = []
+        for post in load_dataset(data, split=split):
+            names = [f"../photos/{split}-{post['id']}-{slot}.png" for slot in range(len(post["images"]))]
+            for name, image in zip(names, post["images"], strict=True):
+                image.save(tmp_path / "own" / name)
+            tags = [LABELS[tag] for tag in post["ner_tags"]]
+            lines.append(json.dumps({"id": post["id"], "words": post["tokens"], "ner_tags": tags, "images": names}))
+        (tmp_path / "own" / f"{split}.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    arguments = [*encoders, "--use_cpu", "--do_train", "--do_predict", "--max_steps", "2", "--eval_strategy", "no"]
+    arguments += ["--disable_tqdm", "true", "--output_dir"]
+    main(["--dataset", data, *arguments, str(tmp_path / "a")])
+    main(["--dataset", str(tmp_path / "own"), "--columns", "tokens=words", *arguments, str(tmp_path / "b")])
+    assert (tmp_path / "a" / "model.safetensors").read_bytes() == (tmp_path / "b" / "model.safetensors").read_bytes()
+    # A saved model's labels decide where tags stand by their names.
+    again = ["--dataset", str(tmp_path / "own"), "--columns", "tokens=words", "--use_cpu", "--do_predict"]
+    main([*again, "--model", str(tmp_path / "a"), "--output_dir", str(tmp_path / "c")])
+    assert (tmp_path / "a" / "predictions.jsonl").read_bytes() == (tmp_path / "c" / "predictions.jsonl").read_bytes()
+
+
+@pytest.mark.parametrize("text", ["{", "[1, 2", "not JSON"])
+def test_a_file_that_datasets_can_not_read_is_said_in_one_error(encoders, tmp_path, text):
+    (tmp_path / "train.jsonl").write_text(text)
+    arguments = [
+        "--dataset",
+        str(tmp_path),
+        *encoders,
+        "--output_dir",
+        str(tmp_path / "out"),
+        "--do_train",
+        "--use_cpu",
+    ]
+    with pytest.raises(ValueError, match="can't read the data set"):
+        main([*arguments, "--eval_strategy", "no"])
