@@ -73,18 +73,20 @@ def export_onnx(
             front of the fusion stay as they are.
 
     Raises:
-        ImportError: if onnx, onnxruntime or onnxscript is missing.
+        ImportError: if onnx, onnxruntime or onnxscript is missing, or transformers is older than 5.23.
         ValueError: if the graph does not give the model's emissions to within 1e-4.
     """
     try:
         import onnxruntime  # noqa: F401
-        from transformers.exporters import OnnxConfig, OnnxExporter
+
+        # `ExportedModel` is what `export` returns since transformers 5.23.
+        from transformers.exporters import ExportedModel, OnnxConfig, OnnxExporter  # noqa: F401
 
         exporter = OnnxExporter()
     except ImportError as error:
         raise ImportError(
-            "Export needs onnx, onnxruntime, onnxscript and a transformers that has `exporters`: run `pip install "
-            '"smcl[onnx]"`.'
+            "Export needs onnx, onnxruntime, onnxscript and transformers 5.23 or later, which needs Python 3.11 or "
+            'later: run `pip install "smcl[onnx]"` there.'
         ) from error
 
     emissions = SMCLEmissions(copy.deepcopy(model).cpu().float().eval())

@@ -11,9 +11,13 @@ import sys
 
 
 def constraints(requirements: list[str]) -> list[str]:
-    """Turn requirements such as `name[extra]>=1.2` into `name==1.2`; those without a lowest version are left out."""
-    found = (re.match(r"([\w.-]+)(?:\[[^\]]*\])?>=([\w.]+)", requirement) for requirement in requirements)
-    return sorted({f"{match[1]}=={match[2]}" for match in found if match and match[1] != "torch"})
+    """Turn requirements such as `name[extra]>=1.2` into `name==1.2`; those without a lowest version are left out.
+
+    What they say of the version of Python stays; pip takes no extras here.
+    """
+    pattern = r"([\w.-]+)(?:\[[^\]]*\])?>=([\w.]+)(?:\s*(;\s*python_version [<>=]+ \S+))?"
+    found = (re.match(pattern, requirement) for requirement in requirements)
+    return sorted({f"{match[1]}=={match[2]}{match[3] or ''}" for match in found if match and match[1] != "torch"})
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -10,11 +11,14 @@ import torch
 from factories import LABELS, PIXELS, TEXT_SIZE, VISION_SIZE, make_inputs, make_model
 from safetensors import safe_open
 from transformers import CLIPVisionConfig, RobertaConfig
+from transformers.exporters import OnnxConfig, OnnxExporter
 
 import smcl
 from smcl.experiments.benchmarks.onnx import score
 from smcl.predict.onnx_export import _check, _sample, export_onnx
 from smcl.predict.onnx_tagger import OnnxTagger
+
+pytestmark = pytest.mark.skipif(sys.version_info < (3, 11), reason="the export needs transformers 5.23, of Python 3.11")
 
 
 def as_numpy(inputs: dict) -> dict:
@@ -182,6 +186,14 @@ def test_missing_packages_are_named(folder, tmp_path, monkeypatch):
         export_onnx(make_model(), tmp_path / "onnx")
     with pytest.raises(ImportError, match=r'pip install "smcl\[onnx\]"'):
         OnnxTagger(folder)
+    assert not (tmp_path / "onnx").exists()
+
+
+def test_a_transformers_that_exports_otherwise_is_named(tmp_path, monkeypatch):
+    older = SimpleNamespace(OnnxConfig=OnnxConfig, OnnxExporter=OnnxExporter)
+    monkeypatch.setitem(sys.modules, "transformers.exporters", older)
+    with pytest.raises(ImportError, match="transformers 5.23 or later, which needs Python 3.11"):
+        export_onnx(make_model(), tmp_path / "onnx")
     assert not (tmp_path / "onnx").exists()
 
 
