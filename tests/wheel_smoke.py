@@ -37,7 +37,8 @@ def check_files(package: Path) -> None:
         expected = {path.name for path in (REPOSITORY / folder).glob("*.py")}
         assert {path.name for path in (package / folder).glob("*.py")} == expected, folder
     assert (package / "py.typed").is_file()
-    assert {path.name for path in (package / "publish").glob("*.md")} == {"dataset_card.md", "metric.md", "model_card.md"}
+    cards = {path.name for path in (REPOSITORY / "publish").glob("*.md")}
+    assert {path.name for path in (package / "publish").glob("*.md")} == cards and len(cards) == 3
     assert {path.name for path in package.iterdir() if path.is_dir()} - {"__pycache__"} == ROOMS
 
 
