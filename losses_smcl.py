@@ -111,14 +111,17 @@ def soft_orthogonality(x: torch.Tensor, y: torch.Tensor, mask: torch.Tensor) -> 
     return product / mask.sum().clamp(min=1).square()
 
 
-def info_nce(x: torch.Tensor, y: torch.Tensor, mask: torch.Tensor, temperature: float = 0.07) -> torch.Tensor:
-    """Compute the symmetric InfoNCE loss of paired vectors with the other pairs of the batch as negatives.
+def info_nce(
+    x: torch.Tensor, y: torch.Tensor, mask: torch.Tensor, temperature: float = 0.07, weight: float = 0.5
+) -> torch.Tensor:
+    """Compute the InfoNCE loss of paired vectors, both ways, with the other pairs of the batch as negatives.
 
     Args:
         x (`torch.Tensor` of shape `(batch_size, hidden_size)`): One vector for each post.
         y (`torch.Tensor` of shape `(batch_size, hidden_size)`): Its partner.
         mask (`torch.BoolTensor` of shape `(batch_size,)`): `True` marks the pairs that count.
         temperature (`float`, *optional*, defaults to 0.07): Divides the cosine similarities.
+        weight (`float`, *optional*, defaults to 0.5): Share of the direction from `x` to `y`; the other has the rest.
 
     Returns:
         Scalar `torch.Tensor`, exactly 0 where fewer than two pairs count.
@@ -128,9 +131,9 @@ def info_nce(x: torch.Tensor, y: torch.Tensor, mask: torch.Tensor, temperature: 
     lowest = torch.finfo(similarity.dtype).min
     weights = mask.to(similarity.dtype) / mask.sum().clamp(min=1)
     loss = similarity.new_zeros(())
-    for direction in (similarity, similarity.T):
+    for direction, share in ((similarity, weight), (similarity.T, 1 - weight)):
         log_probability = direction.masked_fill(~mask[None, :], lowest).log_softmax(dim=-1).diagonal()
-        loss = loss - (log_probability.masked_fill(~mask, 0) * weights).sum() / 2
+        loss = loss - (log_probability.masked_fill(~mask, 0) * weights).sum() * share
     return torch.where(mask.sum() > 1, loss, torch.zeros_like(loss))
 
 

@@ -17,6 +17,7 @@ from .bert_crf import BertCRFForTokenClassification
 from .bilstm_crf import BiLSTMCRFForTokenClassification
 from .hbilstm_crf import HBiLSTMCRFForTokenClassification
 from .hvpnet import HVPNeTForTokenClassification
+from .maf import MAFForTokenClassification
 from .tpm_mi import TPMMIForTokenClassification
 from .umt import UMTForTokenClassification
 from .umt_mi import UMTMIForTokenClassification
@@ -26,6 +27,7 @@ SYSTEMS: dict[str, type[SMCLTaggingModel]] = {
     "hbilstm-crf": HBiLSTMCRFForTokenClassification,
     "bert": BertSoftmaxForTokenClassification,
     "bert-crf": BertCRFForTokenClassification,
+    "maf": MAFForTokenClassification,
     "umt": UMTForTokenClassification,
     "umt-mi": UMTMIForTokenClassification,
     "hvpnet": HVPNeTForTokenClassification,

@@ -9,8 +9,8 @@ from torch import nn
 from ..crf_smcl import LinearChainCRF, gather_words
 from ..layers_smcl import SMCLTransformerLayer
 from ..losses_smcl import BatchShare
-from ..modeling_smcl import PostImages, SMCLImageTextModel, SMCLModelOutput, SMCLOutput, SMCLTaggingModel
-from .image_system import ImageSystemConfig
+from ..modeling_smcl import PostImages, SMCLModelOutput, SMCLOutput, SMCLTaggingModel
+from .image_system import CrossModalLayer, ImageSystemConfig, PatchTextModel
 
 SPAN_LABELS = ["O", "B-ENTITY", "I-ENTITY"]
 
@@ -60,17 +60,7 @@ class UMTOutput(SMCLOutput):
     span_loss: torch.FloatTensor | None = None
 
 
-class CrossModalLayer(SMCLTransformerLayer):
-    """A transformer layer in which one sequence attends to another."""
-
-    def forward(self, x: torch.Tensor, states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """Enrich `x (batch_size, length, hidden_size)` by the states `(batch_size, num_states, hidden_size)`."""
-        attended, _ = self.attention(x, states, mask)
-        x = self.attention_norm(x + self.dropout(self.output(attended)))
-        return self.output_norm(x + self.feed_forward(x))
-
-
-class UMTModel(SMCLImageTextModel):
+class UMTModel(PatchTextModel):
     """Words and the patches of the first image, fused above the text encoder, without the CRF head.
 
     Args:
@@ -81,7 +71,6 @@ class UMTModel(SMCLImageTextModel):
     """
 
     config_class = UMTConfig
-    num_images_read = 1
 
     def __init__(self, config: UMTConfig):
         super().__init__(config)
@@ -96,35 +85,6 @@ class UMTModel(SMCLImageTextModel):
         self.gate = nn.Linear(2 * size, size)
         self.span_classifier = nn.Linear(size, len(SPAN_LABELS))
         self.post_init()
-
-    def encode_images(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """Encode images one by one, outside any post.
-
-        Args:
-            pixel_values (`torch.FloatTensor` of shape `(num_images, 3, height, width)`): Normalised images.
-
-        Returns:
-            `torch.FloatTensor` of shape `(num_images, num_patches, vision_hidden_size)`: all tokens of the last layer,
-            [CLS] and its like among them.
-        """
-        return self.vision_model(pixel_values=pixel_values).last_hidden_state
-
-    def patches(self, text_states: torch.Tensor, images: PostImages | None) -> tuple[torch.Tensor, torch.Tensor]:
-        """Line up the patches of all images that are read.
-
-        Args:
-            text_states (`torch.FloatTensor` of shape `(batch_size, num_tokens, hidden_size)`): Encoded text.
-            images ([`PostImages`], *optional*): Their patches `(batch_size, num_images, num_patches,
-                vision_hidden_size)`; `None` where the batch has no image.
-
-        Returns:
-            The patches `(batch_size, num_images * num_patches, vision_hidden_size)`, and their mask.
-        """
-        if images is None:
-            # One place of padding, as attention to nothing at all is not defined.
-            states = text_states.new_zeros(len(text_states), 1, self.config.vision_config.hidden_size)
-            return states, torch.zeros(states.shape[:2], dtype=torch.bool, device=states.device)
-        return images.states.flatten(1, 2), images.mask.repeat_interleave(images.states.shape[2], dim=1)
 
     def fuse(
         self, text_states: torch.Tensor, text_mask: torch.Tensor, images: PostImages | None, output_attentions: bool

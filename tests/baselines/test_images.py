@@ -4,8 +4,9 @@ import json
 import pytest
 import torch
 from datasets import Dataset
-from factories import LABELS, PIXELS, TEXT_SIZE, VISION_SIZE, make_config, make_inputs
+from factories import LABELS, PIXELS, TEXT_SIZE, VISION_SIZE, make_inputs
 from PIL import Image
+from systems import difference, logits_of, make_system
 from transformers import (
     AutoConfig,
     AutoModelForTokenClassification,
@@ -20,37 +21,15 @@ from smcl import MultiImageNERPipeline
 from smcl.baselines import SYSTEMS, needed_encoders, reads_images
 from smcl.dataset_scripts.icons import convert
 from smcl.dataset_scripts.schema import FEATURES
-from smcl.modeling_smcl import PostImages
 from smcl.run_ner_multiimage import main
 from smcl.train.arguments import SMCLTrainingArguments
 from smcl.train.collator import SMCLDataCollator
 from smcl.train.image_cache import ImageFeatures
 from smcl.train.trainer import SMCLTrainer
 
-NAMES = ["umt", "umt-mi", "hvpnet", "tpm-mi"]
-FIRST_IMAGE_ONLY = ["umt", "hvpnet"]
+NAMES = ["maf", "umt", "umt-mi", "hvpnet", "tpm-mi"]
+FIRST_IMAGE_ONLY = ["maf", "umt", "hvpnet"]
 PROMPTED = ["hvpnet", "tpm-mi"]
-
-
-def make_system(name: str, seed: int = 0, **kwargs):
-    """A tiny random model whose weights are large enough to matter, in evaluation mode."""
-    base = make_config()
-    settings = {"text_config": base.text_config, "vision_config": base.vision_config, "id2label": base.id2label}
-    torch.manual_seed(seed)
-    model = SYSTEMS[name](SYSTEMS[name].config_class(**(settings | kwargs))).eval()
-    with torch.no_grad():
-        for parameter_name, parameter in model.named_parameters():
-            if parameter_name.endswith("weight") and parameter.dim() == 2:
-                parameter.mul_(8)
-    return model
-
-
-def logits_of(model, inputs: dict, **changes) -> torch.Tensor:
-    return model(**(inputs | changes)).logits
-
-
-def difference(a: torch.Tensor, b: torch.Tensor) -> float:
-    return (a - b).abs().max().item()
 
 
 by_name = pytest.mark.parametrize("name", NAMES)
@@ -250,146 +229,6 @@ def test_gradient_checkpointing_gives_the_same_gradients(name):
     torch.testing.assert_close(*gradients)
 
 
-# HVPNeT
-
-
-def test_hvpnet_gates_differ_by_layer_and_weigh_every_level():
-    model, inputs = make_system("hvpnet"), make_inputs()
-    seen = []
-    original = model.smcl.gate_weights
-    model.smcl.gate_weights = lambda prefixes: seen.append(original(prefixes)) or seen[-1]
-    model(**inputs)
-    weights = seen[0][0]
-    assert weights.shape == (TEXT_SIZE["num_hidden_layers"], VISION_SIZE["num_hidden_layers"])
-    torch.testing.assert_close(weights.sum(dim=-1), torch.ones(2))
-    assert difference(weights[0], weights[1]) > 1e-3
-
-
-def test_hvpnet_mixes_the_levels_by_its_gates():
-    model, inputs = make_system("hvpnet"), make_inputs()
-    states = model.smcl.encode_images(inputs["pixel_values"][:, 0])[:, None]
-    images, text_mask = PostImages(states, inputs["image_mask"][:, :1]), inputs["attention_mask"].bool()
-    prefixes = model.smcl.projection(states[:, 0].transpose(1, 2).flatten(2)).unflatten(-1, (2, 64))
-    for level in range(2):
-        one = torch.zeros(3, 2, 2)
-        one[:, 0, level], one[:, 1, 1 - level] = 1, 1
-        model.smcl.gate_weights = lambda prefixes, one=one: one
-        guidance = model.smcl.prompts(images, text_mask)
-        keys = [key.transpose(1, 2).flatten(2) for key in guidance.keys]
-        assert torch.equal(keys[0], prefixes[:, :, level, :32]) and torch.equal(keys[1], prefixes[:, :, 1 - level, :32])
-
-
-def test_hvpnet_levels_are_quarters_of_hidden_states_of_several_depths():
-    model = make_system("hvpnet", max_levels=2)
-    assert model.smcl.levels == [1, 2]
-    assert make_system("hvpnet", max_levels=1).smcl.levels == [2]
-    pixels = torch.randn(2, 3, 16, 16)
-    outputs = model.smcl.vision_model(pixels, output_hidden_states=True)
-    # Of 2 x 2 patches, each is a quarter.
-    first = torch.nn.functional.layer_norm(outputs.hidden_states[1][:, 1:], (24,))
-    last = torch.nn.functional.layer_norm(outputs.last_hidden_state[:, 1:], (24,))
-    torch.testing.assert_close(model.smcl.encode_images(pixels), torch.stack([first, last], dim=1))
-
-
-# TPM-MI
-
-
-def test_tpm_mi_does_not_attend_across_the_batch():
-    inputs = make_inputs(image_counts=(3, 3, 3))
-    pixels = inputs["pixel_values"].clone()
-    pixels[1:] = -pixels[1:]
-    model = make_system("tpm-mi")
-    assert difference(logits_of(model, inputs, pixel_values=pixels)[0], logits_of(model, inputs)[0]) < 1e-4
-
-
-def test_tpm_mi_images_attend_to_their_own_post():
-    states, mask = torch.randn(2, 3, 24), torch.ones(2, 3, dtype=torch.bool)
-    relations = make_system("tpm-mi").smcl.image_relations
-    changed = states.clone()
-    changed[1, 2] += 1
-    effect = (relations(changed, mask) - relations(states, mask)).abs().amax(dim=-1) > 1e-4
-    assert effect.tolist() == [[False] * 3, [True] * 3]
-
-
-# UMT
-
-
-@pytest.mark.parametrize("name", ["umt", "umt-mi"])
-def test_umt_gate_can_close_on_the_word_aware_visual_representations(name):
-    model, inputs = make_system(name), make_inputs()
-    open_states = model.smcl(**{k: v for k, v in inputs.items() if k != "word_mask"}).last_hidden_state
-    assert open_states[..., 32:].abs().max() > 0.1
-    with torch.no_grad():
-        model.smcl.gate.bias.fill_(-1e4)
-    states = model.smcl(**{k: v for k, v in inputs.items() if k != "word_mask"}).last_hidden_state
-    assert (states[..., 32:] == 0).all() and torch.equal(states[..., :32], open_states[..., :32])
-    logits = logits_of(model, inputs)
-    with torch.no_grad():
-        model.smcl.patch_projection.weight.normal_()
-    assert torch.equal(logits_of(model, inputs), logits)
-    # What is left of the images are the image-aware words: with those closed as well, nothing is.
-    with torch.no_grad():
-        for layer in (model.smcl.text_to_image_to_text.output, model.smcl.text_to_image_to_text.attention.value):
-            layer.weight.zero_()
-    changed = inputs["pixel_values"].flip(0)
-    assert torch.equal(logits_of(model, inputs, pixel_values=changed)[:2], logits_of(model, inputs)[:2])
-
-
-def test_umt_patches_attend_to_words_before_words_attend_to_them():
-    model, inputs = make_system("umt"), make_inputs(image_counts=(1, 1, 1))
-    with torch.no_grad():
-        model.smcl.gate.bias.fill_(-1e4)
-    logits = logits_of(model, inputs)
-    with torch.no_grad():
-        model.smcl.image_to_text.attention.value.weight.normal_()
-    assert difference(logits_of(model, inputs), logits) > 1e-3
-
-
-def test_umt_conversion_shares_each_span_tag_out_evenly():
-    conversion = make_system("umt").conversion(torch.zeros(1))
-    expected = torch.zeros(3, 9)
-    expected[0, 0], expected[1, 1::2], expected[2, 2::2] = 1, 0.25, 0.25
-    assert torch.equal(conversion, expected)
-
-
-def test_umt_span_scores_reach_the_emissions_by_the_conversion():
-    model, inputs = make_system("umt"), make_inputs()
-    logits = logits_of(model, inputs)
-    with torch.no_grad():
-        model.smcl.span_classifier.bias.add_(torch.tensor([0.0, 8.0, 4.0]))
-    shift = torch.tensor([0.0] + [1.0, 0.5] * 4)
-    torch.testing.assert_close(logits_of(model, inputs) - logits, shift.expand_as(logits), atol=1e-4, rtol=0)
-
-
-def test_umt_span_loss_is_that_of_spans_whatever_their_type_and_counts_by_its_weight():
-    inputs = make_inputs(labels=True)
-    for weight in (0.5, 2):
-        model = make_system("umt", span_weight=weight)
-        outputs = model(**inputs)
-        assert outputs.loss.item() == pytest.approx(outputs.task_loss.item() + weight * outputs.span_loss.item())
-    labels = inputs["labels"].clone()
-    # Another type for each entity, the same spans.
-    labels[labels > 0] = (labels[labels > 0] + 1) % 8 + 1
-    retyped = model(**(inputs | {"labels": labels}))
-    assert torch.equal(retyped.span_loss, outputs.span_loss) and not torch.equal(retyped.task_loss, outputs.task_loss)
-    spans = torch.where(labels == -100, -100, torch.where(labels == 0, 0, 1 + (labels - 1) % 2))
-    crf, logits = model.span_crf, model.smcl(**{k: inputs[k] for k in ("input_ids", "attention_mask")}).span_logits
-    expected = []
-    for row in range(3):
-        words = spans[row] != -100
-        alone = torch.ones(1, words.sum(), dtype=torch.bool)
-        expected.append(-crf.log_likelihood(logits[row, words][None], spans[row, words][None], alone))
-    torch.testing.assert_close(retyped.span_loss, torch.cat(expected).mean())
-
-
-def test_umt_span_loss_trains_the_text_and_leaves_the_images_alone():
-    model = make_system("umt")
-    model(**make_inputs(labels=True)).span_loss.backward()
-    has_gradient = {n for n, p in model.named_parameters() if p.grad is not None and p.grad.abs().max() > 0}
-    parts = {name.split(".")[1] for name in has_gradient if name.startswith("smcl.")}
-    assert parts == {"text_model", "span_layer", "span_classifier"}
-
-
 # Under the trainer, the pipeline and the command line
 
 
@@ -451,7 +290,7 @@ def test_training_on_cached_features_learns_what_only_images_tell(name, posts, p
     model.smcl.vision_model.requires_grad_(False)
     features = ImageFeatures(model, processor)
     cached = features.replace_images(posts)
-    shape = {"umt": (5, 24), "umt-mi": (5, 24), "hvpnet": (2, 4, 24), "tpm-mi": (24,)}[name]
+    shape = {"maf": (5, 24), "umt": (5, 24), "umt-mi": (5, 24), "hvpnet": (2, 4, 24), "tpm-mi": (24,)}[name]
     assert features.gather([[0, 1]])["image_embeds"].shape == (1, 2, *shape)
     assert cached["image_rows"][1] == ([1] if name in FIRST_IMAGE_ONLY else [1, 0])
     settings = {"num_train_epochs": 30, "learning_rate": 3e-3, "save_strategy": "no"}
@@ -477,7 +316,7 @@ def test_pipeline_predicts_and_explains_as_for_smcl(name, processor, photo):
         assert result["tags"] == [LABELS[tag] for tag in tags]
     explanation = pipe.explain(posts[0])
     assert explanation.words == ["joey", "and", "niko", "rest"]
-    assert (explanation.guidance_attention is None) == name.startswith("umt")
+    assert (explanation.guidance_attention is None) == (name not in PROMPTED)
 
 
 @pytest.fixture(scope="module")

@@ -92,6 +92,13 @@ def test_info_nce_is_low_for_partners_and_zero_without_negatives():
     torch.testing.assert_close(info_nce(x, x.roll(1, 0), masked), info_nce(x[:3], x.roll(1, 0)[:3], masked[:3]))
 
 
+def test_info_nce_weighs_its_two_directions():
+    x, y = sample(4), sample(4, seed=1)
+    both = [info_nce(x, y, everything(x), weight=weight) for weight in (1.0, 0.0, 0.7)]
+    torch.testing.assert_close(info_nce(y, x, everything(x), weight=0.0), both[0])
+    torch.testing.assert_close(0.7 * both[0] + 0.3 * both[1], both[2])
+
+
 @pytest.mark.parametrize("loss", [central_moment_discrepancy, soft_orthogonality, info_nce])
 def test_gradients_are_right(loss):
     x, y = sample(5, 3).requires_grad_(), sample(5, 3, seed=1).requires_grad_()
