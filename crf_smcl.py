@@ -11,6 +11,8 @@ except ImportError as error:
     raise ImportError("SMCL needs the package pytorch-crf: run `pip install pytorch-crf`.") from error
 
 
+# Lower than any path, but not infinite: differences and gradients of scores must be numbers.
+ILLEGAL = -1e30
 # Start, transition and end scores.
 CRFScores = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
@@ -108,8 +110,7 @@ class LinearChainCRF(CRF):
         Returns:
             `torch.LongTensor` of shape `(batch_size, num_words)`, -100 where masked.
         """
-        # Lower than any path, but not infinite: differences of scores must be numbers.
-        starts, transitions, ends = self._scores(illegal=-1e30)
+        starts, transitions, ends = self._scores(illegal=ILLEGAL)
         emissions = _batch_last(_at_least_float32(emissions))
         scores = [starts[:, None] + emissions[0]]
         # All that is added to a score on the way to the next word, at once.
@@ -141,10 +142,26 @@ class LinearChainCRF(CRF):
         Returns:
             `torch.FloatTensor` of shape `(batch_size, num_words, num_labels)`, 0 where masked.
         """
-        scores = self._scores(temperature)
-        emissions = _batch_last(_at_least_float32(emissions) / temperature)
-        alphas, betas = self._forward_scores(emissions, scores), self._backward_scores(emissions, mask, scores)
-        return (alphas + betas).softmax(dim=1).permute(2, 0, 1) * mask[..., None]
+        return self.log_marginals(emissions, mask, temperature).exp() * mask[..., None]
+
+    def log_marginals(self, emissions: torch.Tensor, mask: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:
+        """Compute log p(tag of word | emissions) by forward-backward, with gradients.
+
+        Args:
+            emissions (`torch.Tensor` of shape `(batch_size, num_words, num_labels)`): Emission scores.
+            mask (`torch.BoolTensor` of shape `(batch_size, num_words)`): `True` marks a word, words first.
+            temperature (`float`, *optional*, defaults to 1): Divides all scores.
+
+        Returns:
+            `torch.FloatTensor` of shape `(batch_size, num_words, num_labels)`: 0 where masked; for a tag that BIO2
+            excludes a large negative number, where -inf would leave gradients that are no numbers.
+        """
+        with torch.autocast(emissions.device.type, enabled=False):
+            scores = self._scores(temperature, illegal=ILLEGAL)
+            emissions = _at_least_float32(emissions).masked_fill(~mask[..., None], 0) / temperature
+            emissions = _batch_last(emissions)
+            alphas, betas = self._forward_scores(emissions, scores), self._backward_scores(emissions, mask, scores)
+            return (alphas + betas).log_softmax(dim=1).permute(2, 0, 1).masked_fill(~mask[..., None], 0)
 
     @torch.no_grad()
     def entity_posteriors(

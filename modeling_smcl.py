@@ -125,6 +125,8 @@ class SMCLPreTrainedModel(PreTrainedModel):
     base_model_prefix = "smcl"
     main_input_name = "input_ids"
     input_modalities = ("text", "image")
+    # Further inputs of `forward`: what a system's own processor says of images besides their pixels.
+    context_inputs: tuple[str, ...] = ()
     supports_gradient_checkpointing = True
     # The loss is a mean over posts: without this, Trainer would not divide it by the accumulation steps.
     accepts_loss_kwargs = False
@@ -165,6 +167,11 @@ class SMCLPreTrainedModel(PreTrainedModel):
             auto_map = getattr(self.config, "auto_map", None) or {}
             self.config.auto_map = {**auto_map, "AutoModel": "modeling_smcl.SMCLModel"}
         super().save_pretrained(save_directory, **kwargs)
+
+    def _check_context(self, context: dict[str, torch.Tensor]) -> None:
+        """Refuse inputs of `forward` that this model does not have."""
+        if unknown := context.keys() - set(self.context_inputs):
+            raise TypeError(f"{type(self).__name__} got the inputs {sorted(unknown)}, which it does not take.")
 
     @classmethod
     def _can_set_attn_implementation(cls) -> bool:
@@ -387,7 +394,7 @@ class SMCLImageTextModel(SMCLPreTrainedModel):
         Args:
             images ([`PostImages`]): What `encode_images` gives for each image.
             text_mask (`torch.BoolTensor` of shape `(batch_size, num_tokens)`): `True` marks a real token.
-            **text: `input_ids` and `inputs_embeds` of `forward`.
+            **text: `input_ids` and `inputs_embeds` of `forward`, and those of `context_inputs` that were given.
         """
         return images
 
@@ -439,6 +446,7 @@ class SMCLImageTextModel(SMCLPreTrainedModel):
         image_indices: torch.LongTensor | None = None,
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
+        **context: torch.Tensor,
     ) -> SMCLModelOutput:
         """Represent the tokens of posts in the light of their images.
 
@@ -456,18 +464,22 @@ class SMCLImageTextModel(SMCLPreTrainedModel):
                 as `real_image_indices` tells: spares an accelerator's host the wait for the number of images. Not for
                 batches that are still to be cut: they count the slots of the whole batch.
             output_attentions, output_hidden_states (`bool`, *optional*): What to return of the text encoder.
+            **context: Those of `context_inputs`, handed to `relate_images`.
 
         Returns:
             [`SMCLModelOutput`].
 
         Raises:
+            TypeError: if there is no such input.
             ValueError: if the inputs do not fit together or the text encoder's attention was changed.
         """
+        self._check_context(context)
         text_mask = self._text_mask(input_ids, inputs_embeds, attention_mask)
         images = self._image_inputs(pixel_values, image_embeds, image_mask, image_indices)
         guidance = None
         if images is not None:
-            images = self.relate_images(images, text_mask, input_ids=input_ids, inputs_embeds=inputs_embeds)
+            text = {"input_ids": input_ids, "inputs_embeds": inputs_embeds}
+            images = self.relate_images(images, text_mask, **text, **context)
             guidance = self.prompts(images, text_mask)
         flags = {"output_attentions": output_attentions, "output_hidden_states": output_hidden_states}
         flags = {name: getattr(self.config, name) if flag is None else flag for name, flag in flags.items()}
@@ -580,6 +592,7 @@ class SMCLTaggingModel(CRFTaggingMixin, SMCLPreTrainedModel):
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
         batch_share: BatchShare | None = None,
+        **context: torch.Tensor,
     ) -> SMCLOutput:
         """Score the tags of every token, and with labels compute the loss.
 
@@ -593,6 +606,7 @@ class SMCLTaggingModel(CRFTaggingMixin, SMCLPreTrainedModel):
                 tokens, -100 elsewhere.
             batch_share ([`BatchShare`], *optional*): Where several processes share a batch: has the losses that look at
                 all its posts look at those of all processes.
+            **context: Those of the model below that its `context_inputs` name.
 
         Returns:
             [`SMCLOutput`].
@@ -609,6 +623,7 @@ class SMCLTaggingModel(CRFTaggingMixin, SMCLPreTrainedModel):
             output_attentions=output_attentions,
             output_hidden_states=output_hidden_states,
             return_dict=True,
+            **context,
         )
         logits = self.emissions(outputs)
         losses = {}

@@ -69,6 +69,8 @@ class SMCLProcessor(ProcessorMixin):
     """
 
     valid_processor_kwargs = SMCLProcessorKwargs
+    # Columns of a data set, besides words, images and labels, that a call takes as `context`.
+    context_columns: tuple[str, ...] = ()
 
     def __init__(self, image_processor, tokenizer, max_images: int = 4, **kwargs):
         super().__init__(image_processor, tokenizer, **kwargs)

@@ -17,7 +17,10 @@ from .bert_crf import BertCRFForTokenClassification
 from .bilstm_crf import BiLSTMCRFForTokenClassification
 from .hbilstm_crf import HBiLSTMCRFForTokenClassification
 from .hvpnet import HVPNeTForTokenClassification
+from .ita import ITAForTokenClassification
 from .maf import MAFForTokenClassification
+from .ocsga import OCSGAForTokenClassification
+from .pgim import PGIMForTokenClassification
 from .tpm_mi import TPMMIForTokenClassification
 from .umt import UMTForTokenClassification
 from .umt_mi import UMTMIForTokenClassification
@@ -27,8 +30,11 @@ SYSTEMS: dict[str, type[SMCLTaggingModel]] = {
     "hbilstm-crf": HBiLSTMCRFForTokenClassification,
     "bert": BertSoftmaxForTokenClassification,
     "bert-crf": BertCRFForTokenClassification,
-    "maf": MAFForTokenClassification,
     "umt": UMTForTokenClassification,
+    "ocsga": OCSGAForTokenClassification,
+    "maf": MAFForTokenClassification,
+    "ita": ITAForTokenClassification,
+    "pgim": PGIMForTokenClassification,
     "umt-mi": UMTMIForTokenClassification,
     "hvpnet": HVPNeTForTokenClassification,
     "tpm-mi": TPMMIForTokenClassification,

@@ -56,6 +56,19 @@ class TextOnlyModel(SMCLPreTrainedModel):
         """Replace the text encoder's word embeddings."""
         self.text_model.set_input_embeddings(value)
 
+    def fuse(self, text_states: torch.Tensor, text_mask: torch.Tensor, **context: torch.Tensor) -> torch.Tensor:
+        """Join the encoded text with what else is known of a post, by default not at all.
+
+        Args:
+            text_states (`torch.FloatTensor` of shape `(batch_size, num_tokens, hidden_size)`): Encoded text.
+            text_mask (`torch.BoolTensor` of shape `(batch_size, num_tokens)`): `True` marks a real token.
+            **context: Those of `context_inputs` that were given.
+
+        Returns:
+            `torch.FloatTensor`: what the head reads, of the same shape.
+        """
+        return text_states
+
     @can_return_tuple
     def forward(
         self,
@@ -69,6 +82,7 @@ class TextOnlyModel(SMCLPreTrainedModel):
         image_indices: torch.LongTensor | None = None,
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
+        **context: torch.Tensor,
     ) -> SMCLModelOutput:
         """Represent the tokens of posts.
 
@@ -78,16 +92,23 @@ class TextOnlyModel(SMCLPreTrainedModel):
                 Word embeddings in place of `input_ids`.
             pixel_values, image_mask, image_embeds, image_indices: Ignored.
             output_attentions, output_hidden_states (`bool`, *optional*): What to return of the text encoder.
+            **context: Those of `context_inputs`, handed to `fuse`.
 
         Returns:
             [`SMCLModelOutput`].
+
+        Raises:
+            TypeError: if there is no such input.
         """
+        self._check_context(context)
         optional = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
         flags = {"output_attentions": output_attentions, "output_hidden_states": output_hidden_states}
         optional |= {name: getattr(self.config, name) if flag is None else flag for name, flag in flags.items()}
         outputs = self.text_model(input_ids, attention_mask, inputs_embeds=inputs_embeds, **optional)
+        states = outputs.last_hidden_state
+        mask = states.new_ones(states.shape[:2]) if attention_mask is None else attention_mask
         return SMCLModelOutput(
-            last_hidden_state=outputs.last_hidden_state,
+            last_hidden_state=self.fuse(states, mask.bool(), **context),
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
         )

@@ -4,15 +4,16 @@ import json
 import pytest
 import torch
 from datasets import Dataset
-from factories import LABELS, TEXT_SIZE, make_config, make_inputs
+from factories import LABELS, TEXT_SIZE
 from huggingface_hub.errors import StrictDataclassError
+from systems import FROM_POSTS, context_of, make_system, system_inputs
 from torch.nn import functional as F
 from transformers import AutoConfig, AutoModelForTokenClassification, AutoProcessor, TrainerCallback, pipeline
 from transformers.utils import logging
 
 from smcl import MultiImageNERPipeline, SMCLForTokenClassification
 from smcl.baselines import SYSTEMS, check_switches, needed_encoders, reads_images
-from smcl.baselines.bilstm_crf import WordLSTMConfig, WordProcessor, run_lstm
+from smcl.baselines.bilstm_crf import WordProcessor, run_lstm
 from smcl.baselines.hbilstm_crf import CharacterLSTMConfig, CharacterProcessor
 from smcl.baselines.text_only import TextProcessor
 from smcl.baselines.word_vectors import read_word_vectors
@@ -22,51 +23,25 @@ from smcl.train.arguments import SMCLTrainingArguments
 from smcl.train.collator import SMCLDataCollator
 from smcl.train.trainer import SMCLTrainer
 
-NAMES = ["bilstm-crf", "hbilstm-crf", "bert", "bert-crf"]
-LSTM_SIZE = {"vocab_size": 100, "embedding_size": 12, "hidden_size": 32}
+CONTEXT = ["ocsga", "ita", "pgim"]
+NAMES = ["bilstm-crf", "hbilstm-crf", "bert", "bert-crf", *CONTEXT]
 POSTS = [["Joey", "and", "Niko", "rest", "in", "Verona"], ["niko", "rests"], ["and", "Joey", ",", "Joey"]]
 
 
-def make_system(name: str, seed: int = 0, **kwargs):
-    """A tiny random model whose weights are large enough to matter, in evaluation mode."""
-    config_class = SYSTEMS[name].config_class
-    text_configs = {
-        "bilstm-crf": lambda: WordLSTMConfig(**LSTM_SIZE),
-        "hbilstm-crf": lambda: CharacterLSTMConfig(**LSTM_SIZE, num_characters=30, num_hidden_layers=2),
-    }
-    text_config = text_configs.get(name, lambda: make_config().text_config)()
-    torch.manual_seed(seed)
-    model = SYSTEMS[name](config_class(text_config=text_config, id2label=dict(enumerate(LABELS)), **kwargs)).eval()
-    with torch.no_grad():
-        for parameter_name, parameter in model.named_parameters():
-            if "weight" in parameter_name and parameter.dim() == 2:
-                parameter.mul_(4)
-    return model
-
-
-def system_inputs(name: str, seed: int = 0, images: bool = False, **kwargs) -> dict:
-    inputs = make_inputs(seed, image_counts=(2, 1, 0) if images else (0, 0, 0), **kwargs)
-    if name == "hbilstm-crf":
-        generator = torch.Generator().manual_seed(seed)
-        shape = *inputs["input_ids"].shape, 7
-        characters = torch.randint(1, 30, shape, generator=generator)
-        lengths = torch.randint(1, 8, shape[:2], generator=generator)
-        # As the processor has it: none for tokens that start no word.
-        lengths = lengths * inputs["word_mask"]
-        inputs["character_ids"] = characters * (torch.arange(7) < lengths[..., None])
-    return inputs
+def text_inputs(name: str, seed: int = 0, **kwargs) -> dict:
+    return system_inputs(name, seed, (0, 0, 0), **kwargs)
 
 
 def make_processor(name: str, tokenizer) -> TextProcessor:
     processor_class = SYSTEMS[name].processor_class
-    return processor_class(tokenizer) if name.startswith("bert") else processor_class.from_posts(POSTS * 2)
+    return processor_class.from_posts(POSTS * 2) if name in FROM_POSTS else processor_class(tokenizer)
 
 
 def make_fitting(name: str, tokenizer):
     """A tiny model and the processor whose vocabulary it has."""
     processor = make_processor(name, tokenizer)
     model = make_system(name)
-    if not name.startswith("bert"):
+    if name in FROM_POSTS:
         sizes = {"embedding_size": 12, "hidden_size": 32} | processor.text_sizes()
         config_class = SYSTEMS[name].config_class
         text_config = config_class.sub_configs_defaults["text_config"].config_class(**sizes)
@@ -91,7 +66,7 @@ by_name = pytest.mark.parametrize("name", NAMES)
 @by_name
 def test_every_parameter_is_trained(name):
     model = make_system(name).train()
-    loss = model(**system_inputs(name, labels=True)).loss
+    loss = model(**text_inputs(name, labels=True)).loss
     loss.backward()
     assert torch.isfinite(loss)
     assert [n for n, p in model.named_parameters() if p.grad is None or not torch.isfinite(p.grad).all()] == []
@@ -99,7 +74,7 @@ def test_every_parameter_is_trained(name):
 
 @by_name
 def test_saved_folder_loads_by_the_auto_class_bit_for_bit_and_holds_no_code(name, tmp_path):
-    model, inputs = make_system(name), system_inputs(name, labels=True)
+    model, inputs = make_system(name), text_inputs(name, labels=True)
     model.save_pretrained(tmp_path)
     loaded, info = AutoModelForTokenClassification.from_pretrained(tmp_path, output_loading_info=True)
     assert not info["missing_keys"] and not info["unexpected_keys"]
@@ -135,7 +110,7 @@ def test_weights_that_a_checkpoint_lacks_are_initialised(name, tmp_path):
 
 @by_name
 def test_a_post_alone_has_the_logits_it_has_in_a_batch(name):
-    model, inputs = make_system(name), system_inputs(name)
+    model, inputs = make_system(name), text_inputs(name)
     logits = model(**inputs).logits
     for row, length in enumerate((9, 6, 8)):
         alone = {key: tensor[row : row + 1, :length] for key, tensor in inputs.items()}
@@ -144,7 +119,7 @@ def test_a_post_alone_has_the_logits_it_has_in_a_batch(name):
 
 @by_name
 def test_shuffling_a_batch_changes_no_logits(name):
-    model, inputs = make_system(name), system_inputs(name)
+    model, inputs = make_system(name), text_inputs(name)
     order = torch.tensor([2, 0, 1])
     shuffled = model(**{key: tensor[order] for key, tensor in inputs.items()}).logits
     real = inputs["attention_mask"].bool()[order]
@@ -156,7 +131,7 @@ def test_shuffling_a_batch_changes_no_logits(name):
     ("name", "side"), [*((name, "right") for name in NAMES), ("bilstm-crf", "left"), ("hbilstm-crf", "left")]
 )
 def test_padding_changes_no_logits(name, side):
-    model, inputs = make_system(name), system_inputs(name)
+    model, inputs = make_system(name), text_inputs(name)
     amount = (0, 4) if side == "right" else (4, 0)
     padded = {
         key: F.pad(tensor, amount if tensor.dim() == 2 else (0, 0, *amount), value=3 if key.endswith("_ids") else 0)
@@ -168,13 +143,15 @@ def test_padding_changes_no_logits(name, side):
 
 @by_name
 def test_images_are_ignored(name, tokenizer, photo):
-    model, inputs = make_system(name), system_inputs(name, images=True, labels=True)
+    model, inputs = make_system(name), system_inputs(name, image_counts=(2, 1, 0), labels=True)
     assert {"pixel_values", "image_mask"} <= set(inputs)
     without = {key: tensor for key, tensor in inputs.items() if key not in ("pixel_values", "image_mask")}
     assert torch.equal(model(**inputs).logits, model(**without).logits)
     assert torch.equal(model(**inputs).loss, model(**without).loss)
     processor = make_processor(name, tokenizer)
-    batch, expected = processor(words=POSTS, images=[[photo] * 9, [], ["no/file"]]), processor(words=POSTS)
+    images = [[photo] * 9, [], ["no/file"]]
+    context = context_of(name, images)
+    batch, expected = processor(words=POSTS, images=images, **context), processor(words=POSTS, **context)
     assert batch.keys() == expected.keys() == set(processor.model_input_names)
     assert all(torch.equal(batch[key], expected[key]) for key in batch)
 
@@ -249,7 +226,7 @@ def test_pipeline_predicts_from_a_saved_folder_whatever_the_batch(name, tokenize
 
 
 def test_bert_is_a_softmax_over_the_tags_of_each_word():
-    model, inputs = make_system("bert"), system_inputs("bert", labels=True)
+    model, inputs = make_system("bert"), text_inputs("bert", labels=True)
     outputs = model(**inputs)
     sums = F.cross_entropy(outputs.logits.transpose(1, 2), inputs["labels"], reduction="none").sum(dim=1)
     torch.testing.assert_close(outputs.loss, sums.mean())
@@ -261,7 +238,7 @@ def test_bert_is_a_softmax_over_the_tags_of_each_word():
 
 
 def test_bert_crf_is_the_stock_encoder_below_a_crf():
-    model, inputs = make_system("bert-crf"), system_inputs("bert-crf", labels=True)
+    model, inputs = make_system("bert-crf"), text_inputs("bert-crf", labels=True)
     stock = model.smcl.text_model(inputs["input_ids"], inputs["attention_mask"]).last_hidden_state
     assert torch.equal(model.classifier(stock), model(**inputs).logits)
     assert model.crf.transitions.requires_grad
@@ -286,7 +263,7 @@ def test_lstm_reads_both_directions_and_nothing_but_real_steps():
 
 @pytest.mark.parametrize("name", ["bilstm-crf", "hbilstm-crf"])
 def test_words_on_both_sides_reach_a_words_scores(name):
-    model, inputs = make_system(name), system_inputs(name)
+    model, inputs = make_system(name), text_inputs(name)
     before = model(**inputs).logits[1, 3]
     for position in (1, 5):
         changed = dict(inputs, input_ids=inputs["input_ids"].clone())
@@ -295,7 +272,7 @@ def test_words_on_both_sides_reach_a_words_scores(name):
 
 
 def test_a_word_is_its_embedding_and_the_ends_of_both_directions_over_its_characters():
-    model, inputs = make_system("hbilstm-crf"), system_inputs("hbilstm-crf")
+    model, inputs = make_system("hbilstm-crf"), text_inputs("hbilstm-crf")
     layers = model.smcl.text_model
     inputs["character_ids"][0, 1] = torch.tensor([5, 6, 7, 8, 0, 0, 0])
     embeds = layers.embed(inputs["input_ids"], inputs["character_ids"])
@@ -312,13 +289,13 @@ def test_a_word_is_its_embedding_and_the_ends_of_both_directions_over_its_charac
 
 
 def test_width_of_the_characters_changes_no_logits():
-    model, inputs = make_system("hbilstm-crf"), system_inputs("hbilstm-crf")
+    model, inputs = make_system("hbilstm-crf"), text_inputs("hbilstm-crf")
     wider = dict(inputs, character_ids=F.pad(inputs["character_ids"], (0, 9)))
     assert (model(**wider).logits - model(**inputs).logits).abs().max() < 1e-5
 
 
 def test_characters_are_needed_with_words():
-    model, inputs = make_system("hbilstm-crf"), system_inputs("hbilstm-crf")
+    model, inputs = make_system("hbilstm-crf"), text_inputs("hbilstm-crf")
     del inputs["character_ids"]
     with pytest.raises(ValueError, match="either `input_ids` and `character_ids`, or `inputs_embeds`"):
         model(**inputs)

@@ -70,6 +70,19 @@ def test_marginals_equal_sums_over_all_paths(constrain_bio):
         assert (marginals[row, length:] == 0).all()
 
 
+def test_log_marginals_are_the_logarithms_of_marginals_and_have_gradients():
+    crf = make_crf().double()
+    emissions, mask = make_emissions()
+    emissions = emissions.double().requires_grad_()
+    logs = crf.log_marginals(emissions, mask, 1.5)
+    torch.testing.assert_close(logs.exp() * mask[..., None], crf.marginals(emissions, mask, 1.5))
+    # I- tags at the first word of a sequence.
+    assert (logs[~mask] == 0).all() and (logs[:, 0, 2::2] < -1e20).all() and logs.isfinite().all()
+    assert torch.autograd.gradcheck(lambda x: crf.log_marginals(x, mask)[:, 1:], emissions)
+    crf.log_marginals(emissions, mask).exp().square().sum().backward()
+    assert all(parameter.grad.isfinite().all() for parameter in (emissions, *crf.parameters()))
+
+
 @pytest.mark.parametrize("temperature", [1.0, 2.5])
 @pytest.mark.parametrize("constrain_bio", [True, False])
 def test_entity_posteriors_equal_sums_over_all_paths_with_exactly_that_entity(constrain_bio, temperature):

@@ -1,0 +1,330 @@
+"""What the systems that read columns of context share: the processors that turn these into inputs of a model.
+
+The columns are those of `dataset_scripts/context.py`, made by `python -m smcl.dataset_scripts.enrich`.
+"""
+
+from typing import Any
+
+import torch
+from torch.nn.utils.rnn import pad_sequence
+from transformers import BatchFeature, PreTrainedTokenizerBase
+from transformers.utils import logging
+
+from ..dataset_scripts.context import IMAGE_COLUMNS, check_entry
+from ..images_smcl import ImageError
+from ..processing_smcl import STAND_IN, SMCLProcessor
+from .text_only import TextOnlyModel, TextProcessor
+
+logger = logging.get_logger(__name__)
+
+# For each column, the argument of `enrich` that makes it, and what it may be.
+MAKERS = {
+    "objects": "--objects hustvl/yolos-small",
+    "regions": "--regions google/owlv2-base-patch16-ensemble",
+    "captions": "--captions Salesforce/blip-image-captioning-base",
+    "image_text": "--ocr tesseract",
+    "knowledge": "--knowledge Qwen/Qwen2.5-7B-Instruct",
+}
+
+
+def how_to_make(columns: list[str], dataset: str = "DATA") -> str:
+    """Return the command that adds columns to a data set.
+
+    Args:
+        columns (`list[str]`): Names of the columns.
+        dataset (`str`, *optional*, defaults to `"DATA"`): The folder of the data set.
+
+    Returns:
+        `str`: the command, with a model for each column to choose or to replace.
+    """
+    makers = " ".join(MAKERS[column] for column in columns)
+    return f"python -m smcl.dataset_scripts.enrich --input {dataset} --output {dataset}_context {makers}"
+
+
+class ContextProcessor(SMCLProcessor):
+    """A processor that also reads columns about the images of a post, or about the post: its context.
+
+    Subclasses name the columns and override the hooks `context_tensors` and `views`, or `context_text`. These get, by
+    column, what it says of the post's first image, or of the post. A post without images has nothing there: `[]`.
+    """
+
+    # Its code does not travel with a saved folder.
+    _auto_class = None
+    context_columns: tuple[str, ...] = ()
+
+    def context_tensors(self, contexts: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        """Return further tensors, whose shapes depend on nothing but the number of posts; by default none.
+
+        Args:
+            contexts (`list[dict]`): What the columns say of each post.
+
+        Returns:
+            `dict[str, torch.Tensor]`: tensors of shape `(batch_size, ...)`.
+        """
+        return {}
+
+    def views(self, images: list[Any], context: dict[str, Any] | None = None) -> list[Any]:
+        """Return what takes the places of a post's images; by default these.
+
+        Args:
+            images (`list`): At least one image, of any kind that a call takes.
+            context (`dict`): What the columns say.
+
+        Returns:
+            `list`: images, at most `max_images`.
+
+        Raises:
+            ImageError: if an image can't be read.
+        """
+        return images
+
+    def __call__(
+        self,
+        words: list[list[str]] | None = None,
+        images: list[list[Any]] | None = None,
+        labels: list[list[int]] | None = None,
+        text: list[str] | None = None,
+        context: dict[str, list] | None = None,
+        **kwargs,
+    ) -> BatchFeature:
+        """Process a batch of posts; see [`SMCLProcessor.__call__`].
+
+        Args:
+            words, images, labels, text: As there.
+            context (`dict[str, list]`): For each of `context_columns` what it says of each post; of a single post given
+                without the outer list, what it says of that.
+            **kwargs: As there.
+
+        Returns:
+            [`BatchFeature`]: as there, and what the hooks add. With appended words, `context_mask (batch_size,
+            num_tokens)`, `True` at the tokens that do not belong to the post.
+
+        Raises:
+            TypeError: if there is no such keyword argument.
+            ValueError: if the arguments do not fit together or a column is missing; names the post.
+        """
+        if isinstance(text, str) or (words and isinstance(words[0], str)):
+            words, text, images, labels = (None if x is None else [x] for x in (words, text, images, labels))
+            context = context and {column: [value] for column, value in context.items()}
+        contexts = self.read_contexts(context, images, len(words or text or []))
+        text_kwargs, images_kwargs = self._split_kwargs(dict(kwargs))
+        if images is not None:
+            posts = self.limit_images(images, images_kwargs.get("on_extra_images", "error"))
+            images = [self._views(post, contexts[row], row) for row, post in enumerate(posts)]
+        batch = super().__call__(words, images, labels, text, **kwargs)
+        offsets = batch.pop("word_offsets", None)
+        data = {name: torch.as_tensor(x) for name, x in batch.items()}
+        data = self._append(data, contexts, text_kwargs) | self.context_tensors(contexts)
+        if text_kwargs["return_tensors"] == "np":
+            data = {name: x.numpy() for name, x in data.items()}
+        return BatchFeature(data if offsets is None else data | {"word_offsets": offsets})
+
+    def _views(self, images: list[Any], context: dict[str, Any], row: int) -> list[Any]:
+        try:
+            return self.views(images, context) if images else []
+        except ImageError as error:
+            raise ValueError(f"Post {row} of the batch, image 0: {error}") from error
+
+    def read_contexts(
+        self, context: dict[str, list] | None, images: list[list[Any] | None] | None, num_posts: int
+    ) -> list[dict[str, Any]]:
+        """Check the context of posts, and take out what is said of their first images.
+
+        Args:
+            context (`dict[str, list]`): For each column what it says of each post.
+            images (`list[list]`, *optional*): Images of each post, of any kind; only their number counts.
+            num_posts (`int`): How many posts there are.
+
+        Returns:
+            `list[dict]`: for each post, by column what the hooks get.
+
+        Raises:
+            ValueError: if a column is missing, was not computed, or does not fit; names the post.
+        """
+        context = context or {}
+        missing = [column for column in self.context_columns if context.get(column) is None]
+        unknown = context.keys() - set(self.context_columns)
+        if missing or unknown:
+            raise ValueError(
+                f"`context` must have the columns {list(self.context_columns)}, which {type(self).__name__} reads, got "
+                f"{sorted(name for name, column in context.items() if column is not None)}. Make missing ones by "
+                f"`{how_to_make(missing or list(self.context_columns))}`."
+            )
+        if wrong := {column: len(values) for column, values in context.items() if len(values) != num_posts}:
+            raise ValueError(f"Expected `context` for {num_posts} posts, got {wrong}.")
+        counts = [None] * num_posts
+        if images is not None and len(images) == num_posts:
+            counts = [len(post) if isinstance(post, list | tuple) else int(post is not None) for post in images]
+        return [
+            {column: _read(column, values[row], counts[row], row) for column, values in context.items()}
+            for row in range(num_posts)
+        ]
+
+    def _append(
+        self, data: dict[str, torch.Tensor], contexts: list[dict[str, Any]], settings: dict[str, Any]
+    ) -> dict[str, torch.Tensor]:
+        """Append words to posts, by default none; see [`AppendingProcessor`]."""
+        return data
+
+
+def _read(column: str, value: Any, num_images: int | None, row: int) -> Any:
+    """Check what a column says of a post; return what it says of the first image, or of the post."""
+    where = f"Post {row} of the batch, `{column}`"
+    not_computed = f"{where}: not computed. Make it by `{how_to_make([column])}`."
+    if column not in IMAGE_COLUMNS:
+        if value is None:
+            raise ValueError(not_computed)
+        if not isinstance(value, str):
+            raise ValueError(f"{where}: expected a text, got {type(value).__name__}.")
+        return value
+    if value is None and num_images != 0:
+        raise ValueError(not_computed)
+    entries = [] if value is None else value
+    if not isinstance(entries, list | tuple) or num_images not in (None, len(entries)):
+        came = len(entries) if isinstance(entries, list | tuple) else type(entries).__name__
+        raise ValueError(f"{where}: expected an entry for each of {num_images} images, got {came}.")
+    if not entries:
+        return []
+    if entries[0] is None:
+        raise ValueError(not_computed)
+    check_entry(column, entries[0], where)
+    return entries[0]
+
+
+class ContextTextProcessor(ContextProcessor, TextProcessor):
+    """A processor of words and context, which leaves images unread.
+
+    Args:
+        tokenizer (`PreTrainedTokenizerBase`): A fast tokenizer.
+
+    Raises:
+        ValueError: if the tokenizer is a slow one or does not know its special tokens.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, **kwargs):
+        TextProcessor.__init__(self, tokenizer, **kwargs)
+
+
+class AppendingProcessor(ContextTextProcessor):
+    """A processor that appends words to those of a post, in the tokenizer's own form of a pair of texts.
+
+    No word of a post is cut off for it: the context is cut to what a post leaves of `max_length`. As it stands behind
+    the post, the post's tokens have the places that they have alone.
+
+    Args:
+        tokenizer (`PreTrainedTokenizerBase`): A fast tokenizer.
+        max_context_tokens (`int`, *optional*, defaults to 128): Most tokens to append, separators among them.
+
+    Raises:
+        ValueError: if the tokenizer is a slow one or does not know its special tokens, or `max_context_tokens` is
+            negative.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, max_context_tokens: int = 128, **kwargs):
+        super().__init__(tokenizer, **kwargs)
+        if max_context_tokens < 0:
+            raise ValueError(f"`max_context_tokens` must not be negative, got {max_context_tokens}.")
+        self.max_context_tokens = max_context_tokens
+
+    @property
+    def model_input_names(self) -> list[str]:
+        """Names of the tensors that a call may return, but for `labels`."""
+        return [*super().model_input_names, "context_mask"]
+
+    def context_text(self, context: dict[str, Any]) -> list[str]:
+        """Return the words to append to a post.
+
+        Args:
+            context (`dict`): What the columns say.
+
+        Returns:
+            `list[str]`.
+        """
+        raise NotImplementedError
+
+    def _append(
+        self, data: dict[str, torch.Tensor], contexts: list[dict[str, Any]], settings: dict[str, Any]
+    ) -> dict[str, torch.Tensor]:
+        real = data["attention_mask"].bool()
+        limit = settings.get("max_length") or self.tokenizer.model_max_length
+        rooms = [min(self.max_context_tokens, limit - length) for length in real.sum(dim=1).tolist()]
+        tails = self._tails([self.context_text(context) for context in contexts], rooms)
+        fills = {"input_ids": self.tokenizer.pad_token_id, "token_type_ids": self.tokenizer.pad_token_type_id}
+        fills |= {"attention_mask": 0, "word_mask": 0, "labels": -100, "context_mask": 0}
+        data["context_mask"] = torch.zeros_like(real)
+        width = data["input_ids"].shape[1] if settings.get("padding") == "max_length" else 0
+        width = max(width, *(int(mask.sum()) + len(tail["input_ids"]) for mask, tail in zip(real, tails, strict=True)))
+        step = settings.get("pad_to_multiple_of") or 1
+        width += -width % step
+        side = settings.get("padding_side") or self.tokenizer.padding_side
+        for name in fills.keys() & data.keys():
+            rows = []
+            for x, mask, tail in zip(data[name], real, tails, strict=True):
+                more = tail.get(name, [fills[name]] * len(tail["input_ids"]))
+                rows.append(torch.cat([x[mask], x.new_tensor(more)]))
+            # A row of full width, so that padding reaches it.
+            rows.append(data[name].new_zeros(width))
+            data[name] = pad_sequence(rows, True, fills[name], padding_side=side)[:-1]
+        return data
+
+    def _tails(self, texts: list[list[str]], rooms: list[int]) -> list[dict[str, list[int]]]:
+        """Return, of each post, what follows its own tokens: `input_ids` and the tokenizer's other values.
+
+        Args:
+            texts (`list[list[str]]`): Words to append to each post.
+            rooms (`list[int]`): How many tokens there is room for.
+        """
+        settings = {"is_split_into_words": True, "split_special_tokens": True, "verbose": False}
+        # Any first text will do: what follows does not depend on it.
+        num_own = len(self.tokenizer([STAND_IN], **settings)["input_ids"])
+        asked = [row for row, words in enumerate(texts) if words]
+        tails = [{"input_ids": [], "attention_mask": []} for _ in texts]
+        if not asked:
+            return tails
+        pairs = self.tokenizer([[STAND_IN]] * len(asked), [texts[row] for row in asked], **settings)
+        self._replace_special_tokens(pairs)
+        num_cut = 0
+        for index, row in enumerate(asked):
+            of_context = [i for i, part in enumerate(pairs.sequence_ids(index)) if part == 1]
+            num_surplus = max(0, len(pairs["input_ids"][index]) - num_own - rooms[row])
+            num_cut += num_surplus > 0
+            if num_surplus >= len(of_context):
+                continue
+            dropped = set(of_context[len(of_context) - num_surplus :])
+            tails[row] = {
+                name: [x for i, x in enumerate(values[index]) if i >= num_own and i not in dropped]
+                for name, values in pairs.items()
+            }
+            tails[row]["context_mask"] = [1] * len(tails[row]["input_ids"])
+        if num_cut:
+            logger.warning_once(
+                f"Context is cut at its end where it has more than `max_context_tokens` = {self.max_context_tokens} "
+                "tokens, or more than its post leaves room for. This is said once."
+            )
+        return tails
+
+
+class ContextTextModel(TextOnlyModel):
+    """A text encoder that reads a post and what an [`AppendingProcessor`] appends to it, without a head.
+
+    Args:
+        config ([`TextOnlyConfig`]): The configuration.
+    """
+
+    context_inputs = ("context_mask",)
+
+    def fuse(
+        self, text_states: torch.Tensor, text_mask: torch.Tensor, context_mask: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Return the text as it is: the encoder has read both; see [`TextOnlyModel.fuse`]."""
+        return text_states
+
+
+__all__ = [
+    "MAKERS",
+    "AppendingProcessor",
+    "ContextProcessor",
+    "ContextTextModel",
+    "ContextTextProcessor",
+    "how_to_make",
+]
