@@ -22,8 +22,10 @@ from .maf import MAFForTokenClassification
 from .ocsga import OCSGAForTokenClassification
 from .pgim import PGIMForTokenClassification
 from .tpm_mi import TPMMIForTokenClassification
+from .umgf import UMGFForTokenClassification
 from .umt import UMTForTokenClassification
 from .umt_mi import UMTMIForTokenClassification
+from .visualpt_moe import VisualPTMoEForTokenClassification
 
 SYSTEMS: dict[str, type[SMCLTaggingModel]] = {
     "bilstm-crf": BiLSTMCRFForTokenClassification,
@@ -32,11 +34,13 @@ SYSTEMS: dict[str, type[SMCLTaggingModel]] = {
     "bert-crf": BertCRFForTokenClassification,
     "umt": UMTForTokenClassification,
     "ocsga": OCSGAForTokenClassification,
+    "umgf": UMGFForTokenClassification,
     "maf": MAFForTokenClassification,
     "ita": ITAForTokenClassification,
+    "hvpnet": HVPNeTForTokenClassification,
+    "visualpt-moe": VisualPTMoEForTokenClassification,
     "pgim": PGIMForTokenClassification,
     "umt-mi": UMTMIForTokenClassification,
-    "hvpnet": HVPNeTForTokenClassification,
     "tpm-mi": TPMMIForTokenClassification,
     "smcl": SMCLForTokenClassification,
 }

@@ -4,6 +4,7 @@ import torch
 from huggingface_hub.dataclasses import strict
 from transformers import initialization as init
 
+from ..configuration_smcl import SMCLConfig
 from ..crf_smcl import LinearChainCRF
 from ..modeling_smcl import SMCLTaggingModel
 from .text_only import TextOnlyConfig, TextOnlyModel, TextProcessor
@@ -37,25 +38,18 @@ class IndependentTags(LinearChainCRF):
             self.register_buffer(name, zeros)
 
 
-class BertSoftmaxForTokenClassification(SMCLTaggingModel):
-    """BERT with a softmax over the tags of each word.
+class SoftmaxTaggingModel(SMCLTaggingModel):
+    """A softmax over the tags of each word, in place of a CRF, on top of any model that represents its tokens.
 
-    Devlin, Chang, Lee and Toutanova, "BERT: Pre-training of Deep Bidirectional Transformers for Language
-    Understanding", NAACL 2019, https://aclanthology.org/N19-1423, section 5.3: a word is tagged by its first token. A
-    softmax for each word is a CRF without transitions, and is computed as one: the loss is the cross-entropy of a
-    post's words, summed over words and averaged over posts (theirs is averaged over words), and decoding takes each
-    word's best tag, whatever its neighbours' are. So a sequence may break BIO2.
+    A softmax for each word is a CRF without transitions, and is computed as one: the loss is the cross-entropy of a
+    post's words, summed over words and averaged over posts, and decoding takes each word's best tag, whatever its
+    neighbours' are. So a sequence may break BIO2.
 
     Args:
-        config ([`BertSoftmaxConfig`]): The configuration; its `id2label` names the tags.
+        config ([`SMCLConfig`]): The configuration; its `id2label` names the tags.
     """
 
-    config_class = BertSoftmaxConfig
-    base_class = TextOnlyModel
-    processor_class = TextProcessor
-    input_modalities = ("text",)
-
-    def __init__(self, config: BertSoftmaxConfig):
+    def __init__(self, config: SMCLConfig):
         super().__init__(config)
         self.crf = IndependentTags(self.crf.labels, config.constrain_bio)
 
@@ -67,4 +61,26 @@ class BertSoftmaxForTokenClassification(SMCLTaggingModel):
                 init.zeros_(getattr(module, name))
 
 
-__all__ = ["BertSoftmaxConfig", "BertSoftmaxForTokenClassification", "IndependentTags"]
+class BertSoftmaxForTokenClassification(SoftmaxTaggingModel):
+    """BERT with a softmax over the tags of each word.
+
+    Devlin, Chang, Lee and Toutanova, "BERT: Pre-training of Deep Bidirectional Transformers for Language
+    Understanding", NAACL 2019, https://aclanthology.org/N19-1423, section 5.3: a word is tagged by its first token. The
+    loss is averaged over posts, theirs over words.
+
+    Args:
+        config ([`BertSoftmaxConfig`]): The configuration; its `id2label` names the tags.
+    """
+
+    config_class = BertSoftmaxConfig
+    base_class = TextOnlyModel
+    processor_class = TextProcessor
+    input_modalities = ("text",)
+
+
+__all__ = [
+    "BertSoftmaxConfig",
+    "BertSoftmaxForTokenClassification",
+    "IndependentTags",
+    "SoftmaxTaggingModel",
+]

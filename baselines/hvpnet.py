@@ -7,6 +7,7 @@ from torch.nn import functional as F
 
 from ..layers_smcl import ImageGuidance
 from ..modeling_smcl import PostImages, SMCLImageTextModel, SMCLTaggingModel
+from .checks import check_least
 from .image_system import ImageSystemConfig, prompt_projection, split_heads
 
 # Each level of an image is averaged over a grid of so many rows and columns: its prefix has 4 places.
@@ -31,13 +32,11 @@ class HVPNeTConfig(ImageSystemConfig):
 
     def validate_prompts(self):
         """Check numbers; part of the strict validation on construction and saving."""
-        for name in ("max_levels", "prompt_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
+        check_least(self, 1, "max_levels", "prompt_size")
 
 
-class HVPNeTModel(SMCLImageTextModel):
-    """A text encoder whose layers take a mixture of an image's levels as prefix, without the CRF head.
+class LevelModel(SMCLImageTextModel):
+    """A text encoder and several depths of an image encoder, of which subclasses make prompts.
 
     Args:
         config ([`HVPNeTConfig`]): The configuration.
@@ -46,18 +45,11 @@ class HVPNeTModel(SMCLImageTextModel):
         ValueError: if an encoder is of a kind that does not work; names those that do.
     """
 
-    config_class = HVPNeTConfig
-    num_images_read = 1
-
     def __init__(self, config: HVPNeTConfig):
         super().__init__(config)
-        text, vision = config.text_config, config.vision_config
-        num_levels = min(config.max_levels, vision.num_hidden_layers)
-        self.levels = [(level + 1) * vision.num_hidden_layers // num_levels for level in range(num_levels)]
-        size = 2 * text.hidden_size
-        self.projection = prompt_projection(num_levels * vision.hidden_size, config.prompt_size, num_levels * size)
-        self.gates = nn.ModuleList(nn.Linear(GRID**2 * size, num_levels) for _ in range(text.num_hidden_layers))
-        self.post_init()
+        num_layers = config.vision_config.num_hidden_layers
+        num_levels = min(config.max_levels, num_layers)
+        self.levels = [(level + 1) * num_layers // num_levels for level in range(num_levels)]
 
     def encode_images(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """Encode images one by one, outside any post.
@@ -83,6 +75,29 @@ class HVPNeTModel(SMCLImageTextModel):
         states = torch.stack(levels, dim=1)
         # The residual stream of a ViT grows with depth.
         return F.layer_norm(states, states.shape[-1:])
+
+
+class HVPNeTModel(LevelModel):
+    """A text encoder whose layers take a mixture of an image's levels as prefix, without the CRF head.
+
+    Args:
+        config ([`HVPNeTConfig`]): The configuration.
+
+    Raises:
+        ValueError: if an encoder is of a kind that does not work; names those that do.
+    """
+
+    config_class = HVPNeTConfig
+    num_images_read = 1
+
+    def __init__(self, config: HVPNeTConfig):
+        super().__init__(config)
+        text, num_levels = config.text_config, len(self.levels)
+        size = 2 * text.hidden_size
+        in_features = num_levels * config.vision_config.hidden_size
+        self.projection = prompt_projection(in_features, config.prompt_size, num_levels * size)
+        self.gates = nn.ModuleList(nn.Linear(GRID**2 * size, num_levels) for _ in range(text.num_hidden_layers))
+        self.post_init()
 
     def gate_weights(self, prefixes: torch.Tensor) -> torch.Tensor:
         """Weigh the levels for each text layer.
@@ -137,4 +152,4 @@ class HVPNeTForTokenClassification(SMCLTaggingModel):
     base_class = HVPNeTModel
 
 
-__all__ = ["HVPNeTConfig", "HVPNeTForTokenClassification", "HVPNeTModel"]
+__all__ = ["GRID", "HVPNeTConfig", "HVPNeTForTokenClassification", "HVPNeTModel", "LevelModel"]

@@ -5,6 +5,7 @@ from huggingface_hub.dataclasses import strict
 
 from ..layers_smcl import ImageGuidance, SMCLImageRelations
 from ..modeling_smcl import PostImages, SMCLImageTextModel, SMCLTaggingModel
+from .checks import check_least
 from .image_system import ImageSystemConfig, prompt_projection, split_heads
 
 
@@ -23,8 +24,7 @@ class TPMMIConfig(ImageSystemConfig):
 
     def validate_prompts(self):
         """Check numbers; part of the strict validation on construction and saving."""
-        if self.prompt_size < 1:
-            raise ValueError(f"`prompt_size` must be at least 1, got {self.prompt_size}.")
+        check_least(self, 1, "prompt_size")
 
 
 class TPMMIModel(SMCLImageTextModel):

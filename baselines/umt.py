@@ -10,6 +10,7 @@ from ..crf_smcl import LinearChainCRF, gather_words
 from ..layers_smcl import SMCLTransformerLayer
 from ..losses_smcl import BatchShare
 from ..modeling_smcl import PostImages, SMCLModelOutput, SMCLOutput, SMCLTaggingModel
+from .checks import check_weights
 from .image_system import CrossModalLayer, ImageSystemConfig, PatchTextModel
 
 SPAN_LABELS = ["O", "B-ENTITY", "I-ENTITY"]
@@ -31,8 +32,7 @@ class UMTConfig(ImageSystemConfig):
 
     def validate_span_weight(self):
         """Check numbers; part of the strict validation on construction and saving."""
-        if not 0 <= self.span_weight < float("inf"):
-            raise ValueError(f"`span_weight` must not be negative and be finite, got {self.span_weight}.")
+        check_weights(self, "span_weight")
 
 
 @dataclass

@@ -11,6 +11,8 @@ from smcl.baselines.hbilstm_crf import CharacterLSTMConfig
 FROM_POSTS = ["bilstm-crf", "hbilstm-crf"]
 LSTM_SIZE = {"vocab_size": 100, "embedding_size": 12, "hidden_size": 32}
 LENGTHS = (9, 6, 8)
+# Inputs with a place for each token.
+TOKENS = {"input_ids", "attention_mask", "token_type_ids", "word_mask", "labels", "character_ids", "context_mask"}
 
 
 def make_system(name: str, seed: int = 0, **kwargs):
@@ -21,6 +23,8 @@ def make_system(name: str, seed: int = 0, **kwargs):
         settings["text_config"] = WordLSTMConfig(**LSTM_SIZE)
     if name == "hbilstm-crf":
         settings["text_config"] = CharacterLSTMConfig(**LSTM_SIZE, num_characters=30, num_hidden_layers=2)
+    if name == "umgf":
+        settings |= {"graph_size": 32, "num_graph_layers": 2}
     torch.manual_seed(seed)
     model = SYSTEMS[name](config_class(**({"id2label": base.id2label} | settings | kwargs))).eval()
     with torch.no_grad():
@@ -50,13 +54,21 @@ def system_inputs(name: str, seed: int = 0, image_counts=(3, 1, 0), lengths=LENG
         inputs["word_mask"] = inputs["word_mask"] & ~inputs["context_mask"]
         if labels:
             inputs["labels"] = inputs["labels"].masked_fill(inputs["context_mask"], -100)
-    shapes = {"ocsga": {"object": (4, 5)}}.get(name, {})
+    shapes = {"ocsga": {"object": (4, 5)}, "visualpt-moe": {"object": (16,), "caption": (16,)}}.get(name, {})
     for kind, shape in shapes.items():
         inputs[f"{kind}_ids"] = torch.randint(5, 100, (batch_size, *shape), generator=generator)
         # The last post has none.
-        counts = torch.tensor([shape[0], 1, 0])[:batch_size]
+        counts = torch.tensor([shape[0] // 2, 1, 0])[:batch_size]
         inputs[f"{kind}_mask"] = torch.arange(shape[0]) < counts[:, None]
     return inputs
+
+
+def one_post(inputs: dict, row: int, length: int, count: int = 0) -> dict:
+    """A post of a batch by itself, without padding."""
+    alone = {key: x[row : row + 1] for key, x in inputs.items()}
+    of_tokens = TOKENS & alone.keys()
+    alone |= {key: alone[key][:, :length] for key in of_tokens}
+    return alone | {key: alone[key][:, :count] for key in ("pixel_values", "image_mask") if key in alone}
 
 
 def context_of(name: str, images: list[list]) -> dict:

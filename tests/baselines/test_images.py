@@ -4,9 +4,9 @@ import json
 import pytest
 import torch
 from datasets import Dataset
-from factories import LABELS, PIXELS, TEXT_SIZE, VISION_SIZE, make_inputs
+from factories import LABELS, PIXELS, TEXT_SIZE, VISION_SIZE
 from PIL import Image
-from systems import difference, logits_of, make_system
+from systems import difference, logits_of, make_system, one_post, system_inputs
 from transformers import (
     AutoConfig,
     AutoModelForTokenClassification,
@@ -27,9 +27,11 @@ from smcl.train.collator import SMCLDataCollator
 from smcl.train.image_cache import ImageFeatures
 from smcl.train.trainer import SMCLTrainer
 
-NAMES = ["maf", "umt", "umt-mi", "hvpnet", "tpm-mi"]
-FIRST_IMAGE_ONLY = ["maf", "umt", "hvpnet"]
-PROMPTED = ["hvpnet", "tpm-mi"]
+NAMES = ["umt", "umgf", "maf", "hvpnet", "visualpt-moe", "umt-mi", "tpm-mi"]
+# Those whose slots hold regions of the first image.
+REGIONS = ["umgf", "visualpt-moe"]
+FIRST_IMAGE_ONLY = ["umt", "maf", "hvpnet"]
+PROMPTED = ["hvpnet", "visualpt-moe", "tpm-mi"]
 
 
 by_name = pytest.mark.parametrize("name", NAMES)
@@ -47,7 +49,7 @@ def test_system_is_found_by_name_and_reads_images(name):
 @by_name
 def test_every_parameter_is_trained(name):
     model = make_system(name).train()
-    loss = model(**make_inputs(labels=True)).loss
+    loss = model(**system_inputs(name, labels=True)).loss
     loss.backward()
     assert torch.isfinite(loss)
     assert [n for n, p in model.named_parameters() if p.grad is None or not torch.isfinite(p.grad).all()] == []
@@ -55,7 +57,7 @@ def test_every_parameter_is_trained(name):
 
 @by_name
 def test_saved_folder_loads_by_the_auto_class_bit_for_bit_and_holds_no_code(name, tmp_path):
-    model, inputs = make_system(name), make_inputs(labels=True)
+    model, inputs = make_system(name), system_inputs(name, labels=True)
     model.save_pretrained(tmp_path)
     loaded, info = AutoModelForTokenClassification.from_pretrained(tmp_path, output_loading_info=True)
     assert not info["missing_keys"] and not info["unexpected_keys"]
@@ -83,17 +85,16 @@ def test_weights_that_a_checkpoint_lacks_are_initialised(name, tmp_path):
 
 @by_name
 def test_a_post_alone_has_the_logits_it_has_in_a_batch(name):
-    model, inputs = make_system(name), make_inputs()
+    model, inputs = make_system(name), system_inputs(name)
     logits = logits_of(model, inputs)
     for row, (length, count) in enumerate(((9, 3), (6, 1), (8, 0))):
-        alone = {key: tensor[row : row + 1, :length] for key, tensor in inputs.items()}
-        alone |= {key: inputs[key][row : row + 1, :count] for key in ("pixel_values", "image_mask")}
+        alone = one_post(inputs, row, length, count)
         assert difference(logits_of(model, alone)[0], logits[row, :length]) < 1e-4
 
 
 @by_name
 def test_shuffling_a_batch_changes_no_logits(name):
-    model, inputs = make_system(name), make_inputs()
+    model, inputs = make_system(name), system_inputs(name)
     order = torch.tensor([2, 0, 1])
     shuffled = {key: tensor[order] for key, tensor in inputs.items()}
     assert difference(logits_of(model, shuffled), logits_of(model, inputs)[order]) < 1e-4
@@ -102,7 +103,7 @@ def test_shuffling_a_batch_changes_no_logits(name):
 @by_name
 @pytest.mark.parametrize("value", [1e4, float("nan")])
 def test_padding_slots_may_hold_anything(name, value):
-    model, inputs = make_system(name), make_inputs()
+    model, inputs = make_system(name), system_inputs(name)
     pixels = inputs["pixel_values"].masked_fill(~inputs["image_mask"][..., None, None, None], value)
     assert torch.equal(logits_of(model, inputs, pixel_values=pixels), logits_of(model, inputs))
 
@@ -110,7 +111,7 @@ def test_padding_slots_may_hold_anything(name, value):
 @by_name
 def test_posts_without_images_are_the_same_with_and_without_slots_and_train(name):
     model = make_system(name)
-    slots = make_inputs(image_counts=(1, 1, 1), labels=True)
+    slots = system_inputs(name, image_counts=(1, 1, 1), labels=True)
     slots["image_mask"] = torch.zeros_like(slots["image_mask"])
     without = {key: x for key, x in slots.items() if key not in ("pixel_values", "image_mask")}
     assert difference(logits_of(model, slots), logits_of(model, without)) < 1e-4
@@ -120,7 +121,7 @@ def test_posts_without_images_are_the_same_with_and_without_slots_and_train(name
 
 @by_name
 def test_images_matter_and_only_those_that_are_read(name):
-    model, inputs = make_system(name), make_inputs(image_counts=(3, 3, 3))
+    model, inputs = make_system(name), system_inputs(name, image_counts=(3, 3, 3))
     logits, pixels = logits_of(model, inputs), inputs["pixel_values"]
     for slot in range(3):
         changed = pixels.clone()
@@ -132,7 +133,7 @@ def test_images_matter_and_only_those_that_are_read(name):
 
 @pytest.mark.parametrize("name", ["umt-mi", "tpm-mi"])
 def test_the_order_of_images_matters(name):
-    model, inputs = make_system(name), make_inputs(image_counts=(3, 3, 3))
+    model, inputs = make_system(name), system_inputs(name, image_counts=(3, 3, 3))
     swapped = logits_of(model, inputs, pixel_values=inputs["pixel_values"][:, [1, 0, 2]])
     assert difference(swapped, logits_of(model, inputs)) > 1e-3
     with torch.no_grad():
@@ -145,7 +146,7 @@ def test_the_order_of_images_matters(name):
 
 @pytest.mark.parametrize("name", FIRST_IMAGE_ONLY)
 def test_the_first_image_alone_is_encoded(name):
-    model, inputs = make_system(name), make_inputs(image_counts=(3, 1, 0))
+    model, inputs = make_system(name), system_inputs(name, image_counts=(3, 1, 0))
     seen = []
     model.smcl.vision_model.register_forward_pre_hook(
         lambda module, args, kwargs: seen.append(len(kwargs["pixel_values"])), with_kwargs=True
@@ -154,15 +155,15 @@ def test_the_first_image_alone_is_encoded(name):
     assert seen == [2]
 
 
-@by_name
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in REGIONS])
 def test_more_images_than_the_configuration_has_are_an_error(name):
     with pytest.raises(ValueError, match="at most `config.max_images` = 2"):
-        make_system(name, max_images=2)(**make_inputs(image_counts=(3, 1, 0)))
+        make_system(name, max_images=2)(**system_inputs(name, image_counts=(3, 1, 0)))
 
 
 @by_name
 def test_image_features_stand_in_for_pixel_values(name):
-    model, inputs = make_system(name), make_inputs()
+    model, inputs = make_system(name), system_inputs(name)
     logits = logits_of(model, inputs)
     features = model.smcl.encode_images(inputs["pixel_values"].flatten(0, 1)).unflatten(0, (3, 3))
     embeds = features.masked_fill(~inputs["image_mask"].reshape(3, 3, *[1] * (features.dim() - 2)), float("nan"))
@@ -174,7 +175,7 @@ def test_image_features_stand_in_for_pixel_values(name):
 )
 @pytest.mark.parametrize("name", ["umt-mi", "hvpnet"])
 def test_every_kind_of_image_encoder_gives_patches(name, vision_class):
-    model, inputs = make_system(name, vision_config=vision_class(**PIXELS, **VISION_SIZE)), make_inputs()
+    model, inputs = make_system(name, vision_config=vision_class(**PIXELS, **VISION_SIZE)), system_inputs(name)
     changed = inputs["pixel_values"].clone()
     changed[0, 0, :, 8:, 8:] = 0
     assert difference(logits_of(model, inputs, pixel_values=changed)[0], logits_of(model, inputs)[0]) > 1e-5
@@ -185,7 +186,7 @@ def test_every_kind_of_image_encoder_gives_patches(name, vision_class):
 
 @by_prompted
 def test_prompts_enter_every_text_layer(name):
-    model, inputs = make_system(name), make_inputs(image_counts=(2, 2, 2))
+    model, inputs = make_system(name), system_inputs(name, image_counts=(2, 2, 2))
     guidance = []
     original = model.smcl.prompts
     model.smcl.prompts = lambda *args: guidance.append(original(*args)) or guidance[-1]
@@ -204,11 +205,11 @@ def test_prompts_enter_every_text_layer(name):
 
 @by_prompted
 def test_attentions_have_one_column_for_each_image(name):
-    model, inputs = make_system(name), make_inputs()
+    model, inputs = make_system(name), system_inputs(name)
     for layer in model(**inputs, output_attentions=True).attentions:
         assert layer.shape == (3, 4, 9, 3 + 9)
         torch.testing.assert_close(layer.sum(dim=-1), torch.ones(3, 4, 9))
-        read = inputs["image_mask"] & (torch.arange(3) < (1 if name == "hvpnet" else 3))
+        read = inputs["image_mask"] & (torch.arange(3) < (3 if name == "tpm-mi" else 1))
         images = layer[..., :3].amax(dim=(1, 2))
         assert (images[read] > 0).all() and (images[~read] == 0).all()
 
@@ -223,8 +224,9 @@ def test_gradient_checkpointing_gives_the_same_gradients(name):
                 module.p = 0.0
         if checkpointing:
             model.gradient_checkpointing_enable()
-        model(**make_inputs(labels=True)).loss.backward()
-        gradients.append(model.smcl.projection[0].weight.grad)
+        model(**system_inputs(name, labels=True)).loss.backward()
+        projection = model.smcl.projections["image"] if name == "visualpt-moe" else model.smcl.projection
+        gradients.append(projection[0].weight.grad)
     assert gradients[0].abs().max() > 0
     torch.testing.assert_close(*gradients)
 
@@ -290,7 +292,9 @@ def test_training_on_cached_features_learns_what_only_images_tell(name, posts, p
     model.smcl.vision_model.requires_grad_(False)
     features = ImageFeatures(model, processor)
     cached = features.replace_images(posts)
-    shape = {"maf": (5, 24), "umt": (5, 24), "umt-mi": (5, 24), "hvpnet": (2, 4, 24), "tpm-mi": (24,)}[name]
+    shape = {"maf": (5, 24), "umt": (5, 24), "umt-mi": (5, 24), "hvpnet": (2, 4, 24), "visualpt-moe": (2, 4, 24)}.get(
+        name, (24,)
+    )
     assert features.gather([[0, 1]])["image_embeds"].shape == (1, 2, *shape)
     assert cached["image_rows"][1] == ([1] if name in FIRST_IMAGE_ONLY else [1, 0])
     settings = {"num_train_epochs": 30, "learning_rate": 3e-3, "save_strategy": "no"}

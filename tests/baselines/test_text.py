@@ -6,7 +6,7 @@ import torch
 from datasets import Dataset
 from factories import LABELS, TEXT_SIZE
 from huggingface_hub.errors import StrictDataclassError
-from systems import FROM_POSTS, context_of, make_system, system_inputs
+from systems import FROM_POSTS, TOKENS, context_of, make_system, one_post, system_inputs
 from torch.nn import functional as F
 from transformers import AutoConfig, AutoModelForTokenClassification, AutoProcessor, TrainerCallback, pipeline
 from transformers.utils import logging
@@ -113,8 +113,7 @@ def test_a_post_alone_has_the_logits_it_has_in_a_batch(name):
     model, inputs = make_system(name), text_inputs(name)
     logits = model(**inputs).logits
     for row, length in enumerate((9, 6, 8)):
-        alone = {key: tensor[row : row + 1, :length] for key, tensor in inputs.items()}
-        assert (model(**alone).logits[0] - logits[row, :length]).abs().max() < 1e-5
+        assert (model(**one_post(inputs, row, length)).logits[0] - logits[row, :length]).abs().max() < 1e-5
 
 
 @by_name
@@ -136,7 +135,9 @@ def test_padding_changes_no_logits(name, side):
     padded = {
         key: F.pad(tensor, amount if tensor.dim() == 2 else (0, 0, *amount), value=3 if key.endswith("_ids") else 0)
         for key, tensor in inputs.items()
+        if key in TOKENS
     }
+    padded = inputs | padded
     real, kept = inputs["attention_mask"].bool(), slice(4, None) if side == "left" else slice(None, -4)
     assert (model(**padded).logits[:, kept] - model(**inputs).logits)[real].abs().max() < 1e-5
 
