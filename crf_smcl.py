@@ -42,6 +42,24 @@ def entity_types(labels: list[str]) -> list[str]:
     return [label[2:] for label in labels if label.startswith("B-")]
 
 
+def find_entities(tags: list[str]) -> list[tuple[int, int, str]]:
+    """Find the entities that BIO2 tags spell; `I-` tags without their `B-` spell none.
+
+    Args:
+        tags (`list[str]`): A tag for each word.
+
+    Returns:
+        `list[tuple[int, int, str]]`: first word, last word and type of each.
+    """
+    found: list[tuple[int, int, str]] = []
+    for word, tag in enumerate(tags):
+        if tag.startswith("B-"):
+            found.append((word, word, tag[2:]))
+        elif tag.startswith("I-") and found and found[-1][1:] == (word - 1, tag[2:]):
+            found[-1] = (found[-1][0], word, tag[2:])
+    return found
+
+
 class LinearChainCRF(CRF):
     """A `torchcrf.CRF` (batch first) that decodes whole batches at once and gives marginals.
 
@@ -370,4 +388,4 @@ class CRFTaggingMixin:
         return torch.zeros_like(probabilities).scatter(1, index, probabilities)
 
 
-__all__ = ["CRFTaggingMixin", "LinearChainCRF", "entity_types", "gather_words"]
+__all__ = ["CRFTaggingMixin", "LinearChainCRF", "entity_types", "find_entities", "gather_words"]

@@ -205,7 +205,8 @@ class SMCLPreTrainedModel(PreTrainedModel):
                 "'google/vit-base-patch16-224', got None."
             )
         configs = {key: backbone_config(name, key) for key, name in names.items()}
-        model = cls(cls.config_class(**configs, **config_kwargs))
+        # The configuration of an encoder that was saved in half precision would build that half of the model so.
+        model = cls(cls.config_class(**configs, **config_kwargs)).float()
         for key, name in names.items():
             # A configuration of its own: this temporary model needs no guided attention.
             config = backbone_config(name, key)
@@ -611,20 +612,11 @@ class SMCLTaggingModel(CRFTaggingMixin, SMCLPreTrainedModel):
         Returns:
             [`SMCLOutput`].
         """
-        outputs = self.smcl(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            token_type_ids=token_type_ids,
-            inputs_embeds=inputs_embeds,
-            pixel_values=pixel_values,
-            image_mask=image_mask,
-            image_embeds=image_embeds,
-            image_indices=image_indices,
-            output_attentions=output_attentions,
-            output_hidden_states=output_hidden_states,
-            return_dict=True,
-            **context,
-        )
+        text = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
+        seen = {"pixel_values": pixel_values, "image_mask": image_mask, "image_embeds": image_embeds}
+        flags = {"output_attentions": output_attentions, "output_hidden_states": output_hidden_states}
+        others = {"inputs_embeds": inputs_embeds, "image_indices": image_indices, **context}
+        outputs = self.smcl(**text, **seen, **others, **flags, return_dict=True)
         logits = self.emissions(outputs)
         losses = {}
         images = pixel_values if image_embeds is None else image_embeds
@@ -638,29 +630,15 @@ class SMCLTaggingModel(CRFTaggingMixin, SMCLPreTrainedModel):
                 image_mask = images.new_ones(images.shape[:2])
             masks = text_mask.bool(), None if image_mask is None else image_mask.bool()
             losses = self._losses(outputs, logits, labels, *masks, batch_share)
-        return self.output_class(
-            logits=logits,
-            **losses,
-            image_weights=outputs.image_weights,
-            fusion_attentions=outputs.fusion_attentions,
-            hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
-        )
+        handed_on = ("image_weights", "fusion_attentions", "hidden_states", "attentions")
+        return self.output_class(logits=logits, **losses, **{name: getattr(outputs, name) for name in handed_on})
 
-    def _losses(
-        self,
-        outputs: SMCLModelOutput,
-        logits: torch.Tensor,
-        labels: torch.Tensor,
-        text_mask: torch.Tensor,
-        image_mask: torch.Tensor | None,
-        batch_share: BatchShare | None,
-    ) -> dict[str, torch.Tensor]:
+    def _losses(self, outputs: SMCLModelOutput, logits: torch.Tensor, labels: torch.Tensor, *others) -> dict:
         """Return the loss, a weighted sum, and its parts; arguments as those of `further_losses`."""
         with torch.autocast(logits.device.type, enabled=False):
             task_loss = self.task_loss(logits, labels)
             losses = {"task_loss": task_loss, "loss": task_loss}
-            further_losses = self.further_losses(outputs, labels, text_mask, image_mask, batch_share)
+            further_losses = self.further_losses(outputs, labels, *others)
             for name, (weight, loss) in further_losses.items():
                 losses[name] = loss
                 losses["loss"] = losses["loss"] + weight * loss

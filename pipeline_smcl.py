@@ -14,8 +14,9 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers.pipelines.base import ChunkPipeline
 from transformers.utils import logging
 
+from .crf_smcl import find_entities
 from .images_smcl import ImageError, load_image
-from .processing_smcl import check_words
+from .processing_smcl import check_words, split_into_windows
 
 logger = logging.get_logger(__name__)
 
@@ -25,8 +26,6 @@ CUSTOM_PIPELINES = {
     task: {"impl": "pipeline_smcl.MultiImageNERPipeline", "pt": ["AutoModelForTokenClassification"]}
     for task in (TASK, "token-classification", "ner")
 }
-# Share of a window, on each side, that repeats tokens of its neighbour.
-CONTEXT = 0.25
 # Columns of a data set that hold images under another name.
 IMAGE_NAME = re.compile(
     "(.*_)?(images?|imgs?|pics?|pictures?|photos?)_?(paths?|files?|names?|urls?|bytes|list)?", re.IGNORECASE
@@ -234,7 +233,9 @@ class MultiImageNERPipeline(ChunkPipeline):
             if on_error == "raise":
                 raise
             # An empty post takes the place in its batch.
-            about, windows = self.read_post({"text": []})
+            empty = {"text": []}
+            empty = self.processor.with_image(empty, None) if self.processor.context_columns else empty
+            about, windows = self.read_post(empty)
             about.error = str(error)
         for row, window in enumerate(windows):
             yield {"window": {**window, "post": about}, "is_last": row == len(windows) - 1}
@@ -256,20 +257,39 @@ class MultiImageNERPipeline(ChunkPipeline):
         Raises:
             ValueError: if the post can't be used; names it.
         """
-        post = _to_post(post, getattr(self.model.config, "vision_config", None) is not None)
+        columns = self.processor.context_columns
+        post = self._to_post(post)
         try:
             about = self._read_text(post["text"])
-            images = self.processor.limit_images([post["images"]], on_extra_images)[0]
-            if on_bad_image == "skip":
-                images = _load_good_images(images, about)
+            images = self._read_images(post, about, on_bad_image, on_extra_images)
+            given, num_appended = {"images": [list(images.values())]}, 0
+            if columns:
+                # Systems with context read the first image alone.
+                first = self.processor.with_image(post, next(iter(images), None if post["images"] else 0))
+                given = {"images": [given["images"][0][:1]], "context": {name: [first[name]] for name in columns}}
+                (num_appended,) = self.processor.count_context(self.processor.read_contexts(num_posts=1, **given))
             windows = [
-                {"inputs": dict(self.processor(words=[about.words[start:stop]], images=[images])), "core": core}
-                for start, stop, core in self._split(about.words)
+                {"inputs": dict(self.processor(words=[about.words[start:stop]], **given)), "core": core}
+                for start, stop, core in self._split(about.words, num_appended)
             ]
         except ValueError as error:
             message = str(error).replace("Post 0 of the batch", f"The post {ascii(post['text'])[:60]}")
             raise ValueError(message) from error
         return about, windows
+
+    def _to_post(self, post: Any) -> dict[str, Any]:
+        """Bring a post, in any form that a call takes, into one form."""
+        columns = self.processor.context_columns
+        return _to_post(post, bool(columns) or getattr(self.model.config, "vision_config", None) is not None, columns)
+
+    def _read_images(self, post: dict, about: Post, on_bad_image: str, on_extra_images: str) -> dict[int, Any]:
+        """Return the images of a post that are read, by their number; note in `about` those that are left out."""
+        images = post.get("images")
+        if hasattr(self.processor, "image_processor") or not self.processor.context_columns:
+            images = self.processor.limit_images([images], on_extra_images)[0]
+            if on_bad_image == "skip":
+                return _load_good_images(images, about)
+        return dict(enumerate(images if isinstance(images, list | tuple) else [] if images is None else [images]))
 
     def _read_text(self, text: str | list[str]) -> Post:
         """Return the words of a text with their places."""
@@ -282,8 +302,8 @@ class MultiImageNERPipeline(ChunkPipeline):
         offsets = [(end - 1 - len(word), end - 1) for word, end in zip(text, ends, strict=True)]
         return Post(" ".join(text), list(text), offsets)
 
-    def _split(self, words: list[str]) -> list[tuple[int, int, slice]]:
-        """Split words into windows that fit the text encoder; see `split_into_windows`."""
+    def _split(self, words: list[str], num_appended: int = 0) -> list[tuple[int, int, slice]]:
+        """Split words into windows that fit the text encoder with what is appended; see `split_into_windows`."""
         tokenizer = self.processor.tokenizer
         limit = tokenizer.model_max_length
         if limit > 1_000_000:
@@ -295,7 +315,9 @@ class MultiImageNERPipeline(ChunkPipeline):
         counts = [0] * len(words)
         for word in encoding.word_ids() if words else ():
             counts[word] += 1
-        return split_into_windows([max(1, count) for count in counts], limit - tokenizer.num_special_tokens_to_add())
+        # At most half is left to what is appended, which is cut to its room.
+        limit -= tokenizer.num_special_tokens_to_add() + min(num_appended, limit // 2)
+        return split_into_windows([max(1, count) for count in counts], limit)
 
     def collate(self, windows: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
         """Pad the inputs of windows, each a batch of one, to one batch.
@@ -432,24 +454,29 @@ class MultiImageNERPipeline(ChunkPipeline):
         self.processor.save_pretrained(save_directory, **kwargs)
 
 
-def _to_post(post: Any, reads_images: bool = True) -> dict[str, Any]:
-    """Bring a post, in any form that a call takes, into the form `{"text": ..., "images": ...}`."""
+def _to_post(post: Any, reads_images: bool = True, columns: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Bring a post, in any form that a call takes, into the form `{"text": ..., "images": ...}` with its context."""
     if isinstance(post, str):
         return {"text": post, "images": None}
+    context = {name: post[name] for name in columns if name in post} if isinstance(post, dict) else {}
     if isinstance(post, dict) and post.get("tokens") is not None:
         post = _to_text(post, reads_images)
-    if not isinstance(post, dict) or "text" not in post or post.keys() - {"text", "tokens", "images", "image"}:
+    if (
+        not isinstance(post, dict)
+        or "text" not in post
+        or post.keys() - {"text", "tokens", "images", "image", *columns}
+    ):
         found = sorted(map(str, post)) if isinstance(post, dict) else type(post).__name__
         raise ValueError(
-            "Expected a post with the keys 'text' and, if it has images, 'images' (or 'image' for one), a string, or a "
-            f"record with 'tokens', got {found}."
+            f"Expected a post with the keys {', '.join(map(repr, ('text', *columns)))} and, if it has images, 'images' "
+            f"(or 'image' for one), a string, or a record with 'tokens', got {found}."
         )
     image, images = post.get("image"), post.get("images")
     if image is not None and (images is not None or isinstance(image, list | tuple)):
         raise ValueError("Expected one image as 'image', or a list of them as 'images', got a list or both.")
     images = images if image is None else [image]
     is_list = images is None or isinstance(images, list | tuple)
-    return {"text": post["text"], "images": images if is_list else [images]}
+    return {"text": post["text"], "images": images if is_list else [images], **context}
 
 
 def _to_text(record: dict[str, Any], reads_images: bool) -> dict[str, Any]:
@@ -465,66 +492,17 @@ def _to_text(record: dict[str, Any], reads_images: bool) -> dict[str, Any]:
     return {"text": text if not words and isinstance(text, str) else words} | images
 
 
-def _load_good_images(images: list[Any], post: Post) -> list[Any]:
-    """Read images, note those that can't be read in the post, and warn of them."""
-    good = []
+def _load_good_images(images: list[Any], post: Post) -> dict[int, Any]:
+    """Read images by their number, note those that can't be read in the post, and warn of them."""
+    good = {}
     for slot, image in enumerate(images):
         try:
-            good.append(load_image(image))
+            good[slot] = load_image(image)
         except ImageError as error:
             post.skipped_images.append(f"Image {slot}: {error}")
     if post.skipped_images:
         logger.warning(f"{len(post.skipped_images)} images were left out. {' '.join(post.skipped_images)}")
     return good
-
-
-def split_into_windows(counts: list[int], limit: int) -> list[tuple[int, int, slice]]:
-    """Split words into overlapping windows, so that each word is read with words on both sides.
-
-    Args:
-        counts (`list[int]`): Number of tokens of each word.
-        limit (`int`): Most tokens in a window. A word that has more gets a window in which it comes last, and is cut.
-
-    Returns:
-        `list[tuple[int, int, slice]]`: first word and last word + 1 of each window, and within it the words that this
-        window answers for; these slices cover each word once, in order.
-    """
-    windows, first = [], 0
-    while not windows or first < len(counts):
-        start, room = first, int(limit * CONTEXT)
-        while start > 0 and counts[start - 1] <= room:
-            start -= 1
-            room -= counts[start]
-        stop, room = start, limit
-        while stop < len(counts) and (counts[stop] <= room or stop <= first):
-            room -= counts[stop]
-            stop += 1
-        # Words at the end are left to the next window, which sees what follows them.
-        last, room = stop, int(limit * CONTEXT) if stop < len(counts) else 0
-        while last - 1 > first and counts[last - 1] <= room:
-            last -= 1
-            room -= counts[last]
-        windows.append((start, stop, slice(first - start, last - start)))
-        first = last
-    return windows
-
-
-def find_entities(tags: list[str]) -> list[tuple[int, int, str]]:
-    """Find the entities that BIO2 tags spell; `I-` tags without their `B-` spell none.
-
-    Args:
-        tags (`list[str]`): A tag for each word.
-
-    Returns:
-        `list[tuple[int, int, str]]`: first word, last word and type of each.
-    """
-    found: list[tuple[int, int, str]] = []
-    for word, tag in enumerate(tags):
-        if tag.startswith("B-"):
-            found.append((word, word, tag[2:]))
-        elif tag.startswith("I-") and found and found[-1][1:] == (word - 1, tag[2:]):
-            found[-1] = (found[-1][0], word, tag[2:])
-    return found
 
 
 @torch.no_grad()
@@ -543,11 +521,14 @@ def explain_post(pipe: MultiImageNERPipeline, post: dict, patch_grid: int = 0, *
     Raises:
         ValueError: if the post, `patch_grid` or a setting can't be used, or the model reads no images.
     """
+    settings = _read_settings(pipe, settings)
+    if pipe.processor.context_columns:
+        return _explain_context(pipe, post, patch_grid, settings)
     if getattr(pipe.model.config, "vision_config", None) is None:
         raise ValueError(
             f"`explain` tells what images do, but a {type(pipe.model).__name__} reads none. Expected a model that does."
         )
-    about, windows = pipe.read_post(post, **_read_settings(pipe, settings))
+    about, windows = pipe.read_post(post, **settings)
     pixels = windows[0]["inputs"].get("pixel_values")
     pixels = torch.empty(0) if pixels is None else pixels[0]
     most = min(pixels.shape[-2:]) if len(pixels) else math.inf
@@ -560,9 +541,18 @@ def explain_post(pipe: MultiImageNERPipeline, post: dict, patch_grid: int = 0, *
     variants = [vectors, vectors[:0], *(vectors[[n for n in numbers if n != gone]] for gone in numbers)]
     emissions = _score(pipe, windows, variants)
     found = pipe.entities(about, emissions[0], pipe.decode(emissions[0]))
-    fusion, guidance = _attentions(pipe, windows, vectors)
+    batches = [_text_inputs(pipe, [window]) | _image_inputs([vectors]) for window in windows]
+    fusion, guidance = _attentions(pipe, windows, batches, len(vectors))
     has_patches = patch_grid > 0 and found and len(pixels)
     effects = _patch_effects(pipe, windows, vectors, pixels, found, patch_grid) if has_patches else None
+    seen = [_to_image(pixel_values, pipe.processor.image_processor) for pixel_values in pixels]
+    return _explanation(pipe, about, found, seen, emissions, fusion, guidance, effects)
+
+
+def _explanation(
+    pipe, about: Post, found: list[dict], seen: list, emissions: list, fusion=None, guidance=None, effects=None
+) -> Explanation:
+    """Build an explanation; the emissions are those with all images, without any, and without each in turn."""
     explained = [
         EntityExplanation(
             entity,
@@ -574,13 +564,42 @@ def explain_post(pipe: MultiImageNERPipeline, post: dict, patch_grid: int = 0, *
                     *_without(pipe, emissions[2 + image], entity),
                     None if effects is None else effects[image][row],
                 )
-                for image in numbers
+                for image in range(len(seen))
             ],
         )
         for row, entity in enumerate(found)
     ]
-    seen = [_to_image(pixel_values, pipe.processor.image_processor) for pixel_values in pixels]
     return Explanation(about.words, seen, explained, fusion, guidance, about.skipped_images, pipe.crf.types)
+
+
+def _explain_context(pipe, post: dict, patch_grid: int, settings: dict[str, str]) -> Explanation:
+    """Explain a post whose first image is read with what is said of it: that is taken away with the image.
+
+    The second image is then the first; where nothing is known of it, there is none.
+    """
+    if patch_grid:
+        raise ValueError(f"`patch_grid` must be 0 for a {type(pipe.model).__name__}, which reads context of images.")
+    post = pipe._to_post(post)
+    about, windows = pipe.read_post(post, **settings)
+    kept = pipe._read_images(post, Post(), **{"on_bad_image": "error", "on_extra_images": "error"} | settings)
+    variants = [pipe.processor.with_image(post, None)]
+    if len(kept) > 1:
+        second = pipe.processor.with_image(post, [*kept][1])
+        variants.append(second if pipe.processor.is_computed(second) else variants[0])
+    scored = [_score_as_read(pipe, part) for part in (windows, *(pipe.read_post(other)[1] for other in variants))]
+    # With all, without any, without the first, and without each of the others.
+    emissions = [*scored[:2], scored[-1], *scored[:1] * (len(kept) - 1)]
+    batches = [pipe.collate([window["inputs"]]) for window in windows]
+    _, guidance = _attentions(pipe, windows, batches, min(1, len(kept)))
+    guidance = None if guidance is None else np.pad(guidance, ((0, 0), (0, len(kept) - 1)))
+    found = pipe.entities(about, emissions[0], pipe.decode(emissions[0]))
+    return _explanation(pipe, about, found, [*map(load_image, kept.values())], emissions, guidance=guidance)
+
+
+def _score_as_read(pipe, windows: list[dict]) -> torch.Tensor:
+    """Return the emissions `(num_words, num_labels)` of a post."""
+    scored = (pipe._forward({"window": {**window, "post": None}, "is_last": True})["window"] for window in windows)
+    return torch.cat([window["emissions"] for window in scored])
 
 
 def _read_settings(pipe, settings: dict[str, str]) -> dict[str, str]:
@@ -632,19 +651,20 @@ def _image_inputs(variants: list[torch.Tensor]) -> dict[str, torch.Tensor]:
     return {"image_embeds": image_embeds, "image_mask": image_mask.to(image_embeds.device)}
 
 
-def _attentions(pipe, windows: list[dict], vectors: torch.Tensor) -> tuple[np.ndarray | None, np.ndarray | None]:
+def _attentions(
+    pipe, windows: list[dict], batches: list[dict], num_images: int
+) -> tuple[np.ndarray | None, np.ndarray | None]:
     """Return the fusion's and the guidance's attention of words over images, each `(num_words, num_images)`."""
-    if not len(vectors):
+    if not num_images:
         return None, None
     fusion, guidance = [], []
-    for window in windows:
-        inputs = _text_inputs(pipe, [window]) | _image_inputs([vectors])
+    for window, inputs in zip(windows, batches, strict=True):
         outputs, word_mask = pipe.model(**inputs, output_attentions=True), inputs["word_mask"][0]
         if outputs.fusion_attentions is not None:
             fusion.append(outputs.fusion_attentions[1][0][word_mask][window["core"]])
         if pipe.model.config.use_image_guidance:
             # shape: (num_tokens, num_images)
-            weights = torch.stack(outputs.attentions)[..., : len(vectors)].mean(dim=(0, 1, 2))
+            weights = torch.stack(outputs.attentions)[..., :num_images].mean(dim=(0, 1, 2))
             guidance.append(weights[word_mask][window["core"]])
     return tuple(torch.cat(rows).float().cpu().numpy() if rows else None for rows in (fusion, guidance))
 
@@ -718,5 +738,4 @@ __all__ = [
     "explain_post",
     "find_entities",
     "patch_edges",
-    "split_into_windows",
 ]

@@ -25,6 +25,8 @@ logger = logging.get_logger(__name__)
 CROP_SETTINGS = ("do_center_crop", "size")
 # With these a tokenizer's rows and words are no longer the posts and theirs.
 REFUSED_SETTINGS = {"is_split_into_words", "return_overflowing_tokens", "stride", "text_pair", "text_pair_target"}
+# Share of a window, on each side, that repeats tokens of its neighbour.
+OVERLAP = 0.25
 # Takes the place of a word that the tokenizer gives no token, until its tokens are replaced by the unknown token.
 STAND_IN = "a"
 
@@ -239,6 +241,18 @@ class SMCLProcessor(ProcessorMixin):
                     "some, or pass `on_extra_images='first'` to keep the first ones."
                 )
         return [post[: self.max_images] for post in posts]
+
+    def post_views(self, post: dict[str, Any], on_extra_images: str = "error") -> list[Any]:
+        """Return what takes the places of images in the inputs of a model: the images of a post, at most `max_images`.
+
+        Args:
+            post (`dict`): A post with `images`, and with the columns of `context_columns`.
+            on_extra_images (`str`, *optional*, defaults to `"error"`): See [`~SMCLProcessor.limit_images`].
+
+        Returns:
+            `list`: images of any kind.
+        """
+        return self.limit_images([post.get("images")], on_extra_images)[0]
 
     def _split_kwargs(self, kwargs: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         """Return a call's keyword arguments for the tokenizer and for the image processor, with their defaults."""
@@ -518,4 +532,43 @@ def _check_tags(tags: list[int], row: int) -> list[int]:
     return numbers
 
 
-__all__ = ["SMCLProcessor", "SMCLProcessorKwargs", "as_list", "check_tokenizer", "check_words", "load_tokenizer"]
+def split_into_windows(counts: list[int], limit: int) -> list[tuple[int, int, slice]]:
+    """Split words into overlapping windows, so that each word is read with words on both sides.
+
+    Args:
+        counts (`list[int]`): Number of tokens of each word.
+        limit (`int`): Most tokens in a window. A word that has more gets a window in which it comes last, and is cut.
+
+    Returns:
+        `list[tuple[int, int, slice]]`: first word and last word + 1 of each window, and within it the words that this
+        window answers for; these slices cover each word once, in order.
+    """
+    windows, first = [], 0
+    while not windows or first < len(counts):
+        start, room = first, int(limit * OVERLAP)
+        while start > 0 and counts[start - 1] <= room:
+            start -= 1
+            room -= counts[start]
+        stop, room = start, limit
+        while stop < len(counts) and (counts[stop] <= room or stop <= first):
+            room -= counts[stop]
+            stop += 1
+        # Words at the end are left to the next window, which sees what follows them.
+        last, room = stop, int(limit * OVERLAP) if stop < len(counts) else 0
+        while last - 1 > first and counts[last - 1] <= room:
+            last -= 1
+            room -= counts[last]
+        windows.append((start, stop, slice(first - start, last - start)))
+        first = last
+    return windows
+
+
+__all__ = [
+    "SMCLProcessor",
+    "SMCLProcessorKwargs",
+    "as_list",
+    "check_tokenizer",
+    "check_words",
+    "load_tokenizer",
+    "split_into_windows",
+]

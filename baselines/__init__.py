@@ -15,6 +15,7 @@ from ..processing_smcl import SMCLProcessor
 from .bert import BertSoftmaxForTokenClassification
 from .bert_crf import BertCRFForTokenClassification
 from .bilstm_crf import BiLSTMCRFForTokenClassification
+from .context import check_columns, check_names, empty_context, how_to_make
 from .hbilstm_crf import HBiLSTMCRFForTokenClassification
 from .hvpnet import HVPNeTForTokenClassification
 from .ita import ITAForTokenClassification
@@ -58,9 +59,19 @@ def needed_encoders(system: type[SMCLTaggingModel]) -> tuple[str, ...]:
     return tuple(names)
 
 
-def reads_images(system: type[SMCLTaggingModel]) -> bool:
-    """Tell whether images change what a system predicts."""
+def reads_pixels(system: type[SMCLTaggingModel]) -> bool:
+    """Tell whether a system has an image encoder."""
     return "vision_config" in system.config_class.sub_configs_defaults
+
+
+def context_columns(system: type[SMCLTaggingModel]) -> tuple[str, ...]:
+    """Return the columns of a data set that a system reads besides words, images and tags."""
+    return processor_class(system).context_columns
+
+
+def reads_images(system: type[SMCLTaggingModel]) -> bool:
+    """Tell whether images change what a system predicts: their pixels, or what was made of them before."""
+    return reads_pixels(system) or bool(context_columns(system))
 
 
 def system_name(system: type[SMCLTaggingModel]) -> str:
@@ -92,4 +103,17 @@ for _system in SYSTEMS.values():
         AutoModelForTokenClassification.register(_system.config_class, _system)
         AutoProcessor.register(_system.config_class, processor_class(_system))
 
-__all__ = ["SYSTEMS", "check_switches", "needed_encoders", "processor_class", "reads_images", "system_name"]
+__all__ = [
+    "SYSTEMS",
+    "check_columns",
+    "check_names",
+    "check_switches",
+    "context_columns",
+    "empty_context",
+    "how_to_make",
+    "needed_encoders",
+    "processor_class",
+    "reads_images",
+    "reads_pixels",
+    "system_name",
+]

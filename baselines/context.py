@@ -3,14 +3,17 @@
 The columns are those of `dataset_scripts/context.py`, made by `python -m smcl.dataset_scripts.enrich`.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
+import pyarrow as pa
 import torch
+from datasets import Dataset, DatasetDict, Features, IterableDataset, IterableDatasetDict
 from torch.nn.utils.rnn import pad_sequence
 from transformers import BatchFeature, PreTrainedTokenizerBase
 from transformers.utils import logging
 
-from ..dataset_scripts.context import IMAGE_COLUMNS, check_entry
+from ..dataset_scripts.context import CONTEXT_FEATURES, IMAGE_COLUMNS, check_entry
 from ..images_smcl import ImageError
 from ..processing_smcl import STAND_IN, SMCLProcessor
 from .text_only import TextOnlyModel, TextProcessor
@@ -27,18 +30,133 @@ MAKERS = {
 }
 
 
-def how_to_make(columns: list[str], dataset: str = "DATA") -> str:
+# So many ids of posts are named.
+SHOWN = 5
+
+
+def how_to_make(columns: Sequence[str], dataset: str = "DATA") -> str:
     """Return the command that adds columns to a data set.
 
     Args:
-        columns (`list[str]`): Names of the columns.
+        columns (`Sequence[str]`): Names of the columns.
         dataset (`str`, *optional*, defaults to `"DATA"`): The folder of the data set.
 
     Returns:
         `str`: the command, with a model for each column to choose or to replace.
     """
     makers = " ".join(MAKERS[column] for column in columns)
-    return f"python -m smcl.dataset_scripts.enrich --input {dataset} --output {dataset}_context {makers}"
+    output = f"{dataset.rstrip('/')}_context"
+    return f"python -m smcl.dataset_scripts.enrich --input {dataset} --output {output} {makers}"
+
+
+def check_columns(columns: Sequence[str], posts: DatasetDict | IterableDatasetDict, reader: str, dataset: str) -> None:
+    """See before any work that a data set has the context that a system reads.
+
+    Args:
+        columns (`Sequence[str]`): The columns it reads.
+        posts (`DatasetDict` or `IterableDatasetDict`): The splits that it will read.
+        reader (`str`): Its name.
+        dataset (`str`): Folder or name of the data set.
+
+    Raises:
+        ValueError: if a column is missing, was not computed for all first images, or does not run beside the images;
+            says how to make it.
+    """
+    for split, rows in posts.items():
+        check_names(columns, rows.column_names or (), reader, dataset)
+        # Of a stream, each post is checked when it is read.
+        for column in columns if isinstance(rows, Dataset) else ():
+            _check_column(column, rows, f"the column `{column}` of split {split!r} of {dataset}", reader, dataset)
+
+
+def check_names(columns: Sequence[str], names: Sequence[str], reader: str, dataset: str) -> None:
+    """See that a data set has the columns that a system reads, whatever is in them.
+
+    Args:
+        columns (`Sequence[str]`): The columns it reads.
+        names (`Sequence[str]`): The columns there are.
+        reader (`str`): Its name.
+        dataset (`str`): Folder or name of the data set.
+
+    Raises:
+        ValueError: if one is missing; says how to make it.
+    """
+    missing = [column for column in columns if column not in names]
+    if not missing:
+        return
+    listed = f"column{'s' * (len(missing) > 1)} {', '.join(f'`{column}`' for column in missing)}"
+    if "knowledge" in missing and "captions" not in names:
+        # A language model is told the caption.
+        missing.append("captions")
+    raise ValueError(
+        f"The system {reader!r} reads the {listed}, which the data set {dataset} lacks (it has "
+        f"{', '.join(sorted(names))}). Make it by `{how_to_make(missing, dataset)}`, with models of your choice, and "
+        "pass the new folder."
+    )
+
+
+def _check_column(column: str, posts: Dataset, where: str, reader: str, dataset: str) -> None:
+    """Check which entries of a column are there, without reading what is in them."""
+    values = _arrow(posts, column)
+    if column not in IMAGE_COLUMNS:
+        if not pa.types.is_string(values.type) and not pa.types.is_large_string(values.type):
+            raise ValueError(f"Expected texts in {where}, got {values.type}.")
+        absent = values.is_null().to_pylist()
+    else:
+        if not pa.types.is_list(values.type) or not pa.types.is_list(values.type.value_type):
+            raise ValueError(f"Expected {CONTEXT_FEATURES[column]} in {where}, got {values.type}.")
+        lengths = values.value_lengths().fill_null(-1).to_pylist()
+        no_entry = values.values.is_null().to_pylist()
+        starts = values.offsets.to_pylist()
+        absent = [n < 0 or (n > 0 and no_entry[start]) for n, start in zip(lengths, starts, strict=False)]
+        if "images" in posts.column_names:
+            counts = _arrow(posts, "images").value_lengths().fill_null(0).to_pylist()
+            absent = [is_absent and n > 0 for is_absent, n in zip(absent, counts, strict=True)]
+            wrong = [row for row, (n, has) in enumerate(zip(counts, lengths, strict=True)) if has >= 0 and n != has]
+            if wrong:
+                raise ValueError(
+                    f"Expected an entry for each image in {where}, but of {len(wrong)} posts ({_ids(posts, wrong)}) it "
+                    "has another number. Make the column anew."
+                )
+    rows = [row for row, is_absent in enumerate(absent) if is_absent]
+    if rows:
+        raise ValueError(
+            f"The system {reader!r} reads {where}, but of {len(rows)} posts ({_ids(posts, rows)}) it was not computed. "
+            f"Make it by `{how_to_make([column], dataset)}`, with a model of your choice, and pass the new folder. "
+            "What no model can read is taken for an image of nothing with `--on_failed empty`."
+        )
+
+
+def _arrow(posts: Dataset, column: str) -> pa.Array:
+    values = posts.select_columns(column).with_format("arrow")[:][column]
+    return values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
+
+
+def _ids(posts: Dataset, rows: list[int]) -> str:
+    names = [str(name) for name in posts.select(rows[:SHOWN])["id"]]
+    return f"ids {', '.join(names)}{', ...' * (len(rows) > SHOWN)}"
+
+
+def empty_context(posts: Dataset | IterableDataset, columns: Sequence[str] = ()) -> Dataset | IterableDataset:
+    """Take away all that was made of the images of posts, as if nothing had been found.
+
+    Args:
+        posts (`Dataset` or `IterableDataset`): Posts, with or without columns of context.
+        columns (`Sequence[str]`, *optional*): Columns to make where there are none.
+
+    Returns:
+        As `posts`: the same, with `[]` and `""` in these columns. They have no images.
+    """
+    there = CONTEXT_FEATURES.keys() & set(posts.column_names)
+    posts = posts.remove_columns(sorted(there))
+    if isinstance(posts, IterableDataset):
+        nothing = {column: [] if column in IMAGE_COLUMNS else "" for column in sorted(there | {*columns})}
+        features = Features({**posts.features, **{column: CONTEXT_FEATURES[column] for column in nothing}})
+        return posts.map(lambda post: post | nothing, features=features)
+    for column in sorted(there | {*columns}):
+        nothing = [] if column in IMAGE_COLUMNS else ""
+        posts = posts.add_column(column, [nothing] * len(posts), feature=CONTEXT_FEATURES[column])
+    return posts
 
 
 class ContextProcessor(SMCLProcessor):
@@ -166,6 +284,62 @@ class ContextProcessor(SMCLProcessor):
         """Append words to posts, by default none; see [`AppendingProcessor`]."""
         return data
 
+    def post_views(self, post: dict[str, Any], on_extra_images: str = "error") -> list[Any]:
+        """Return what takes the places of a post's images; see [`SMCLProcessor.post_views`]."""
+        images = self.limit_images([post.get("images")], on_extra_images)[0]
+        context = {column: [post.get(column)] for column in self.context_columns}
+        return self.views(images, self.read_contexts(context, [post.get("images")], 1)[0]) if images else []
+
+    def count_context(self, contexts: list[dict[str, Any]]) -> list[int]:
+        """Count the tokens that are appended to posts, if these leave room for all, by default none.
+
+        Args:
+            contexts (`list[dict]`): What the columns say of each post, as `read_contexts` returns it.
+
+        Returns:
+            `list[int]`.
+        """
+        return [0] * len(contexts)
+
+    def is_computed(self, post: dict[str, Any]) -> bool:
+        """Tell whether nothing of a post's columns of context is missing.
+
+        Args:
+            post (`dict`): A post with the columns.
+        """
+        values = [post.get(column) for column in self.context_columns]
+        return all(value is not None and not (isinstance(value, list) and None in value) for value in values)
+
+    def with_image(self, post: dict[str, Any], index: int | None) -> dict[str, Any]:
+        """Return a post as it would be with one of its images alone, or with none.
+
+        Args:
+            post (`dict`): A post with `images` and the columns of context.
+            index (`int`, *optional*): Which image.
+
+        Returns:
+            `dict`: the post with at most one image, and what the columns say of that. What is said of a post is about
+            its first image: without that, it is empty.
+
+        Raises:
+            ValueError: if a column does not have an entry for each image.
+        """
+        images = post.get("images")
+        images = list(images) if isinstance(images, list | tuple) else [] if images is None else [images]
+        kept = slice(0, 0) if index is None else slice(index, index + 1)
+        context = {column: post.get(column) for column in self.context_columns}
+        for column, value in context.items():
+            if column in IMAGE_COLUMNS and isinstance(value, list | tuple):
+                _check_entries(column, value, len(images), 0)
+                context[column] = list(value)[kept]
+            elif column in IMAGE_COLUMNS and not images[kept]:
+                context[column] = []
+            elif column in IMAGE_COLUMNS:
+                context[column] = value
+            elif index != 0:
+                context[column] = ""
+        return {**post, "images": images[kept], **context}
+
 
 def _read(column: str, value: Any, num_images: int | None, row: int) -> Any:
     """Check what a column says of a post; return what it says of the first image, or of the post."""
@@ -180,15 +354,22 @@ def _read(column: str, value: Any, num_images: int | None, row: int) -> Any:
     if value is None and num_images != 0:
         raise ValueError(not_computed)
     entries = [] if value is None else value
-    if not isinstance(entries, list | tuple) or num_images not in (None, len(entries)):
-        came = len(entries) if isinstance(entries, list | tuple) else type(entries).__name__
-        raise ValueError(f"{where}: expected an entry for each of {num_images} images, got {came}.")
+    _check_entries(column, entries, num_images, row)
     if not entries:
         return []
     if entries[0] is None:
         raise ValueError(not_computed)
     check_entry(column, entries[0], where)
     return entries[0]
+
+
+def _check_entries(column: str, entries: Any, num_images: int | None, row: int) -> None:
+    """Refuse a column that does not run beside the images; their number may be unknown."""
+    if not isinstance(entries, list | tuple) or num_images not in (None, len(entries)):
+        came = len(entries) if isinstance(entries, list | tuple) else type(entries).__name__
+        raise ValueError(
+            f"Post {row} of the batch, `{column}`: expected an entry for each of {num_images} images, got {came}."
+        )
 
 
 class ContextTextProcessor(ContextProcessor, TextProcessor):
@@ -267,6 +448,13 @@ class AppendingProcessor(ContextTextProcessor):
             data[name] = pad_sequence(rows, True, fills[name], padding_side=side)[:-1]
         return data
 
+    def count_context(self, contexts: list[dict[str, Any]]) -> list[int]:
+        """Count the tokens to append; see [`ContextProcessor.count_context`]."""
+        tails = self._tails(
+            [self.context_text(context) for context in contexts], [self.max_context_tokens] * len(contexts)
+        )
+        return [len(tail["input_ids"]) for tail in tails]
+
     def _tails(self, texts: list[list[str]], rooms: list[int]) -> list[dict[str, list[int]]]:
         """Return, of each post, what follows its own tokens: `input_ids` and the tokenizer's other values.
 
@@ -321,10 +509,12 @@ class ContextTextModel(TextOnlyModel):
 
 
 __all__ = [
-    "MAKERS",
     "AppendingProcessor",
     "ContextProcessor",
     "ContextTextModel",
     "ContextTextProcessor",
+    "check_columns",
+    "check_names",
+    "empty_context",
     "how_to_make",
 ]

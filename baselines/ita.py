@@ -23,20 +23,20 @@ class ITAConfig(TextOnlyConfig):
     """Configuration of an [`ITAForTokenClassification`]; see [`TextOnlyConfig`].
 
     Args:
-        text_view_weight (`float`, *optional*, defaults to 2): Weight of the tags' loss where the post is read alone;
+        text_view_weight (`float`, *optional*, defaults to 2.0): Weight of the tags' loss where the post is read alone;
             that of the post with its context is 1. Both ratios are the published ones.
-        alignment_weight (`float`, *optional*, defaults to 1): Weight of the loss that draws the tag probabilities of
+        alignment_weight (`float`, *optional*, defaults to 1.0): Weight of the loss that draws the tag probabilities of
             the post alone to those of the post with its context.
-        alignment_temperature (`float`, *optional*, defaults to 4): Divides the scores that the latter loss compares.
+        alignment_temperature (`float`, *optional*, defaults to 4.0): Divides the scores that the latter loss compares.
             The released settings are 4 and, for Twitter-2017, 2.
     """
 
     model_type = "smcl-ita"
     switches = (*TextOnlyConfig.switches, "text_view_weight", "alignment_weight", "alignment_temperature")
 
-    text_view_weight: int | float = 2
-    alignment_weight: int | float = 1
-    alignment_temperature: int | float = 4
+    text_view_weight: int | float = 2.0
+    alignment_weight: int | float = 1.0
+    alignment_temperature: int | float = 4.0
 
     def validate_losses(self):
         """Check numbers; part of the strict validation on construction and saving."""

@@ -25,6 +25,7 @@ from datasets import (
 )
 
 from .columns import check_features, check_labels, item_of
+from .context import CONTEXT_FEATURES
 from .label_files import refuse_other_labels
 from .row_checks import BATCH_SIZE, NOT_TAGGED, check_ids, check_rows, check_tags, flat, post_name
 from .rows import read_images, read_post
@@ -49,6 +50,7 @@ def prepare_posts(
     needs_tags: bool = True,
     labels: Sequence[str] | None = None,
     folder: str | os.PathLike | None = None,
+    context: Sequence[str] = (),
 ) -> Posts | PostsDict:
     """Check posts and bring them into the schema.
 
@@ -68,10 +70,12 @@ def prepare_posts(
             labels must be the same in the same order.
         folder (`str` or `os.PathLike`, *optional*): The folder that relative paths of images start at; by default the
             one that the process runs in.
+        context (`Sequence[str]`, *optional*): Columns of context to keep, where they are.
 
     Returns:
         As `posts`, with the columns `id`, `tokens`, `ner_tags` (if they are needed), `images` (if there are any, and
-        the model reads them) and `source` (if it is there) of the schema. A missing id is the number of the row.
+        the model reads them) and `source` (if it is there) of the schema, and those of context as they are. A missing
+        id is the number of the row.
         Images are given as files, `{"bytes": ..., "path": ...}`: `datasets` would decode images of any size, and
         does not say whose it can't decode. I- tags that continue nothing are counted and said, but not of a stream.
 
@@ -88,6 +92,7 @@ def prepare_posts(
             uncounted.add(place)
         splits[place] = part = _without_format(part, place)
         found[place] = check_features(part.features, where=place, needs_tags=needs_tags, **options)
+        found[place] |= {name: name for name in context if name in part.features}
     names, spelling = _find_labels(splits, found, scheme, labels) if needs_tags else (None, None)
     conversion = None if spelling is None else (scheme, spelling)
     prepared = [
@@ -245,6 +250,7 @@ def _target(found: Mapping[str, str], labels: list[str] | None) -> Features:
         "ner_tags": List(ClassLabel(names=labels)) if labels is not None else None,
         "images": List(Image(decode=False)),
         "source": Value("string"),
+        **CONTEXT_FEATURES,
     }
     names = {"id", *found} - ({"text"} if labels is not None else set())
     return Features({name: feature for name, feature in every.items() if name in names})
@@ -294,8 +300,7 @@ def _convert_row(
             post["text"] = row["text"]
         if "images" in found:
             post["images"] = [_as_file(image, folder) for image in read_images(row["images"])]
-        if "source" in found:
-            post["source"] = row["source"]
+        post |= {name: row[name] for name in ("source", *CONTEXT_FEATURES) if name in found}
         if labels is not None:
             post["ner_tags"] = _convert_tags(row["ner_tags"], labels, given, conversion)
             if check:

@@ -4,9 +4,11 @@ python -m smcl.experiments.table2 --dataset DATA [--preset paper]
 python -m smcl.experiments.table2 --dataset DATA --text_model TEXT --vision_model VISION [--systems bert-crf smcl]
 """
 
+import sys
 from collections.abc import Sequence
 
-from smcl.baselines import SYSTEMS, needed_encoders, reads_images
+from smcl.baselines import SYSTEMS, context_columns, how_to_make, needed_encoders, reads_images
+from smcl.predict.inputs import ParquetFiles, open_input
 
 from . import paper
 from .comparison import Row, compare
@@ -14,8 +16,6 @@ from .plan import parse_plan, plan_parser
 from .runs import Cell
 
 TITLES = {title.lower(): title for title in paper.TABLE_2}
-# The paper's systems that are published numbers here, and nothing else.
-PUBLISHED_ONLY = tuple(title for name, title in TITLES.items() if name not in SYSTEMS)
 # In the paper's order; systems that it does not have come last.
 NAMES = tuple(sorted(SYSTEMS, key=lambda name: [*TITLES, *SYSTEMS].index(name)))
 
@@ -46,13 +46,37 @@ def make_rows(systems: Sequence[str]) -> list[Row]:
     """
     rows = []
     for title, (group, first, second) in paper.TABLE_2.items():
-        cell = None if title in PUBLISHED_ONLY else system_cell(title.lower())
-        rows.append(Row(title, cell, (first[2], second[2]), group, title.lower() in systems))
+        paper_f1 = (first[2], second[2])
+        rows.append(Row(title, system_cell(title.lower()), paper_f1, group, title.lower() in systems))
     for name in NAMES:
         if name not in TITLES:
             group = "images" if reads_images(SYSTEMS[name]) else "text"
             rows.append(Row(name, system_cell(name), group=group, run=name in systems))
     return rows
+
+
+def missing_columns(dataset: str) -> dict[str, list[str]]:
+    """Find the systems that a data set has not all columns for.
+
+    Args:
+        dataset (`str`): Folder or Hub name.
+
+    Returns:
+        `dict[str, list[str]]`: the columns that each of them lacks, by the system's name.
+
+    Raises:
+        ValueError: if the data set can't be read.
+    """
+    posts = open_input(dataset, "train")
+    names = posts.column_names() if isinstance(posts, ParquetFiles) else []
+    lacking = {name: [x for x in context_columns(SYSTEMS[name]) if x not in names] for name in NAMES}
+    return {name: columns for name, columns in lacking.items() if columns}
+
+
+def needs(name: str, columns: Sequence[str]) -> str:
+    """Say which columns a system needs."""
+    listed = " and ".join(f"`{column}`" for column in columns)
+    return f"{TITLES.get(name, name)} needs column{'s' * (len(columns) > 1)} {listed}"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -66,11 +90,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     plan, options = parse_plan("table2", parser, argv)
     scratch = [system_cell(name).title for name in NAMES if is_from_scratch(name)]
     remarks = [
-        f"{', '.join(PUBLISHED_ONLY)} are the paper's numbers only. {' and '.join(scratch)} are trained at the rate "
-        "1e-3, as nothing of them is pretrained; the paper does not say theirs. Few epochs, which are enough for "
-        "pretrained encoders, leave them far from what they can learn."
+        f"{' and '.join(scratch)} are trained at the rate 1e-3, as nothing of them is pretrained; the paper does not "
+        "say theirs. Few epochs, which are enough for pretrained encoders, leave them far from what they can learn."
     ]
-    compare(plan, f"Table 2: systems, {plan.data_name}", make_rows(options.systems), "SMCL", remarks)
+    lacking = missing_columns(plan.dataset) if plan.run else {}
+    lacking = {name: columns for name, columns in lacking.items() if name in options.systems}
+    if lacking:
+        every = list(dict.fromkeys(column for columns in lacking.values() for column in columns))
+        said = "; ".join(needs(name, columns) for name, columns in lacking.items())
+        remarks.append(f"Not measured: {said}. Make them by `{how_to_make(every, plan.data_name)}`.")
+        sys.stderr.write(f"not measured: {said}. Make them by `{how_to_make(every, plan.dataset)}`.\n")
+    rows = make_rows([name for name in options.systems if name not in lacking])
+    compare(plan, f"Table 2: systems, {plan.data_name}", rows, "SMCL", remarks)
 
 
 if __name__ == "__main__":

@@ -35,15 +35,22 @@ class Columns:
         renamed (`Mapping[str, str]`, *optional*): As `parse_columns` gives them.
         images (`bool`, *optional*, defaults to `True`): Whether images are read: the model does, and they are not to be
             ignored.
+        context (`tuple[str, ...]`, *optional*): Columns that the model reads of what was made of images.
     """
 
     renamed: Mapping[str, str] = field(default_factory=dict)
     images: bool = True
+    context: tuple[str, ...] = ()
 
     @classmethod
-    def parse(cls, columns: str | Sequence[str] | Mapping[str, str] | None, images: bool = True) -> "Columns":
+    def parse(
+        cls,
+        columns: str | Sequence[str] | Mapping[str, str] | None,
+        images: bool = True,
+        context: tuple[str, ...] = (),
+    ) -> "Columns":
         """Read the argument `--columns`; what it says of gold tags is for other commands."""
-        return cls({ours: name for ours, name in parse_columns(columns).items() if ours in READ}, images)
+        return cls({ours: name for ours, name in parse_columns(columns).items() if ours in READ}, images, context)
 
     def find(self, schema: pa.Schema, where: str) -> dict[str, str]:
         """Find what is to be read among the columns of Arrow; see `check_features`."""
@@ -145,6 +152,11 @@ class ParquetFiles:
             with fsspec.open(path, "rb") as file:
                 self.columns.find(open_parquet(file, path).schema_arrow, path)
 
+    def column_names(self) -> list[str]:
+        """Name the columns of the first file."""
+        with fsspec.open(self.paths[0], "rb") as file:
+            return open_parquet(file, self.paths[0]).schema_arrow.names
+
     def count(self) -> int | None:
         """Count the posts, if that needs no network."""
         if self.folder is None:
@@ -164,6 +176,7 @@ class ParquetFiles:
                 for group in range(parquet.num_row_groups):
                     num_blocks = -(-parquet.metadata.row_group(group).num_rows // size)
                     columns = [theirs for ours, theirs in found.items() if ours != "images" or seen < num_blocks]
+                    columns += self.columns.context
                     yield from parquet.iter_batches(size, row_groups=[group], columns=columns)
                     seen -= num_blocks
 
@@ -268,7 +281,8 @@ def read_row(
         name = name if given is None else given
         post = read_post(row, columns=columns.renamed, ignore_images=not columns.images)
         text = post["tokens"] if "tokens" in post else post["text"]
-        return name, {"text": text, "images": [place_image(image, folder) for image in post["images"]]}
+        context = {column: row.get(column) for column in columns.context} if columns.images else {}
+        return name, {"text": text, "images": [place_image(image, folder) for image in post["images"]], **context}
     except ValueError as error:
         return name, {"error": f"Row {number} can't be read: {error}"}
 

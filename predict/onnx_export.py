@@ -74,8 +74,14 @@ def export_onnx(
 
     Raises:
         ImportError: if onnx, onnxruntime or onnxscript is missing, or transformers is older than 5.23.
-        ValueError: if the graph does not give the model's emissions to within 1e-4.
+        ValueError: if the model reads columns of context, or the graph does not give its emissions to within 1e-4.
     """
+    columns = getattr(model, "processor_class", SMCLProcessor).context_columns
+    if columns:
+        raise ValueError(
+            f"A {type(model).__name__} can't be exported: it reads {', '.join(columns)}, which the exported "
+            "graph has no inputs for. Expected a model of words and images."
+        )
     try:
         import onnxruntime  # noqa: F401
 

@@ -16,7 +16,7 @@ from accelerate import PartialState
 from tqdm.auto import tqdm
 from transformers.utils import logging
 
-from ..baselines import reads_images
+from ..baselines import check_names, reads_images
 from ..pipeline_smcl import MultiImageNERPipeline
 from .inputs import Block, Columns, JsonLines, ParquetFiles, may_grow, open_input, read_row
 from .part_files import PartFile, check_output, merge_parts
@@ -52,6 +52,8 @@ def predict_rows(
     wanted = what_to_read(pipe, columns, ignore_images)
     read = [read_row(row, number, folder, wanted) for number, row in enumerate(rows, first)]
     posts = [post for _, post in read if "error" not in post]
+    if ignore_images and wanted.context:
+        posts = [pipe.processor.with_image(post, None) for post in posts]
     # On a GPU, transformers takes more than ten calls for single posts, and would warn.
     pipe.call_count = 0
     results = iter(pipe(posts, batch_size=len(rows), return_tags=True, on_error="return", **options))
@@ -67,7 +69,8 @@ def what_to_read(
     pipe: MultiImageNERPipeline, columns: str | Sequence[str] | Mapping[str, str] | None, ignore_images: bool
 ) -> Columns:
     """Tell what a pipeline reads of a row; arguments as of `predict_rows`."""
-    return Columns.parse(columns, reads_images(type(pipe.model)) and not ignore_images)
+    context = pipe.processor.context_columns
+    return Columns.parse(columns, reads_images(type(pipe.model)) and not ignore_images, context)
 
 
 def model_checksum(pipe: MultiImageNERPipeline) -> str:
@@ -120,6 +123,8 @@ def predict_file(
     state = PartialState()
     check_output(output, state.num_processes)
     source = open_input(input, split, what_to_read(pipe, columns, ignore_images))
+    if isinstance(source, ParquetFiles) and not ignore_images:
+        check_names(source.columns.context, source.column_names(), type(pipe.model).__name__, input)
     options = {"columns": source.columns.renamed, "ignore_images": ignore_images, **options}
     # The process group's own timeout would end a long wait for slower processes.
     timeout = datetime.timedelta(days=365)

@@ -8,8 +8,10 @@ os.environ["HF_ASSETS_CACHE"] = tempfile.mkdtemp()
 
 import pytest
 import torch
+from datasets import load_dataset
 from factories import make_config
 from PIL import Image
+from systems import add_context
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast, ViTImageProcessorPil, ViTModel
 
@@ -72,6 +74,15 @@ def data(tmp_path_factory) -> str:
     """A folder of icon posts as the converter writes them, for tests that only read it."""
     folder = tmp_path_factory.mktemp("icons")
     convert(folder, train=24, validation=6, test=10)
+    return str(folder)
+
+
+@pytest.fixture(scope="session")
+def context_data(tmp_path_factory, data) -> str:
+    """The same posts with columns of context."""
+    folder = tmp_path_factory.mktemp("context")
+    for split, posts in load_dataset(data).items():
+        add_context(posts).to_parquet(folder / f"{split}-00000-of-00001.parquet")
     return str(folder)
 
 

@@ -1,11 +1,13 @@
 """Tiny random models of the systems of Table 2, and what they read."""
 
 import torch
+from datasets import Dataset, Features
 from factories import make_config, make_inputs
 
 from smcl.baselines import SYSTEMS, processor_class
 from smcl.baselines.bilstm_crf import WordLSTMConfig
 from smcl.baselines.hbilstm_crf import CharacterLSTMConfig
+from smcl.dataset_scripts.context import CONTEXT_FEATURES
 
 # Systems with encoders of their own, made for the words of training posts.
 FROM_POSTS = ["bilstm-crf", "hbilstm-crf"]
@@ -71,6 +73,11 @@ def one_post(inputs: dict, row: int, length: int, count: int = 0) -> dict:
     return alone | {key: alone[key][:, :count] for key in ("pixel_values", "image_mask") if key in alone}
 
 
+def own_processor(name: str, processor):
+    """The system's own processor, with the parts of another."""
+    return processor_class(SYSTEMS[name])(processor.image_processor, processor.tokenizer)
+
+
 def context_of(name: str, images: list[list]) -> dict:
     """Columns of context for posts with such images, as the keyword argument of a processor, if it takes any."""
     columns = processor_class(SYSTEMS[name]).context_columns
@@ -90,6 +97,14 @@ def make_context(columns, counts) -> dict[str, list]:
     if "knowledge" in columns:
         context["knowledge"] = ["Niko is a person." if count else "" for count in counts]
     return context
+
+
+def add_context(posts: Dataset) -> Dataset:
+    """Posts with all columns of context."""
+    context = make_context(CONTEXT_FEATURES, [len(images) for images in posts["images"]])
+    context["knowledge"] = ["Niko is a person." if row % 2 else "" for row in range(len(posts))]
+    features = Features({**posts.features, **CONTEXT_FEATURES})
+    return Dataset.from_dict(posts.with_format("arrow")[:].to_pydict() | context, features=features)
 
 
 def logits_of(model, inputs: dict, **changes) -> torch.Tensor:

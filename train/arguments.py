@@ -54,9 +54,14 @@ def _documented(config_class: type[SMCLConfig]) -> dict[str, str]:
 def _switch(name: str) -> tuple[str, Any, Any]:
     """Describe the argument for a field of the systems' configurations, with its default in each system."""
     owners = {key: system.config_class for key, system in SYSTEMS.items() if name in system.config_class.switches}
-    # SMCL's own description, or that of the first system.
+    # SMCL's own description, or those of the systems.
     config_class = owners.get("smcl", next(iter(owners.values())))
-    help_text = next(said[name] for said in map(_documented, config_class.__mro__) if name in said)
+    described = {"smcl": config_class} if "smcl" in owners else owners
+    texts: dict[str, list[str]] = {}
+    for key, owner in described.items():
+        text = next(said[name] for said in map(_documented, owner.__mro__) if name in said).rstrip(".")
+        texts.setdefault(text, []).append(key)
+    help_text = ". ".join(f"With {', '.join(keys)}: {text}" if len(texts) > 1 else text for text, keys in texts.items())
     systems: dict[Any, list[str]] = {}
     for key, owner in owners.items():
         systems.setdefault(getattr(owner, name), []).append(key)
@@ -64,7 +69,7 @@ def _switch(name: str) -> tuple[str, Any, Any]:
     others = [f"{value} with {', '.join(keys)}" for value, keys in systems.items() if value != usual]
     of_whom = "" if "smcl" in owners else f" with {', '.join(systems[usual])}"
     default = "; ".join([f"{usual}{of_whom}", *others])
-    metadata = {"help": f"{help_text.rstrip('.')} (default: {default}).".replace("%", "%%")}
+    metadata = {"help": f"{help_text} (default: {default}).".replace("%", "%%")}
     (annotation,) = (f.type for f in fields(config_class) if f.name == name)
     # The parser knows no number that may be an integer or not.
     kind = float if annotation == int | float else annotation

@@ -14,7 +14,18 @@ from transformers import (
 from transformers.trainer_utils import IntervalStrategy
 from transformers.utils import logging
 
-from ..baselines import SYSTEMS, check_switches, needed_encoders, processor_class, reads_images, system_name
+from ..baselines import (
+    SYSTEMS,
+    check_columns,
+    check_switches,
+    context_columns,
+    empty_context,
+    needed_encoders,
+    processor_class,
+    reads_images,
+    reads_pixels,
+    system_name,
+)
 from ..dataset_scripts.columns import parse_columns
 from ..dataset_scripts.gate import PostsDict
 from ..modeling_smcl import SMCLTaggingModel
@@ -87,7 +98,8 @@ class Run:
         shown, features = posts.get("validation"), None
         evaluates = training.do_train and training.eval_strategy != IntervalStrategy.NO
         # A stream passes by: its images are encoded as they come.
-        keeps_images = (self.arguments.model.freeze_vision or data.cache_images) and not data.streaming
+        keeps_images = reads_pixels(type(self.model)) and not data.streaming
+        keeps_images = keeps_images and (self.arguments.model.freeze_vision or data.cache_images)
         if training.do_train and keeps_images and "images" in posts["train"].column_names:
             # One process reads and computes; the others of this machine then find all on disk.
             with training.main_process_first(desc="reading images"):
@@ -151,16 +163,22 @@ def prepare(arguments: Arguments, splits: list[str]) -> Run:
     system, config = find_system(arguments.model), saved_config(arguments.model)
     if data.streaming:
         _check_streaming(arguments, system)
+    columns = () if data.ignore_images else context_columns(system)
     posts = load_posts(
         data.dataset,
         splits,
         parse_columns(data.columns),
         data.streaming,
+        system_name(system),
+        context=columns,
         tag_scheme=data.tag_scheme,
         reads_images=reads_images(system),
         ignore_images=data.ignore_images,
         labels=None if config is None else label_list(config),
     )
+    if data.ignore_images and context_columns(system):
+        posts = type(posts)({name: empty_context(part, context_columns(system)) for name, part in posts.items()})
+    check_columns(columns, posts, system_name(system), data.dataset)
     set_seed(arguments.training.seed)
     model, processor = load_model(arguments.model, switches, label_names(posts), posts.get("train"))
     return Run(arguments, posts, model, processor)
@@ -259,7 +277,7 @@ def load_model(
     """
     load = _build_model if arguments.model is None else _load_model
     model, processor = load(arguments, switches, labels, train_posts)
-    if arguments.freeze_vision and reads_images(type(model)):
+    if arguments.freeze_vision and reads_pixels(type(model)):
         model.base_model.vision_model.requires_grad_(False)
     return model, processor
 

@@ -5,6 +5,7 @@ from typing import Any
 import PIL.Image
 import torch
 
+from ..dataset_scripts.context import IMAGE_COLUMNS
 from ..processing_smcl import SMCLProcessor, as_list
 from .image_cache import CachedImages
 
@@ -46,6 +47,11 @@ class SMCLDataCollator:
         if is_blank:
             images = images and [[PIL.Image.new("RGB", (32, 32))], *images[1:]]
             image_rows = image_rows and [[0] if self.features.digests else [], *image_rows[1:]]
+        context = {name: columns.get(name) for name in self.processor.context_columns}
+        if is_blank and images:
+            # Nothing is found in the blank image.
+            aligned = [name for name in IMAGE_COLUMNS if context.get(name)]
+            context |= {name: [[[]], *context[name][1:]] for name in aligned}
         try:
             batch = self.processor(
                 words=columns["tokens"],
@@ -53,6 +59,7 @@ class SMCLDataCollator:
                 labels=columns.get("ner_tags"),
                 max_length=self.max_length,
                 on_extra_images=self.on_extra_images,
+                **({"context": context} if context else {}),
             )
         except ValueError as error:
             ids = columns.get("id", [None] * len(examples))

@@ -8,13 +8,20 @@ import pyarrow as pa
 from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict, load_dataset, load_dataset_builder
 from datasets.exceptions import DatasetNotFoundError, DatasetsError
 
+from ..baselines import check_names
 from ..dataset_scripts.gate import PostsDict, prepare_posts
 from ..dataset_scripts.label_files import check_files
 from ..dataset_scripts.row_checks import NOT_TAGGED
 
 
 def load_posts(
-    name: str, splits: Sequence[str], columns: Mapping[str, str] | None = None, streaming: bool = False, **options: Any
+    name: str,
+    splits: Sequence[str],
+    columns: Mapping[str, str] | None = None,
+    streaming: bool = False,
+    reader: str = "smcl",
+    context: Sequence[str] = (),
+    **options: Any,
 ) -> PostsDict:
     """Load a data set and bring it into the schema.
 
@@ -23,6 +30,8 @@ def load_posts(
         splits (`Sequence[str]`): Splits that will be used.
         columns (`Mapping[str, str]`, *optional*): Of [`~columns.parse_columns`].
         streaming (`bool`, *optional*, defaults to `False`): Whether to read posts as they are needed.
+        reader (`str`, *optional*, defaults to `"smcl"`): Name of the system that reads them.
+        context (`Sequence[str]`, *optional*): Columns of context that it reads.
         **options: Those of [`~gate.prepare_posts`].
 
     Returns:
@@ -35,10 +44,14 @@ def load_posts(
         read = {key: options[key] for key in ("reads_images", "ignore_images") if key in options}
         check_files(load_dataset_builder(name), splits, columns, **read)
     posts = {split: load_split(name, split, streaming) for split in splits}
+    for part in posts.values():
+        # Before any row is looked at; of a stream, its columns may not be known.
+        check_names(context, part.column_names or context, reader, name)
     folder = name if os.path.isdir(name) else None
+    options |= {"context": context, "folder": folder}
     with _Explained(name):
         kind = IterableDatasetDict if streaming else DatasetDict
-        return prepare_posts(kind(posts), where=f"the data set {name}", columns=columns, folder=folder, **options)
+        return prepare_posts(kind(posts), where=f"the data set {name}", columns=columns, **options)
 
 
 def load_split(name: str, split: str, streaming: bool = False) -> Dataset | IterableDataset:

@@ -17,11 +17,15 @@ from datasets import Dataset, DatasetDict, IterableDatasetDict
 from tqdm.auto import tqdm
 from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallback, TrainerCallback
 
+from ..baselines import reads_pixels
+from ..dataset_scripts.context import CONTEXT_FEATURES
 from ..dataset_scripts.row_checks import NOT_TAGGED
 from ..images_smcl import ImageError, load_image
+from ..processing_smcl import SMCLProcessor
 from .arguments import SMCLTrainingArguments
 from .build import Run
 from .data import cut_stream
+from .samplers import context_counts
 from .trainer import SMCLTrainer
 
 # Posts of each split whose images are read.
@@ -75,11 +79,14 @@ def dry_run(run: Run) -> dict[str, float]:
     if arguments.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(arguments.device)
     with tempfile.TemporaryDirectory() as folder:
-        few = DatasetDict({split: _few_posts(posts, _batch_size(arguments, split)) for split, posts in dataset.items()})
+        few = DatasetDict(
+            {split: _few_posts(posts, _batch_size(arguments, split), run.processor) for split, posts in dataset.items()}
+        )
         start = time.perf_counter()
         trainer = run.build_trainer(few, _quiet(arguments, f"{folder}/output"), f"{folder}/images")
         seconds_per_image = (time.perf_counter() - start) / max(1, _count_images(few, ("train", "validation")))
-        _check_images(dataset, trainer, run.arguments.data.on_extra_images)
+        if reads_pixels(type(trainer.model)):
+            _check_images(dataset, trainer, run.arguments.data.on_extra_images)
         try:
             batch_seconds = _measure(trainer, few)
         except torch.OutOfMemoryError as error:
@@ -138,17 +145,20 @@ def _first_posts(streams: IterableDatasetDict, count: int) -> DatasetDict:
     return DatasetDict({split: next(cut_stream(posts, count)) for split, posts in streams.items()})
 
 
-def _few_posts(posts: Dataset, batch_size: int) -> Dataset:
-    """Return a batch of the longest texts with the most images of any post, and some of usual posts."""
+def _few_posts(posts: Dataset, batch_size: int, processor: SMCLProcessor) -> Dataset:
+    """Return a batch of the longest texts with the most context and images of any post, and some of usual posts."""
 
-    def most(column: str) -> list[int]:
-        order = sorted(enumerate(_lengths(posts, column)), key=lambda pair: -pair[1])
+    def most(sizes: list[int]) -> list[int]:
+        order = sorted(enumerate(sizes), key=lambda pair: -pair[1])
         return [order[row % len(order)][0] for row in range(batch_size)]
 
     # In memory: `map` and its like would write files.
-    few = posts.select(most("tokens"))[:]
-    if "images" in few:
-        few["images"] = posts.select(most("images"))[:]["images"]
+    few = posts.select(most(_lengths(posts, "tokens")))[:]
+    context = context_counts(posts, processor)
+    if any(context) or "images" in few:
+        rows = posts.select(most(context if any(context) else _lengths(posts, "images")))[:]
+        # What is said of images stays with them.
+        few |= {name: rows[name] for name in ("images", *CONTEXT_FEATURES) if name in few}
     usual = posts.select(random.Random(0).choices(range(len(posts)), k=TIMED_BATCHES * batch_size))[:]
     return Dataset.from_dict({name: few[name] + usual[name] for name in few}, features=posts.features)
 

@@ -201,13 +201,15 @@ class CachedImages:
             ValueError: if an image can't be used; names the post.
             OSError: if values can't be written.
         """
-        dataset = prepare_posts(dataset, where="the data set", needs_tags="ner_tags" in dataset.column_names)
+        context = [name for name in self.processor.context_columns if name in dataset.column_names]
+        tagged = "ner_tags" in dataset.column_names
+        dataset = prepare_posts(dataset, where="the data set", needs_tags=tagged, context=context)
         pending: dict[bytes, torch.Tensor] = {}
         image_rows, computed, digests = [], [], []
-        posts = dataset.select_columns(["id", "images"])
+        posts = dataset.select_columns(["id", "images", *context])
         for post in tqdm(posts, desc="Images", unit="post", disable=disable_tqdm):
             try:
-                images = self.processor.limit_images([post["images"]], self.on_extra_images)[0]
+                images = self.processor.post_views(post, self.on_extra_images)
                 image_rows.append([self._row(image, pending) for image in images[: self.num_images_read]])
             except ValueError as error:
                 raise ValueError(f"Post with the id {post.get('id')!r}: {error}") from error
@@ -221,8 +223,7 @@ class CachedImages:
         if digest not in self._rows:
             if digest not in self.store:
                 # At once, so that only one image at a time is held in full size.
-                inputs = self.processor(words=[[]], images=[[load_image(image)]], **self.images_kwargs)
-                pending[digest] = inputs["pixel_values"][0, 0]
+                pending[digest] = _pixel_values(self.processor, load_image(image), **self.images_kwargs)
             self._rows[digest] = len(self.digests)
             self.digests.append(digest)
         return self._rows[digest]
@@ -341,8 +342,8 @@ class ImagePixels(CachedImages):
     def __init__(self, processor: SMCLProcessor, folder: str | Path | None = None, on_extra_images: str = "error"):
         super().__init__(processor, {}, folder, on_extra_images)
         noise = PIL.Image.effect_noise((150, 100), 100)
-        pixels = processor(words=[[]], images=[[noise]], **self.images_kwargs)["pixel_values"][0]
-        expected = processor(words=[[]], images=[[noise]])["pixel_values"][0]
+        pixels = _pixel_values(processor, noise, **self.images_kwargs)[None]
+        expected = _pixel_values(processor, noise)[None]
         if pixels.dtype != torch.uint8 or not torch.equal(self._normalise(pixels), expected):
             raise ValueError(
                 f"`--cache_images` keeps 8-bit pixels, which {type(processor.image_processor).__name__} does not scale "
@@ -364,6 +365,12 @@ class ImagePixels(CachedImages):
         pixel_values = normalised.new_zeros(*image_mask.shape, *normalised.shape[1:])
         pixel_values[image_mask] = normalised
         return {"pixel_values": pixel_values}
+
+
+def _pixel_values(processor: SMCLProcessor, image: PIL.Image.Image, **images_kwargs: Any) -> torch.Tensor:
+    """Return the pixels `(3, height, width)` of an image as it is, whatever a system makes of a post's images."""
+    inputs = SMCLProcessor.__call__(processor, words=[[]], images=[[image]], **images_kwargs)
+    return inputs["pixel_values"][0, 0]
 
 
 def _encoder(model: SMCLTaggingModel) -> dict[str, Any]:

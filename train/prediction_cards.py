@@ -115,7 +115,8 @@ class PredictionFigures(TrainerCallback):
         Raises:
             ValueError: if the post can't be used; names it.
         """
-        given = {"text": post["tokens"], "images": post["images"]}
+        columns = pipe.processor.context_columns
+        given = {"text": post["tokens"], "images": post["images"], **{name: post[name] for name in columns}}
         page = draw_card(pipe.explain(given, on_extra_images=self.on_extra_images))
         spans = find_entities([tag or "O" for tag in name_tags(post["ner_tags"], self.labels)])
         gold = [f"{' '.join(post['tokens'][first : last + 1])} {name}" for first, last, name in spans]

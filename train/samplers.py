@@ -5,8 +5,9 @@ from collections.abc import Iterator
 import torch
 from datasets import Dataset
 from torch.utils.data import BatchSampler, Sampler
-from transformers import PreTrainedTokenizerBase
 from transformers.trainer_pt_utils import LengthGroupedSampler
+
+from ..processing_smcl import SMCLProcessor
 
 
 class LengthSampler(LengthGroupedSampler):
@@ -35,20 +36,40 @@ class LengthSampler(LengthGroupedSampler):
         self.generator.manual_seed(self.seed + epoch)
 
 
-def token_counts(posts: Dataset, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+def token_counts(posts: Dataset, processor: SMCLProcessor) -> list[int]:
     """Count the tokens of posts.
 
     Args:
-        posts (`Dataset`): Posts with `tokens`, their words.
-        tokenizer (`PreTrainedTokenizerBase`): A fast tokenizer.
+        posts (`Dataset`): Posts with `tokens`, their words, and with the columns of context that the processor reads.
+        processor ([`SMCLProcessor`]): Has the tokenizer, and tells what it appends.
 
     Returns:
         `list[int]`: the number of each post, special tokens among them.
     """
     counts = []
     for rows in posts.select_columns("tokens").iter(1000):
-        encoding = tokenizer(rows["tokens"], is_split_into_words=True, verbose=False)
+        encoding = processor.tokenizer(rows["tokens"], is_split_into_words=True, verbose=False)
         counts += map(len, encoding["input_ids"])
+    return [own + appended for own, appended in zip(counts, context_counts(posts, processor), strict=True)]
+
+
+def context_counts(posts: Dataset, processor: SMCLProcessor) -> list[int]:
+    """Count the tokens that a processor appends to posts.
+
+    Args:
+        posts (`Dataset`): Posts with the columns of context that it reads, if it reads any.
+        processor ([`SMCLProcessor`]): The processor.
+
+    Returns:
+        `list[int]`: the number of each post.
+    """
+    columns = [*processor.context_columns]
+    if not columns:
+        return [0] * len(posts)
+    counts = []
+    for rows in posts.select_columns(columns).iter(1000):
+        context = {name: rows[name] for name in columns}
+        counts += processor.count_context(processor.read_contexts(context, None, len(context[columns[0]])))
     return counts
 
 
@@ -86,4 +107,4 @@ class SharedBatchSampler(BatchSampler):
                 yield batch[start:end]
 
 
-__all__ = ["SharedBatchSampler", "LengthSampler", "token_counts"]
+__all__ = ["SharedBatchSampler", "LengthSampler", "context_counts", "token_counts"]

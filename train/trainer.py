@@ -68,6 +68,7 @@ class SMCLTrainer(Trainer):
         options = {
             "where": where,
             "needs_tags": needs_tags or "ner_tags" in (getattr(posts, "column_names", None) or ()),
+            "context": self.data_collator.processor.context_columns,
             "labels": [model.config.id2label[number] for number in range(model.config.num_labels)],
         }
         if "image_rows" not in (getattr(posts, "column_names", None) or ()):
@@ -239,7 +240,7 @@ class SMCLTrainer(Trainer):
         if not self._groups_posts:
             return super()._get_train_sampler(train_dataset)
         posts = self.train_dataset if train_dataset is None else train_dataset
-        counts = token_counts(posts, self.data_collator.processor.tokenizer)
+        counts = token_counts(posts, self.data_collator.processor)
         processes = self.args.world_size
         batch_size = self.args.train_batch_size * processes * self.args.gradient_accumulation_steps
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed

@@ -6,7 +6,17 @@ import torch
 from datasets import Dataset
 from factories import LABELS, PIXELS, TEXT_SIZE, VISION_SIZE
 from PIL import Image
-from systems import difference, logits_of, make_system, one_post, system_inputs
+from systems import (
+    add_context,
+    context_of,
+    difference,
+    logits_of,
+    make_context,
+    make_system,
+    one_post,
+    own_processor,
+    system_inputs,
+)
 from transformers import (
     AutoConfig,
     AutoModelForTokenClassification,
@@ -15,11 +25,11 @@ from transformers import (
     Dinov2Config,
     SiglipVisionConfig,
     TrainerCallback,
+    ViTModel,
 )
 
 from smcl import MultiImageNERPipeline
 from smcl.baselines import SYSTEMS, needed_encoders, reads_images
-from smcl.dataset_scripts.icons import convert
 from smcl.dataset_scripts.schema import FEATURES
 from smcl.run_ner_multiimage import main
 from smcl.train.arguments import SMCLTrainingArguments
@@ -181,6 +191,14 @@ def test_every_kind_of_image_encoder_gives_patches(name, vision_class):
     assert difference(logits_of(model, inputs, pixel_values=changed)[0], logits_of(model, inputs)[0]) > 1e-5
 
 
+@pytest.mark.parametrize("name", [*NAMES, "smcl"])
+def test_encoders_saved_in_half_precision_make_a_model_in_full(name, encoder_folders, tmp_path):
+    ViTModel.from_pretrained(encoder_folders[1], dtype=torch.float16).save_pretrained(tmp_path)
+    model = SYSTEMS[name].from_text_vision_pretrained(encoder_folders[0], tmp_path, id2label=dict(enumerate(LABELS)))
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    assert model(**system_inputs(name)).logits.dtype == torch.float32
+
+
 # HVPNeT and TPM-MI: prompts
 
 
@@ -249,7 +267,7 @@ def posts() -> Dataset:
         tags = [("B-PER" if is_blue else "B-LOC") if word in ("joey", "niko") else "O" for word in words]
         post = [images[is_blue], *images[: index % 2]]
         rows.append({"id": str(index), "tokens": words, "ner_tags": tags, "images": post, "source": "test"})
-    return Dataset.from_list([FEATURES.encode_example(row) for row in rows], features=FEATURES)
+    return add_context(Dataset.from_list([FEATURES.encode_example(row) for row in rows], features=FEATURES))
 
 
 class StopAfter(TrainerCallback):
@@ -277,7 +295,7 @@ def train(model, posts, processor, folder, resume=False, callbacks=None, feature
 
 @by_name
 def test_training_resumes_to_the_weights_of_an_uninterrupted_run(name, posts, processor, tmp_path):
-    whole, halved = make_system(name), make_system(name)
+    whole, halved, processor = make_system(name), make_system(name), own_processor(name, processor)
     train(whole, posts, processor, tmp_path / "whole")
     train(halved, posts, processor, tmp_path / "halved", callbacks=[StopAfter(2)])
     resumed = make_system(name, seed=1)
@@ -288,15 +306,16 @@ def test_training_resumes_to_the_weights_of_an_uninterrupted_run(name, posts, pr
 
 @by_name
 def test_training_on_cached_features_learns_what_only_images_tell(name, posts, processor, tmp_path):
-    model = make_system(name, dropout=0.0)
+    model, processor = make_system(name, dropout=0.0), own_processor(name, processor)
     model.smcl.vision_model.requires_grad_(False)
     features = ImageFeatures(model, processor)
     cached = features.replace_images(posts)
-    shape = {"maf": (5, 24), "umt": (5, 24), "umt-mi": (5, 24), "hvpnet": (2, 4, 24), "visualpt-moe": (2, 4, 24)}.get(
-        name, (24,)
-    )
+    shapes = {"umgf": (24,), "tpm-mi": (24,), "hvpnet": (2, 4, 24), "visualpt-moe": (2, 4, 24)}
+    shape = shapes.get(name, (5, 24))
     assert features.gather([[0, 1]])["image_embeds"].shape == (1, 2, *shape)
-    assert cached["image_rows"][1] == ([1] if name in FIRST_IMAGE_ONLY else [1, 0])
+    # Solid images, of which all regions are the same: two whole images and two of each size of a region.
+    rows = {"umgf": [2, 2, 3, 3], "visualpt-moe": [2, 3, 3]}.get(name, [1] if name in FIRST_IMAGE_ONLY else [1, 0])
+    assert cached["image_rows"][1] == rows
     settings = {"num_train_epochs": 30, "learning_rate": 3e-3, "save_strategy": "no"}
     trainer = train(model, cached, processor, tmp_path, features=features, **settings)
     losses = [entry["task_loss"] for entry in trainer.state.log_history if "task_loss" in entry]
@@ -308,32 +327,36 @@ def test_training_on_cached_features_learns_what_only_images_tell(name, posts, p
 
 @by_name
 def test_pipeline_predicts_and_explains_as_for_smcl(name, processor, photo):
-    model = make_system(name)
+    model, processor = make_system(name), own_processor(name, processor)
     with torch.no_grad():
         model.classifier.weight.mul_(8)
     pipe = MultiImageNERPipeline(model, processor)
     posts = [{"text": "joey and niko rest", "images": [photo] * count} for count in (2, 0, 1)]
+    for post in posts:
+        context = make_context(processor.context_columns, [len(post["images"])])
+        post |= {column: values[0] for column, values in context.items()}
     together = pipe(posts, batch_size=3, return_tags=True)
     for post, result in zip(posts, together, strict=True):
-        inputs = processor(text=[post["text"]], images=[post["images"]])
+        context = context_of(name, [post["images"]])
+        inputs = processor(text=[post["text"]], images=[post["images"]], **context)
         tags = model.decode(model(**inputs).logits, inputs["word_mask"])[inputs["word_mask"]].tolist()
         assert result["tags"] == [LABELS[tag] for tag in tags]
     explanation = pipe.explain(posts[0])
-    assert explanation.words == ["joey", "and", "niko", "rest"]
+    assert explanation.words == ["joey", "and", "niko", "rest"] and len(explanation.images) == 2
     assert (explanation.guidance_attention is None) == (name not in PROMPTED)
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("icons")
-    convert(folder, train=16, validation=6, test=8)
-    return str(folder)
-
-
 @by_name
-def test_command_line_trains_and_predicts_again_to_the_letter(name, data, encoder_folders, tmp_path):
+def test_command_line_trains_and_predicts_again_to_the_letter(name, data, context_data, encoder_folders, tmp_path):
     text, vision = encoder_folders
-    arguments = ["--dataset", data, "--do_predict", "--use_cpu", "--disable_tqdm", "true"]
+    arguments = [
+        "--dataset",
+        context_data if name in REGIONS else data,
+        "--do_predict",
+        "--use_cpu",
+        "--disable_tqdm",
+        "true",
+    ]
     new = ["--system", name, "--text_model", text, "--vision_model", vision, "--freeze_vision", "--do_train"]
     settings = ["--num_train_epochs", "1", "--per_device_train_batch_size", "8"]
     main([*arguments, *new, *settings, "--output_dir", str(tmp_path / "model")])

@@ -6,13 +6,13 @@ import torch
 from datasets import Dataset
 from factories import LABELS, TEXT_SIZE
 from huggingface_hub.errors import StrictDataclassError
-from systems import FROM_POSTS, TOKENS, context_of, make_system, one_post, system_inputs
+from systems import FROM_POSTS, TOKENS, add_context, context_of, make_context, make_system, one_post, system_inputs
 from torch.nn import functional as F
 from transformers import AutoConfig, AutoModelForTokenClassification, AutoProcessor, TrainerCallback, pipeline
 from transformers.utils import logging
 
 from smcl import MultiImageNERPipeline, SMCLForTokenClassification
-from smcl.baselines import SYSTEMS, check_switches, needed_encoders, reads_images
+from smcl.baselines import SYSTEMS, check_switches, context_columns, needed_encoders, reads_images, reads_pixels
 from smcl.baselines.bilstm_crf import WordProcessor, run_lstm
 from smcl.baselines.hbilstm_crf import CharacterLSTMConfig, CharacterProcessor
 from smcl.baselines.text_only import TextProcessor
@@ -57,7 +57,7 @@ def posts() -> Dataset:
         {"id": str(i), "tokens": words, "ner_tags": [tags.get(w, "O") for w in words], "images": [], "source": "test"}
         for i, words in enumerate(POSTS * 4)
     ]
-    return Dataset.from_list([FEATURES.encode_example(row) for row in rows], features=FEATURES)
+    return add_context(Dataset.from_list([FEATURES.encode_example(row) for row in rows], features=FEATURES))
 
 
 by_name = pytest.mark.parametrize("name", NAMES)
@@ -216,14 +216,18 @@ def test_pipeline_predicts_from_a_saved_folder_whatever_the_batch(name, tokenize
     assert type(tagger.model) is SYSTEMS[name] and type(tagger.processor) is type(processor)
     text = "Joey's niko, in Verona!"
     asked = [{"text": text, "images": [photo] * 7}, {"text": POSTS[0] * 30}, {"text": ""}, {"text": ["", "\u200b"]}]
+    columns = processor.context_columns
+    for post in asked:
+        post |= {key: value[0] for key, value in make_context(columns, [len(post.get("images", []))]).items()}
     alone = [tagger(post, return_tags=True) for post in asked]
     together = tagger(asked, return_tags=True, batch_size=4)
     assert [result["tags"] for result in alone] == [result["tags"] for result in together]
     assert alone[0]["words"] == ["Joey", "'", "s", "niko", ",", "in", "Verona", "!"]
     assert [len(result["tags"]) for result in alone] == [8, 180, 0, 2]
     assert all(text[e["start"] : e["end"]] == e["word"] for e in alone[0]["entities"])
-    with pytest.raises(ValueError, match="`explain` tells what images do, but a .* reads none"):
-        tagger.explain({"text": text})
+    if not columns:
+        with pytest.raises(ValueError, match="`explain` tells what images do, but a .* reads none"):
+            tagger.explain({"text": text})
 
 
 def test_bert_is_a_softmax_over_the_tags_of_each_word():
@@ -380,9 +384,13 @@ def test_registry_tells_what_each_system_is_built_from():
         "hbilstm-crf": (),
         "bert": ("text",),
         "bert-crf": ("text",),
+        "ocsga": ("text",),
+        "ita": ("text",),
+        "pgim": ("text",),
         "smcl": ("text", "vision"),
     }
-    assert [name for name in [*NAMES, "smcl"] if reads_images(SYSTEMS[name])] == ["smcl"]
+    assert [name for name in [*NAMES, "smcl"] if reads_images(SYSTEMS[name])] == [*CONTEXT, "smcl"]
+    assert [name for name in [*NAMES, "smcl"] if reads_pixels(SYSTEMS[name])] == ["smcl"]
     check_switches(SYSTEMS["smcl"], {"use_fusion": False, "dropout": 0.2})
     with pytest.raises(ValueError, match="no `--use_fusion`, `--cmd_order`: leave that out"):
         check_switches(SYSTEMS["bert"], {"use_fusion": False, "dropout": 0.2, "cmd_order": 3})
@@ -412,17 +420,17 @@ TRAINING = ["--do_train", "--num_train_epochs", "1", "--use_cpu", "--disable_tqd
 
 
 def encoder_arguments(name, encoder_folders):
-    return ["--text_model", encoder_folders[0]] if name.startswith("bert") else []
+    return [] if name in FROM_POSTS else ["--text_model", encoder_folders[0]]
 
 
 @by_name
-def test_run_trains_reloads_and_tags_a_file(name, data, encoder_folders, tmp_path, monkeypatch):
+def test_run_trains_reloads_and_tags_a_file(name, data, context_data, encoder_folders, tmp_path, monkeypatch):
     def refuse(*args):
         raise AssertionError("an image was encoded")
 
     monkeypatch.setattr("smcl.train.build.ImageFeatures", refuse)
     model, again = tmp_path / "model", tmp_path / "again"
-    common = ["--dataset", data, "--do_predict", "--use_cpu"]
+    common = ["--dataset", context_data if name in CONTEXT else data, "--do_predict", "--use_cpu"]
     new = ["--system", name, *encoder_arguments(name, encoder_folders), "--freeze_vision", "--output_dir", str(model)]
     new += ["--vision_model", "left/unread"]
     main([*common, *new, *TRAINING, "--head_learning_rate", "1e-2", "--dropout", "0.3"])
@@ -431,8 +439,10 @@ def test_run_trains_reloads_and_tags_a_file(name, data, encoder_folders, tmp_pat
     main([*common, "--model", str(model), "--system", name, "--output_dir", str(again)])
     assert (again / "predictions.jsonl").read_bytes() == (model / "predictions.jsonl").read_bytes()
     tagged = tmp_path / "tagged.jsonl"
-    lines = [json.dumps({"tokens": POSTS[0], "images": ["a.png"] * 6}), json.dumps({"text": "Joey rests, so far."})]
-    (tmp_path / "posts.jsonl").write_text("\n".join(lines))
+    lines = [{"tokens": POSTS[0], "images": ["a.png"] * 6}, {"text": "Joey rests, so far."}]
+    context = make_context(context_columns(SYSTEMS[name]), [6, 0])
+    lines = [line | {column: context[column][row] for column in context} for row, line in enumerate(lines)]
+    (tmp_path / "posts.jsonl").write_text("\n".join(map(json.dumps, lines)))
     files = ["--input", str(tmp_path / "posts.jsonl"), "--output", str(tagged)]
     counts = main(["--model", str(model), "--do_predict", "--use_cpu", *files])
     assert counts == {"posts": 2, "errors": 0, "skipped_images": 0}

@@ -99,7 +99,7 @@ def test_code_of_a_cell_is_what_travels_training_and_the_systems_own_files():
     smcl = names_of("smcl")
     assert {path.name for path in runs.ROOT.glob("*_smcl.py")} < smcl and "train/trainer.py" in smcl
     assert not any(name.startswith(("baselines/", "experiments/")) for name in smcl)
-    assert names_of("umt-mi") - smcl == {f"baselines/{name}.py" for name in ("umt_mi", "umt", "image_system")}
+    assert names_of("umt-mi") - smcl == {f"baselines/{name}.py" for name in ("umt_mi", "umt", "image_system", "checks")}
     # Functions count as classes do.
     own = {f"baselines/{name}.py" for name in ("hbilstm_crf", "bilstm_crf", "text_only", "word_vectors")}
     assert names_of("hbilstm-crf") - smcl == own

@@ -202,10 +202,27 @@ def test_every_system_and_ablation_of_the_paper_has_a_row(make_cell, capsys):
     table2.main(argv)
     printed = capsys.readouterr().out
     assert set(paper.TABLE_2) <= set(rows(printed))
-    assert "OCSGA, UMGF, MAF, ITA, VisualPT-MoE, PGIM are the paper's numbers only" in printed
     assert "BiLSTM-CRF and HBiLSTM-CRF are trained at the rate 1e-3" in printed
     table3.main(argv)
     assert set(paper.TABLE_3) <= set(rows(capsys.readouterr().out))
+
+
+def test_systems_whose_columns_are_missing_are_skipped_and_named(data, context_data, monkeypatch, tmp_path, capsys):
+    ran = []
+    monkeypatch.setattr(
+        "smcl.experiments.comparison.measure", lambda plan, cell: ran.append((cell.system, plan.run)) or []
+    )
+    common = ["--text_model", "x", "--vision_model", "x", "--results", str(tmp_path), "--systems", "umgf", "ita", "umt"]
+    table2.main(["--dataset", data, *common])
+    printed = capsys.readouterr()
+    expected = "UMGF needs column `regions`; ITA needs columns `objects` and `captions` and `image_text`. Make them by"
+    assert f"not measured: {expected} `python -m smcl.dataset_scripts.enrich --input {data} " in printed.err
+    assert f"Not measured: {expected}" in printed.out and data not in printed.out
+    assert [name for name, runs in ran if runs] == ["umt"] and {name for name, _ in ran} == set(SYSTEMS)
+    ran.clear()
+    table2.main(["--dataset", context_data, *common])
+    assert {name for name, runs in ran if runs} == {"umgf", "ita", "umt"}
+    assert "ot measured:" not in capsys.readouterr().err
 
 
 def test_a_system_that_the_paper_does_not_have_gets_a_row_too(monkeypatch):

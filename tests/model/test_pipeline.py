@@ -15,9 +15,10 @@ from transformers.utils import logging
 
 from smcl import MultiImageNERPipeline, SMCLForTokenClassification
 from smcl.dataset_scripts.icons import convert
-from smcl.pipeline_smcl import find_entities, logger, split_into_windows
+from smcl.pipeline_smcl import find_entities, logger
 from smcl.predict.inputs import read_row
 from smcl.predict.predict_file import predict_rows
+from smcl.processing_smcl import split_into_windows
 from smcl.run_ner_multiimage import main
 
 quick = settings(derandomize=True, deadline=None, max_examples=60, database=None)

@@ -135,6 +135,10 @@ def test_switches_of_each_system_are_arguments_with_help_and_default(name, help_
 def test_help_of_switches_is_what_the_docstrings_of_the_configurations_say(help_texts):
     assert help_texts["similarity_weight"] == "Weight alpha of the similarity loss (Eq. 18) (default: 0.3)."
     assert help_texts["span_weight"] == "Weight of the entity spans' loss (default: 0.5 with umt, umt-mi)."
+    assert re.match(
+        r"With maf: .*vectors .*\. With ita: .* \(default: 0.613 with maf; 1.0 with ita\)",
+        help_texts["alignment_weight"],
+    )
     assert help_texts["dropout"].endswith("the two backbones (default: 0.1; 0.5 with bilstm-crf, hbilstm-crf).")
     assert not [name for name, text in help_texts.items() if "(default: None)" in text]
 

@@ -70,7 +70,7 @@ def test_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(trainer_for, 
 def test_batches_grouped_by_length_hold_each_post_once_in_an_order_that_changes(trainer_for, posts):
     many = concatenate_datasets([posts] * 12)
     trainer = trainer_for(make_model(), dataset=many, train_sampling_strategy="group_by_length")
-    sampler, lengths = trainer._get_train_sampler(), token_counts(many, trainer.data_collator.processor.tokenizer)
+    sampler, lengths = trainer._get_train_sampler(), token_counts(many, trainer.data_collator.processor)
     first, again = list(sampler), list(trainer._get_train_sampler())
     sampler.set_epoch(1)
     assert first == again != list(sampler)
