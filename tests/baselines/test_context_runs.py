@@ -138,6 +138,22 @@ def test_emptied_columns_hold_nothing_found(context_data):
         assert all(value == ("" if column == "knowledge" else []) for value in posts[column])
 
 
+@by_name
+def test_a_stream_keeps_its_context(name, data, context_data, encoder_folders, tmp_path):
+    streamed = (*TRAIN[:1], "--max_steps", "2", "--eval_strategy", "no", "--save_strategy", "no", "--streaming")
+    predicted = run(name, context_data, tmp_path / "model", encoder_folders, *streamed)
+    command = ["--model", str(tmp_path / "model"), "--do_predict", "--use_cpu", "--output_dir", str(tmp_path / "again")]
+    main([*command, "--dataset", context_data])
+    again = [json.loads(line) for line in (tmp_path / "again" / "predictions.jsonl").read_text().splitlines()]
+    assert again == predicted
+    for options in (["--ignore_images", "--streaming"], ["--ignore_images"]):
+        main([*command, "--dataset", data, *options])
+        written = (tmp_path / "again" / "predictions.jsonl").read_text()
+        assert len(written.splitlines()) == 10
+    with pytest.raises(ValueError, match=f"The system '{name}' reads the column"):
+        main([*command, "--dataset", data, "--streaming"])
+
+
 # Batches
 
 
