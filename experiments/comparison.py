@@ -49,7 +49,10 @@ def compare(plan: Plan, title: str, rows: Sequence[Row], reference: str, remarks
         }
         for row in rows
     }
-    table = markdown(_heads(plan, rows, reference), [_cells(plan, row, found, differences, reference) for row in rows])
+    cells = [_cells(plan, row, found, differences, reference) for row in rows]
+    if _of_paper(rows):
+        cells = [[*line, *map(number, row.paper)] for line, row in zip(cells, rows, strict=True)]
+    table = markdown(_heads(plan, rows, reference), cells)
     data = {
         row.title: {
             "paper_f1": row.paper,
@@ -102,7 +105,12 @@ def _heads(plan: Plan, rows: Sequence[Row], reference: str) -> list[str]:
     heads = ["", *(["reads"] if any(row.group for row in rows) else []), "P", "R", "F1", gap]
     if plan.mentions is not None:
         heads += ["F1 image-dependent", gap, "F1 others", gap]
-    return [*heads, "seeds", "paper: MNER-MI", "paper: MNER-MI-Plus"]
+    return [*heads, "seeds", *(["paper: MNER-MI", "paper: MNER-MI-Plus"] if _of_paper(rows) else [])]
+
+
+def _of_paper(rows: Sequence[Row]) -> bool:
+    """Tell whether the table is one of the paper's."""
+    return any(value is not None for row in rows for value in row.paper)
 
 
 def _cells(plan: Plan, row: Row, found: dict, differences: dict, reference: str) -> list[str]:
@@ -115,4 +123,4 @@ def _cells(plan: Plan, row: Row, found: dict, differences: dict, reference: str)
     if plan.mentions is not None:
         for split in ("image-dependent", "others"):
             cells += [mean_and_deviation(scores(measured, split)), gaps[split]]
-    return [*cells, str(len(measured)), *map(number, row.paper)]
+    return [*cells, str(len(measured))]

@@ -9,6 +9,7 @@ reloads and tests by the command line of `run_ner_multiimage.py`, and prints a t
 import json
 import random
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -39,28 +40,41 @@ WIDTH = 128
 IMAGE_SIZE = 48
 
 
-def make_tokenizer(posts: Sequence[Sequence[str]]) -> PreTrainedTokenizerFast:
-    """Build a word-level tokenizer of the words in `posts`, with BERT's special tokens."""
+def make_tokenizer(
+    posts: Sequence[Sequence[str]], max_length: int = 64, least_count: int = 1
+) -> PreTrainedTokenizerFast:
+    """Build a word-level tokenizer of the words in `posts`, with BERT's special tokens; see `save_text_encoder`."""
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    words = sorted({word for post in posts for word in post})
+    counts = Counter(word for post in posts for word in post)
+    words = sorted(word for word, count in counts.items() if count >= least_count)
     vocabulary = {word: index for index, word in enumerate([*special, *words])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
     names = dict(zip(("pad_token", "unk_token", "cls_token", "sep_token", "mask_token"), special, strict=True))
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=64, **names)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=max_length, **names)
 
 
-def save_text_encoder(posts: Sequence[Sequence[str]], folder: Path) -> None:
-    """Save an untrained two-layer BERT and its tokenizer."""
-    tokenizer = make_tokenizer(posts)
+def save_text_encoder(
+    posts: Sequence[Sequence[str]], folder: Path, max_length: int = 64, least_count: int = 1, num_heads: int = 4
+) -> None:
+    """Save an untrained two-layer BERT and its tokenizer.
+
+    Args:
+        posts (`Sequence[Sequence[str]]`): Posts whose words it knows.
+        folder (`Path`): Where to save both.
+        max_length (`int`, *optional*, defaults to 64): Its positions: most tokens of a post, with the special ones.
+        least_count (`int`, *optional*, defaults to 1): Rarer words are unknown; with 2, training meets unknown ones.
+        num_heads (`int`, *optional*, defaults to 4): Attention heads of each layer.
+    """
+    tokenizer = make_tokenizer(posts, max_length, least_count)
     config = BertConfig(
         vocab_size=len(tokenizer),
         hidden_size=WIDTH,
         num_hidden_layers=2,
-        num_attention_heads=4,
+        num_attention_heads=num_heads,
         intermediate_size=4 * WIDTH,
-        max_position_embeddings=64,
+        max_position_embeddings=max_length,
     )
     BertModel(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
