@@ -123,7 +123,7 @@ def _read_report(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         return {"name": folder.resolve().name}
     try:
-        report = json.loads(path.read_text(encoding="utf-8"))
+        report = json.loads(path.read_text(encoding="utf-8-sig"))
     except ValueError:
         report = None
     if not isinstance(report, dict):

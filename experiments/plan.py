@@ -126,7 +126,7 @@ def read_mentions(path: Path) -> dict[str, list[tuple[int, int]]]:
         ValueError: if there is no such file.
     """
     try:
-        mentions = json.loads(path.read_text(encoding="utf-8"))
+        mentions = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError):
         mentions = None
     if not isinstance(mentions, dict):

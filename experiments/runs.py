@@ -184,7 +184,7 @@ def _run(plan: Plan, cell: Cell, seed: int) -> Measured | None:
     arguments |= {"disable_tqdm": "true"}
     if not _call(arguments, folder, plan.threads):
         return None
-    results = json.loads((output / "all_results.json").read_text(encoding="utf-8"))
+    results = json.loads((output / "all_results.json").read_text(encoding="utf-8-sig"))
     seconds = round(time.monotonic() - start, 1)
     scores = {"test": _scores(results, "test_"), "validation": _scores(results, "eval_")}
     if _reads_images(cell) and arguments.get("ignore_images") != "true":
@@ -192,7 +192,7 @@ def _run(plan: Plan, cell: Cell, seed: int) -> Measured | None:
         again |= {"dataset": plan.dataset, "model": str(output), "output_dir": str(folder / "without_images")}
         if not _call(again | {"do_predict": "true", "ignore_images": "true"}, folder, plan.threads):
             return None
-        results_without = json.loads((folder / "without_images" / "all_results.json").read_text(encoding="utf-8"))
+        results_without = json.loads((folder / "without_images" / "all_results.json").read_text(encoding="utf-8-sig"))
         scores["without_images"] = _scores(results_without, "test_")
     record = {
         "title": cell.title,

@@ -111,7 +111,7 @@ class RunRecord:
             "results": {},
         }
         for stage in run["stages"]:
-            run["results"] |= json.loads((folder / f"{stage}_results.json").read_text(encoding="utf-8"))
+            run["results"] |= json.loads((folder / f"{stage}_results.json").read_text(encoding="utf-8-sig"))
         # Where training went on in the same folder, the weights of before are gone.
         runs = [] if start is None else earlier_runs(start, check=not (training_arguments.do_train and is_same))
         (folder / RUN_FILE).write_text(json.dumps({"runs": [*runs, run]}, indent=2, default=str) + "\n", "utf-8")

@@ -133,7 +133,7 @@ def convert(source: Path, output: Path, processes: int) -> dict:
         raise RuntimeError(f"The converter ended with status {process.returncode}.")
     seconds, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
     processor = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    report = json.loads((output / "report.json").read_text(encoding="utf-8"))
+    report = json.loads((output / "report.json").read_text(encoding="utf-8-sig"))
     digests = {split: rows["sha256"] for split, rows in report["splits"].items()}
     return {"seconds": seconds, "processor": processor, "bytes": most, "digests": digests}
 

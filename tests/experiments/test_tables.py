@@ -19,7 +19,7 @@ from smcl.experiments import (
     table6,
     tables,
 )
-from smcl.experiments.plan import make_plan, plan_parser
+from smcl.experiments.plan import make_plan, plan_parser, read_mentions
 from smcl.experiments.runs import cell_folder, settings_of, write
 
 TAGS = {"P": "B-PER", "p": "I-PER", "L": "B-LOC", "l": "I-LOC", "O": "O", "G": "B-ORG"}
@@ -357,3 +357,9 @@ def test_words_that_nobody_tagged_are_passed_over(found, entities, tmp_path):
     for spans, name in (([(0, len(found))], "image-dependent"), ([], "others")):
         scores = image_dependent.score(path, {"1": spans})
         assert scores[name]["f1"] == scores["all"]["f1"] == float(bool(entities))
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+def test_mentions_may_begin_with_a_byte_order_mark(encoding, tmp_path):
+    (tmp_path / "mentions.json").write_text('{"1": [[0, 2]]}', encoding=encoding)
+    assert [tuple(span) for span in read_mentions(tmp_path / "mentions.json")["1"]] == [(0, 2)]
