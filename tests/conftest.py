@@ -9,7 +9,7 @@ os.environ["HF_ASSETS_CACHE"] = tempfile.mkdtemp()
 import pytest
 import torch
 from datasets import load_dataset
-from factories import make_config
+from factories import make_config, noise
 from PIL import Image
 from systems import add_context
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
@@ -88,4 +88,4 @@ def context_data(tmp_path_factory, data) -> str:
 
 @pytest.fixture
 def photo() -> Image.Image:
-    return Image.effect_noise((20, 30), 60).convert("RGB")
+    return noise((20, 30)).convert("RGB")

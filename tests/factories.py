@@ -1,6 +1,8 @@
 """Tiny random models and inputs."""
 
+import numpy as np
 import torch
+from PIL import Image
 from transformers import BertConfig, ViTConfig
 
 from smcl import SMCLConfig, SMCLForTokenClassification
@@ -9,6 +11,12 @@ LABELS = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC", "B-ORG", "I-ORG", "B-MISC", "
 TEXT_SIZE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
 VISION_SIZE = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
 PIXELS = {"image_size": 16, "patch_size": 8}
+
+
+def noise(size: tuple[int, int], spread: float = 60, seed: int = 0) -> Image.Image:
+    """A grey image of noise around 128, the same in every run: Pillow's own noise takes no seed."""
+    values = np.random.default_rng(seed).normal(128, spread, size[::-1])
+    return Image.fromarray(values.clip(0, 255).astype(np.uint8))
 
 
 def make_config(**kwargs) -> SMCLConfig:

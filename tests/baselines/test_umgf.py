@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from factories import noise
 from huggingface_hub.errors import StrictDataclassError
 from PIL import Image
 from systems import difference, logits_of, make_system, system_inputs
@@ -86,7 +87,7 @@ def test_the_order_of_the_regions_changes_nothing():
 
 def test_regions_are_cut_out_and_the_whole_image_stands_in(image_processor, tokenizer):
     processor = RegionProcessor(image_processor, tokenizer)
-    image = Image.effect_noise((40, 20), 90).convert("RGB")
+    image = noise((40, 20), spread=90).convert("RGB")
     right, left = [0.5, 0.0, 1.0, 1.0], [0.0, 0.0, 0.5, 0.5]
     regions = [
         {"query": "person", "score": 0.25, "box": left},

@@ -1,7 +1,7 @@
 import pytest
 import torch
+from factories import noise
 from huggingface_hub.errors import StrictDataclassError
-from PIL import Image
 from systems import difference, logits_of, make_context, make_system, system_inputs
 
 from smcl.baselines.visualpt_moe import EXPERTS, VisualPTMoEConfig, VisualPTMoEProcessor
@@ -140,7 +140,7 @@ def test_tags_are_independent():
 def test_slots_hold_the_image_and_its_best_regions(image_processor, tokenizer):
     processor = VisualPTMoEProcessor(image_processor, tokenizer)
     image, context = (
-        Image.effect_noise((40, 20), 90).convert("RGB"),
+        noise((40, 20), spread=90).convert("RGB"),
         make_context(VisualPTMoEProcessor.context_columns, [1, 0]),
     )
     batch = processor(words=[["joey"], ["niko"]], images=[[image], []], context=context)

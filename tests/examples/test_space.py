@@ -13,7 +13,7 @@ import gradio
 import pytest
 import torch
 from datasets import load_dataset
-from factories import make_model
+from factories import make_model, noise
 from PIL import Image
 from playwright import sync_api
 
@@ -94,8 +94,8 @@ def pipe(decided) -> MultiImageNERPipeline:
 def photos(tmp_path) -> list[str]:
     """Paths of as many good images as a model takes, and one more."""
     paths = [tmp_path / f"photo{slot}.png" for slot in range(5)]
-    for path in paths:
-        Image.effect_noise((20, 30), 60).convert("RGB").save(path)
+    for slot, path in enumerate(paths):
+        noise((20, 30), seed=slot).convert("RGB").save(path)
     return [str(path) for path in paths]
 
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset, load_dataset
-from factories import LABELS, make_model
+from factories import LABELS, make_model, noise
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -41,8 +41,7 @@ def pipe(processor) -> MultiImageNERPipeline:
 
 @pytest.fixture(scope="module")
 def photos() -> list[Image.Image]:
-    torch.manual_seed(0)
-    return [Image.effect_noise((20, 30), 60).convert("RGB") for _ in range(4)]
+    return [noise((20, 30), seed=slot).convert("RGB") for slot in range(4)]
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import pytest
 import torch
 from datasets import ClassLabel, Dataset, Features, List, Value
 from datasets import Image as DatasetImage
-from factories import LABELS, make_model
+from factories import LABELS, make_model, noise
 from PIL import Image, ImageFile
 from transformers import CLIPImageProcessorPil
 
@@ -40,7 +40,7 @@ def encode(image, image_format="PNG", **options):
 
 
 def picture(size=(64, 48)):
-    return Image.effect_noise(size, 60).convert("RGB")
+    return noise(size).convert("RGB")
 
 
 def png_of_size(width, height):
@@ -247,7 +247,7 @@ def test_sixteen_bits_are_scaled_not_clipped_to_white(pixels, mode):
 
 def test_a_file_of_sixteen_bits_is_scaled_by_processor_and_converter(pixels, tmp_path):
     # Noise keeps the file long enough to be cut and still show something.
-    image = Image.effect_noise((64, 48), 60).convert("I").point(lambda value: value * 256 + 0.0).convert("I;16")
+    image = noise((64, 48)).convert("I").point(lambda value: value * 256 + 0.0).convert("I;16")
     data = encode(image)
     assert colour(pixels(data))[0] == pytest.approx(128, abs=3)
     (tmp_path / "photo.png").write_bytes(data[:-40])
