@@ -42,8 +42,11 @@ demo/model/model.safetensors:
 app: .venv/installed-app | demo/model/model.safetensors
 	$(BIN)/python examples/space/app.py --model demo/model --examples demo/data
 
+# The tests of a file stay together, as they share what they train.
+PARALLEL := -n 2 --dist loadfile
+
 test: .venv/installed browser
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PARALLEL)
 
 # With the lowest versions that pyproject.toml declares.
 .venv-lowest/installed: pyproject.toml tests/lowest.py
@@ -55,7 +58,7 @@ test: .venv/installed browser
 	touch $@
 
 test-lowest: .venv-lowest/installed browser
-	.venv-lowest/bin/python -m pytest
+	.venv-lowest/bin/python -m pytest $(PARALLEL)
 
 # The wheel in an empty environment, outside the repository. An old `build` would put files into it that are gone.
 test-wheel:

@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import datasets
 import pytest
 
 from smcl.run_ner_multiimage import main
@@ -12,7 +13,10 @@ STREAM = ["--streaming", "--shuffle_buffer", "8"]
 
 
 @pytest.fixture
-def run(data, encoders, tmp_path):
+def run(data, encoders, tmp_path, monkeypatch):
+    # After a stream that was left early, datasets waits for threads that download: there are none.
+    monkeypatch.setattr(datasets.config, "SLEEP_TIME_ON_THREADS_SHUTDOWN", 0)
+
     def run(name, *arguments):
         main(["--dataset", data, *encoders, *SETTINGS, "--output_dir", str(tmp_path / name), *arguments])
         return tmp_path / name
