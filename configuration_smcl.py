@@ -20,6 +20,8 @@ TEXT_BACKBONES = (
     "xlm-roberta",
 )
 VISION_BACKBONES = ("clip_vision_model", "deit", "dinov2", "siglip_vision_model", "vit")
+# Where SMCL differs from the paper, and `as_printed` can take it back; docs/architecture.md says why and by how much.
+PRINTED_PARTS = ("head", "threshold", "union", "positions", "similarity", "difference")
 
 
 class _OnePipeline(dict):
@@ -44,10 +46,19 @@ class SMCLConfig(PreTrainedConfig):
             Transformer layers that relate the images of a post to each other (Sec. 3.3.3).
         num_fusion_layers (`int`, *optional*, defaults to 1):
             Transformer layers in front of the cross-modal attention (Eq. 10-11).
-        guidance_filter (`str`, *optional*, defaults to `"none"`):
+        as_printed (`bool` or `list[str]`, *optional*, defaults to `False`):
+            The paper to the letter, where SMCL is better off otherwise: all of it, or the parts named. `head` reads
+            Hyper alone (Eq. 15-16), `threshold` drops image keys by their softmax weights (after Eq. 4), `union`
+            leaves P_t as the sigmoid gives it (Eq. 12), `positions` are drawn as small as other weights, `similarity`
+            compares raw ReLU outputs (Eq. 20), `difference` is not divided by the squared batch size (Eq. 21). One
+            departure stays, which the CRF needs: Eq. 13-15 end in a vector for each image, so tokens attend to those
+            images in turn, with residuals. On how to scale the rows of Eq. 21 the paper is silent: they are centred and
+            of length 1, as in the works that it cites.
+        guidance_filter (`str`, *optional*, defaults to `"auto"`):
             Which image keys a token may attend to in the text encoder (the threshold after Eq. 4): `"none"` keeps all,
             which scored best; `"score"` keeps those whose scaled score reaches the post's mean score,
-            `"probability"` is the literal reading on softmax weights.
+            `"probability"` is the literal reading on softmax weights. `"auto"` is `"none"`, or `"probability"` where
+            the threshold is `as_printed`.
         image_weighting (`str`, *optional*, defaults to `"uniform"`):
             `"uniform"` as in the paper, or `"relevance"`: a learned text-image score scales each image's part.
         cmd_order (`int`, *optional*, defaults to 3):
@@ -68,11 +79,13 @@ class SMCLConfig(PreTrainedConfig):
             validation data by `run_ner_multiimage.py --calibrate`. Does not change the tags.
         dropout (`float`, *optional*, defaults to 0.1): Dropout of the layers outside the two backbones.
         initializer_range (`float`, *optional*, defaults to 0.02):
-            Standard deviation of new weight matrices. Temporal positions are drawn from N(0, 1) instead.
+            Standard deviation of new weight matrices. Temporal positions are drawn from N(0, 1) instead, unless they
+            are drawn `as_printed`.
 
     Raises:
         StrictDataclassError: (of huggingface_hub, as with every configuration of transformers) if a field has the wrong
-            type, a number is out of range, the labels do not form one list, or a switch lacks the part it needs.
+            type, a number is out of range, the labels do not form one list, a switch lacks the part it needs, or
+            another one contradicts `as_printed`.
 
     Example:
     ```python
@@ -94,6 +107,7 @@ class SMCLConfig(PreTrainedConfig):
         "max_images",
         "num_image_layers",
         "num_fusion_layers",
+        "as_printed",
         "guidance_filter",
         "image_weighting",
         "cmd_order",
@@ -113,7 +127,8 @@ class SMCLConfig(PreTrainedConfig):
     max_images: int = 4
     num_image_layers: int = 1
     num_fusion_layers: int = 1
-    guidance_filter: Literal["none", "score", "probability"] = "none"
+    as_printed: bool | list[str] = False
+    guidance_filter: Literal["auto", "none", "score", "probability"] = "auto"
     image_weighting: Literal["uniform", "relevance"] = "uniform"
     cmd_order: int = 3
     similarity_weight: int | float = 0.3
@@ -139,6 +154,16 @@ class SMCLConfig(PreTrainedConfig):
         if hasattr(self, "custom_pipelines"):
             self.custom_pipelines = _OnePipeline(self.custom_pipelines)
 
+    def prints(self, part: str) -> bool:
+        """Tell whether a part of the model, one of `PRINTED_PARTS`, is as the paper prints it."""
+        return part in self.as_printed if isinstance(self.as_printed, list) else self.as_printed
+
+    @property
+    def image_key_filter(self) -> str:
+        """The `guidance_filter`, with what `"auto"` stands for."""
+        automatic = "probability" if self.prints("threshold") else "none"
+        return automatic if self.guidance_filter == "auto" else self.guidance_filter
+
     def validate_ranges(self):
         """Check numbers; part of the strict validation on construction and saving."""
         for name, least in (("max_images", 1), ("num_image_layers", 0), ("num_fusion_layers", 1), ("cmd_order", 1)):
@@ -163,6 +188,28 @@ class SMCLConfig(PreTrainedConfig):
                 "`contrastive_weight` compares the shared vectors of the alignment encoder, which "
                 "`use_alignment=False` removes: set `contrastive_weight=0` or `use_alignment=True`."
             )
+
+    def validate_as_printed(self):
+        """Check that the parts exist, and that no other switch takes back what is asked for."""
+        named = self.as_printed if isinstance(self.as_printed, list) else []
+        if unknown := [part for part in named if part not in PRINTED_PARTS]:
+            raise ValueError(
+                f"`as_printed` must be True, False or a list of {', '.join(PRINTED_PARTS)}, got {unknown[0]!r}."
+            )
+        contradictions = {
+            f"`guidance_filter={self.guidance_filter!r}`, where the printed threshold is 'probability'": (
+                self.prints("threshold") and self.image_key_filter != "probability"
+            ),
+            f"`image_weighting={self.image_weighting!r}`, which the paper leaves to future work": (
+                self.as_printed is True and self.image_weighting != "uniform"
+            ),
+            f"`contrastive_weight={self.contrastive_weight}`, a loss that the paper does not have": (
+                self.as_printed is True and self.contrastive_weight > 0
+            ),
+        }
+        for what, is_asked in contradictions.items():
+            if is_asked:
+                raise ValueError(f"`as_printed={self.as_printed}` can't go with {what}: leave one of the two out.")
 
     def validate_labels(self):
         """Check that `id2label` and `label2id` are inverse to each other and number the labels from 0."""
@@ -194,4 +241,4 @@ def without_pooler(config: PreTrainedConfig) -> dict[str, bool]:
     return {"add_pooling_layer": False} if "add_pooling_layer" in parameters else {}
 
 
-__all__ = ["TEXT_BACKBONES", "VISION_BACKBONES", "SMCLConfig", "backbone_config", "without_pooler"]
+__all__ = ["PRINTED_PARTS", "TEXT_BACKBONES", "VISION_BACKBONES", "SMCLConfig", "backbone_config", "without_pooler"]

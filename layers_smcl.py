@@ -30,7 +30,7 @@ class ImageGuidance(NamedTuple):
         values (`tuple` of `torch.Tensor` of shape `(batch_size, num_heads, num_images, head_size)`): V_z by layer.
         image_mask (`torch.BoolTensor` of shape `(batch_size, num_images)`): `True` marks a real image.
         text_mask (`torch.BoolTensor` of shape `(batch_size, num_tokens)`): `True` marks a real token.
-        filter (`str`): The configuration's `guidance_filter`.
+        filter (`str`): The configuration's `image_key_filter`.
     """
 
     keys: tuple[torch.Tensor, ...]
@@ -171,7 +171,7 @@ class SMCLImageGuidance(nn.Module):
         super().__init__()
         text, vision = config.text_config, config.vision_config
         self.num_heads = text.num_attention_heads
-        self.filter = config.guidance_filter
+        self.filter = config.image_key_filter
 
         def projections(in_features: int) -> nn.ModuleList:
             layers = range(text.num_hidden_layers)
@@ -456,7 +456,7 @@ class SMCLSymmetricFusion(nn.Module):
     As printed, Eq. 13-15 end in one vector for each image, but the CRF needs one for each token: the second attention
     is the mirror image of the first. The residuals keep tokens apart that see the same single image. P_t leaves a
     sigmoid with a small variance, so that the attended images, of variance 1, would drown what the words say: it is
-    normalised first.
+    normalised first, unless it is wanted `as_printed`.
     """
 
     def __init__(self, config: SMCLConfig):
@@ -467,7 +467,8 @@ class SMCLSymmetricFusion(nn.Module):
             for _ in range(config.num_fusion_layers)
         )
         self.unions = nn.ModuleDict({modality: SMCLUnion(config) for modality in ("text", "image")})
-        self.union_norm = nn.LayerNorm(hidden_size, elementwise_affine=False)
+        is_raw = config.prints("union")
+        self.union_norm = nn.Identity() if is_raw else nn.LayerNorm(hidden_size, elementwise_affine=False)
         self.image_to_text = SMCLAttention(hidden_size, 1, dropout)
         self.image_norm = nn.LayerNorm(hidden_size)
         self.text_to_image = SMCLAttention(hidden_size, 1, dropout)

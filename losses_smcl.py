@@ -88,7 +88,7 @@ def _centred_unit_rows(x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     return centred * (centred.square().sum(dim=-1, keepdim=True) + EPSILON).rsqrt()
 
 
-def soft_orthogonality(x: torch.Tensor, y: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+def soft_orthogonality(x: torch.Tensor, y: torch.Tensor, mask: torch.Tensor, divide: bool = True) -> torch.Tensor:
     """Compute ||X^T Y||_F^2 / B^2 of row-wise paired vectors (Eq. 21).
 
     Rows are centred over the batch and scaled to length 1. Without the division the term grows with the square of
@@ -98,6 +98,7 @@ def soft_orthogonality(x: torch.Tensor, y: torch.Tensor, mask: torch.Tensor) -> 
         x (`torch.Tensor` of shape `(batch_size, hidden_size)`): One vector for each post.
         y (`torch.Tensor` of shape `(batch_size, hidden_size)`): Another one for each post.
         mask (`torch.BoolTensor` of shape `(batch_size,)`): `True` marks the posts that count.
+        divide (`bool`, *optional*, defaults to `True`): Whether to divide by B^2, which the paper does not.
 
     Returns:
         Scalar `torch.Tensor`, exactly 0 where no post counts.
@@ -108,7 +109,7 @@ def soft_orthogonality(x: torch.Tensor, y: torch.Tensor, mask: torch.Tensor) -> 
         product = ((x @ x.T) * (y @ y.T)).sum()
     else:
         product = (x.T @ y).square().sum()
-    return product / mask.sum().clamp(min=1).square()
+    return product / mask.sum().clamp(min=1).square() if divide else product
 
 
 def info_nce(
@@ -218,6 +219,8 @@ def regularisers(
     cmd_order: int = 3,
     contrast: bool = False,
     share: BatchShare | None = None,
+    squash: bool = True,
+    divide: bool = True,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Compute what the objective has besides the task (Eq. 18), each 0 where its part of the model is missing.
 
@@ -229,6 +232,9 @@ def regularisers(
         cmd_order (`int`, *optional*, defaults to 3): Highest central moment, K in Eq. 19.
         contrast (`bool`, *optional*, defaults to `False`): Whether to compute the contrastive loss.
         share ([`BatchShare`], *optional*): Shows the posts of other processes.
+        squash (`bool`, *optional*, defaults to `True`): Whether CMD compares vectors that tanh takes to [0, 1), where
+            it is defined, or raw ones, as printed.
+        divide (`bool`, *optional*, defaults to `True`): See [`soft_orthogonality`].
 
     Returns:
         The similarity loss (Eq. 20), the difference loss (Eq. 22) and InfoNCE, each of shape `()`.
@@ -240,16 +246,17 @@ def regularisers(
     )
     posts = {m: gather(mask.any(dim=1).float()).bool() for m, mask in masks.items()}
     if shared:
-        # Squashed to [0, 1), where CMD is defined and its interval factors are 1.
-        samples = [shared[m].flatten(0, 1).tanh() for m in masks]
+        # Squashed to [0, 1), where CMD is defined and its interval factors are 1; raw vectors have no interval.
+        samples = [shared[m].flatten(0, 1) for m in masks]
+        samples = [x.tanh() for x in samples] if squash else samples
         sample_masks = [mask.flatten() for mask in masks.values()]
         similarity = central_moment_discrepancy(*samples, *sample_masks, cmd_order, total)
         if contrast:
             contrastive = info_nce(pooled_shared["text"], pooled_shared["image"], posts["image"])
     for m in pooled_shared.keys() & pooled_specific.keys():
-        difference = difference + soft_orthogonality(pooled_shared[m], pooled_specific[m], posts[m])
+        difference = difference + soft_orthogonality(pooled_shared[m], pooled_specific[m], posts[m], divide)
     if specific:
-        difference = difference + soft_orthogonality(*pooled_specific.values(), posts["image"])
+        difference = difference + soft_orthogonality(*pooled_specific.values(), posts["image"], divide)
     return similarity, difference, contrastive
 
 

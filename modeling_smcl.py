@@ -48,7 +48,8 @@ class SMCLModelOutput(ModelOutput):
 
     Args:
         last_hidden_state (`torch.FloatTensor` of shape `(batch_size, num_tokens, hidden_size)`):
-            The tokens as the head reads them: in SMCL the text encoder's states plus the paper's Hyper.
+            The tokens as the head reads them: in SMCL the text encoder's states plus the paper's Hyper, `as_printed`
+            Hyper alone.
         text_shared, text_specific (`torch.FloatTensor` of shape `(batch_size, num_tokens, hidden_size)`, *optional*):
             Aligned and refined text, U_t^a and U_t^r (Eq. 6-9); `None` where the encoder is switched off.
         image_shared, image_specific (`torch.FloatTensor` of shape `(batch_size, num_images, hidden_size)`,
@@ -137,7 +138,8 @@ class SMCLPreTrainedModel(PreTrainedModel):
         super()._init_weights(module)
         if isinstance(module, SMCLImageRelations):
             # V leaves a layer norm with unit variance: positions at 0.02 would drown in it.
-            init.normal_(module.position_embeddings, mean=0.0, std=1.0)
+            std = self.config.initializer_range if self.config.prints("positions") else 1.0
+            init.normal_(module.position_embeddings, mean=0.0, std=std)
         elif isinstance(module, LinearChainCRF):
             for scores in (module.start_transitions, module.end_transitions, module.transitions):
                 init.uniform_(scores, -0.1, 0.1)
@@ -498,7 +500,7 @@ class SMCLModel(SMCLImageTextModel):
 
     Not in the paper: the head reads H_t + Hyper, where Eq. 15 has Hyper alone. From few posts, the new layers between
     the text encoder and the CRF learn to name types worse than one linear layer on H_t does; with the sum they only
-    have to learn what images add.
+    have to learn what images add. With `as_printed`, it is the paper's; the configuration says what that changes.
 
     Args:
         config ([`SMCLConfig`]): The configuration.
@@ -546,7 +548,7 @@ class SMCLModel(SMCLImageTextModel):
         )
         return SMCLModelOutput(
             # What BERT knows of a word need not pass through new layers; see the class.
-            last_hidden_state=text_states + hyper,
+            last_hidden_state=hyper if self.config.prints("head") else text_states + hyper,
             text_shared=text.get("shared"),
             text_specific=text.get("specific"),
             image_shared=seen.get("shared"),
@@ -711,8 +713,10 @@ class SMCLForTokenClassification(SMCLTaggingModel):
             image_mask = text_mask.new_zeros(len(text_mask), 1)
         masks = {"text": text_mask, "image": image_mask}
         shared, specific = (self._streams(outputs, kind, masks) for kind in ("shared", "specific"))
+        config = self.config
+        squash, divide = not config.prints("similarity"), not config.prints("difference")
         similarity, difference, contrastive = regularisers(
-            shared, specific, masks, self.config.cmd_order, self.config.contrastive_weight > 0, batch_share
+            shared, specific, masks, config.cmd_order, config.contrastive_weight > 0, batch_share, squash, divide
         )
         return {
             "similarity_loss": (self.config.similarity_weight, similarity),

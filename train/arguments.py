@@ -5,13 +5,15 @@ import inspect
 import json
 import re
 import shlex
-from argparse import SUPPRESS, ArgumentDefaultsHelpFormatter
+from argparse import SUPPRESS, ArgumentDefaultsHelpFormatter, ArgumentTypeError
+from contextlib import suppress
 from dataclasses import dataclass, field, fields, make_dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, get_args, get_origin, get_type_hints
 
 import yaml
 from transformers import HfArgumentParser, TrainingArguments
+from transformers.hf_argparser import string_to_bool
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 from transformers.utils import logging
 
@@ -71,14 +73,18 @@ def _switch(name: str) -> tuple[str, Any, Any]:
     default = "; ".join([f"{usual}{of_whom}", *others])
     metadata = {"help": f"{help_text} (default: {default}).".replace("%", "%%")}
     (annotation,) = (f.type for f in fields(config_class) if f.name == name)
-    # The parser knows no number that may be an integer or not.
-    kind = float if annotation == int | float else annotation
+    # The parser knows no value of two kinds: a number that may be an integer or not, and names or a truth value, which
+    # `given` tells apart.
+    kind = {int | float: float, bool | list[str]: list[str]}.get(annotation, annotation)
     return name, kind | None, field(default=None, metadata=metadata)
 
 
 def _given(self) -> dict[str, Any]:
     """Return the fields that were given."""
     values = {f.name: getattr(self, f.name) for f in fields(self)}
+    # Names of parts, or one word that is true or false.
+    with suppress(ArgumentTypeError, TypeError):
+        values["as_printed"] = string_to_bool(*values["as_printed"])
     return {name: value for name, value in values.items() if value is not None}
 
 

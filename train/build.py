@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 
 from datasets import Dataset, IterableDataset
+from huggingface_hub.errors import StrictDataclassError
 from transformers import (
     AutoConfig,
     AutoModelForTokenClassification,
@@ -276,7 +277,12 @@ def load_model(
         ValueError: if the arguments name no model, or one that does not fit the switches or the labels.
     """
     load = _build_model if arguments.model is None else _load_model
-    model, processor = load(arguments, switches, labels, train_posts)
+    try:
+        model, processor = load(arguments, switches, labels, train_posts)
+        # Over a saved configuration, transformers sets fields without a look at the others.
+        model.config.validate()
+    except StrictDataclassError as error:
+        raise ValueError(str(error.__cause__)) from error
     if arguments.freeze_vision and reads_pixels(type(model)):
         model.base_model.vision_model.requires_grad_(False)
     return model, processor

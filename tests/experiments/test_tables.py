@@ -229,8 +229,19 @@ def test_a_system_that_the_paper_does_not_have_gets_a_row_too(monkeypatch):
     monkeypatch.setitem(SYSTEMS, "newcomer", SYSTEMS["bert"])
     monkeypatch.setattr(table2, "NAMES", (*table2.NAMES, "newcomer"))
     *papers, row = table2.make_rows(["newcomer"])
-    assert [r.title for r in papers] == list(paper.TABLE_2) and not any(r.run for r in papers)
+    assert [r.title for r in papers] == [*paper.TABLE_2, "SMCL as printed"] and not any(r.run for r in papers)
     assert (row.title, row.cell.arguments, row.group, row.run) == ("newcomer", {"system": "newcomer"}, "text", True)
+
+
+def test_smcl_has_a_row_as_printed_that_both_tables_share():
+    *_, row = table2.make_rows(["smcl"])
+    assert (row.title, row.cell.system, row.cell.arguments, row.run) == (
+        "SMCL as printed",
+        "smcl",
+        {"as_printed": "true"},
+        True,
+    )
+    assert table3.SWITCHES[row.title] == row.cell.arguments
 
 
 def test_error_table_compares_two_systems_and_names_its_tests(make_cell, capsys):

@@ -29,6 +29,8 @@ SWITCHES = [
     {"guidance_filter": "probability"},
     {"guidance_filter": "score"},
     {"image_weighting": "relevance"},
+    {"as_printed": True},
+    {"as_printed": ["head", "difference"]},
     {"num_image_layers": 2, "num_fusion_layers": 2, "cmd_order": 5, "contrastive_weight": 0.1},
 ]
 
@@ -307,6 +309,11 @@ def test_posts_with_more_tokens_than_positions_are_refused(kind):
         ({"dropout": 1.0}, "`dropout` must lie in"),
         ({"contrastive_weight": 1, "use_alignment": False}, "`contrastive_weight` compares the shared vectors"),
         ({"guidance_filter": "all"}, "guidance_filter"),
+        ({"as_printed": ["heads"]}, "`as_printed` must be True, False or a list of head, threshold, .*, got 'heads'"),
+        ({"as_printed": True, "guidance_filter": "none"}, "`as_printed=True` can't go with `guidance_filter='none'`"),
+        ({"as_printed": ["threshold"], "guidance_filter": "score"}, "can't go with `guidance_filter='score'`"),
+        ({"as_printed": True, "image_weighting": "relevance"}, "can't go with `image_weighting='relevance'`"),
+        ({"as_printed": True, "contrastive_weight": 0.1}, "can't go with `contrastive_weight=0.1`"),
         ({"id2label": {0: "O", 2: "B-PER"}}, "`id2label` and `label2id` must be inverse"),
         ({"label2id": {"O": 1}}, "`id2label` and `label2id` must be inverse"),
     ],
@@ -314,6 +321,11 @@ def test_posts_with_more_tokens_than_positions_are_refused(kind):
 def test_configurations_that_make_no_sense_are_refused(fields, message):
     with pytest.raises(StrictDataclassError, match=message):
         SMCLConfig(**({"id2label": dict(enumerate(LABELS))} | fields))
+
+
+def test_parts_as_printed_go_with_whatever_does_not_take_them_back():
+    SMCLConfig(as_printed=["head"], guidance_filter="score", image_weighting="relevance", contrastive_weight=0.1)
+    SMCLConfig(as_printed=True, guidance_filter="probability", use_image_guidance=False)
 
 
 def test_a_list_of_labels_is_refused_with_the_way_to_a_dict():

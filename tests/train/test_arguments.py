@@ -48,6 +48,7 @@ def test_values_of_a_file_are_read_as_the_command_line_reads_them(tmp_path, suff
         "output_dir": 2024,
         "do_train": "yes",
         "use_fusion": False,
+        "as_printed": ["head", "union"],
         "guidance_filter": "score",
         "resume_from_checkpoint": True,
         "save_total_limit": None,
@@ -70,7 +71,21 @@ def test_values_of_a_file_are_read_as_the_command_line_reads_them(tmp_path, suff
     assert (training.output_dir, training.do_train, training.resume_from_checkpoint) == ("2024", True, "true")
     assert (training.save_total_limit, training.report_to) == (None, ["tensorboard", "mlflow"])
     assert training.accelerator_config.non_blocking and training.lr_scheduler_kwargs == {"num_cycles": 2}
-    assert switches.given() == {"use_fusion": False, "guidance_filter": "score", "dropout": 0.25}
+    switched = {"as_printed": ["head", "union"], "guidance_filter": "score", "use_fusion": False, "dropout": 0.25}
+    assert switches.given() == switched
+
+
+@pytest.mark.parametrize(
+    ("words", "as_printed"), [(["true"], True), (["false"], False), (["head", "difference"], ["head", "difference"])]
+)
+def test_as_printed_is_a_truth_value_or_names_of_parts(words, as_printed):
+    arguments = parse_arguments(["--output_dir", "x", "--as_printed", *words])
+    assert arguments.switches.given() == {"as_printed": as_printed}
+
+
+def test_as_printed_is_a_truth_value_in_a_file_too(tmp_path):
+    (tmp_path / "run.yaml").write_text("output_dir: x\nas_printed: true\n")
+    assert parse_arguments([str(tmp_path / "run.yaml")]).switches.given() == {"as_printed": True}
 
 
 @pytest.mark.parametrize(

@@ -122,6 +122,21 @@ def test_switch_that_changes_parts_of_a_saved_model_is_refused(trained, data, tm
         main([*arguments, "--use_fusion", "false"])
 
 
+@pytest.mark.parametrize("saved", [True, False])
+@pytest.mark.parametrize(
+    ("switches", "message"),
+    [
+        (["--as_printed", "true", "--guidance_filter", "score"], "`as_printed=True` can't go with `guidance_filter="),
+        (["--as_printed", "heads"], "`as_printed` must be True, False or a list of head"),
+        (["--cmd_order", "0"], "`cmd_order` must be at least 1"),
+    ],
+)
+def test_switches_that_contradict_each_other_are_refused(trained, data, encoders, tmp_path, saved, switches, message):
+    model = ["--model", str(trained)] if saved else encoders
+    with pytest.raises(ValueError, match=message):
+        main(["--dataset", data, *model, "--output_dir", str(tmp_path), "--do_predict", *switches])
+
+
 def test_fault_of_the_user_is_one_line_without_a_traceback(tmp_path):
     command = [sys.executable, smcl.run_ner_multiimage.__file__, "--dataset", "x", "--output_dir", str(tmp_path)]
     done = subprocess.run([*command, "--do_train", "--system", "none"], capture_output=True, text=True)
