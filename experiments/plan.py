@@ -179,9 +179,10 @@ def make_plan(experiment: str, options: argparse.Namespace, rest: Sequence[str])
     )
 
 
-def to_argv(arguments: dict[str, str]) -> list[str]:
-    """Write arguments as a command line."""
-    return [part for name, value in arguments.items() for part in (f"--{name}", value)]
+def to_argv(arguments: dict[str, str | list[str]]) -> list[str]:
+    """Write arguments, each with one value or several, as a command line."""
+    values = {name: [value] if isinstance(value, str) else value for name, value in arguments.items()}
+    return [part for name, parts in values.items() for part in (f"--{name}", *parts)]
 
 
 def parse_plan(

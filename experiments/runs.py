@@ -6,6 +6,7 @@ changed, it is another cell. Cells of equal settings are shared between experime
 stopped.
 """
 
+import ast
 import hashlib
 import importlib.metadata
 import json
@@ -45,11 +46,12 @@ class Cell:
 
     Args:
         title (`str`): How tables name it.
-        arguments (`dict[str, str]`): Arguments of the run script, on top of the plan's; `system` among them.
+        arguments (`dict`): Arguments of the run script, on top of the plan's; `system` among them. Those with several
+            values have a list.
     """
 
     title: str
-    arguments: dict[str, str] = field(default_factory=dict)
+    arguments: dict[str, str | list[str]] = field(default_factory=dict)
 
     @property
     def system(self) -> str:
@@ -285,9 +287,22 @@ def code_files(system: type[SMCLTaggingModel]) -> list[Path]:
 
 
 @lru_cache
+def statements(path: Path) -> str:
+    """Return the code of a file without what changes no result: comments, docstrings and layout."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        for name in ("body", "orelse", "finalbody"):
+            block = getattr(node, name, None)
+            if isinstance(block, list):
+                is_text = [isinstance(x, ast.Expr) and isinstance(x.value, ast.Constant) for x in block]
+                setattr(node, name, [x for x, text in zip(block, is_text, strict=True) if not text])
+    return ast.unparse(tree)
+
+
+@lru_cache
 def code_digest(system: str) -> str:
-    """Return 8 hex digits of the SHA-256 of `code_files` of the system of this name."""
+    """Return 8 hex digits of the SHA-256 of the `statements` in `code_files` of the system of this name."""
     total = hashlib.sha256()
     for path in code_files(SYSTEMS[system]):
-        total.update(path.read_bytes())
+        total.update(statements(path).encode())
     return total.hexdigest()[:8]

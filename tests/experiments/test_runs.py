@@ -4,7 +4,6 @@ import signal
 import subprocess
 import time
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from cells import SMALL, call_here
@@ -107,12 +106,28 @@ def test_code_of_a_cell_is_what_travels_training_and_the_systems_own_files():
 
 def test_a_changed_baseline_marks_cells_of_systems_made_of_it_alone(monkeypatch):
     before = {name: runs.code_digest(name) for name in SYSTEMS}
-    read = Path.read_bytes
-    monkeypatch.setattr(Path, "read_bytes", lambda path: read(path) + b"#" * (path.name == "umt.py"))
+    read = runs.statements
+    monkeypatch.setattr(runs, "statements", lambda path: read(path) + "pass" * (path.name == "umt.py"))
     runs.code_digest.cache_clear()
     after = {name: runs.code_digest(name) for name in SYSTEMS}
     runs.code_digest.cache_clear()
     assert {name for name in SYSTEMS if before[name] != after[name]} == {"umt", "umt-mi"}
+
+
+@pytest.mark.parametrize(
+    ("changed", "is_other"),
+    [
+        ('"""Another text."""\n\n\ndef f(x):\n    """Says more."""\n    # why\n    return (x + 1)\n', False),
+        ('"""A text."""\ndef f(x):\n    return x + 2\n', True),
+        ('"""A text."""\ndef f(x, y=1):\n    return x + 1\n', True),
+        ('"""A text."""\nHELP = "words"\ndef f(x):\n    return x + 1\n', True),
+    ],
+)
+def test_what_changes_no_result_is_the_same_code(tmp_path, changed, is_other):
+    code = '"""A text."""\ndef f(x):\n    return x + 1\n'
+    for name, text in (("old.py", code), ("new.py", changed)):
+        (tmp_path / name).write_text(text)
+    assert (runs.statements(tmp_path / "new.py") != runs.statements(tmp_path / "old.py")) == is_other
 
 
 def test_a_killed_cell_is_told_and_goes_on_where_it_stopped(plan, monkeypatch, capsys):
