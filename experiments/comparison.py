@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, replace
 from .image_dependent import keep_overlapping
 from .plan import Plan, read_mentions
 from .runs import Cell, Measured, measure
-from .significance import Difference, bootstrap_difference
+from .significance import METHOD, Difference, bootstrap_difference
 from .tables import describe, interval, markdown, mean_and_deviation, notes, number, scores, write_table
 
 
@@ -64,7 +64,7 @@ def compare(plan: Plan, title: str, rows: Sequence[Row], reference: str, remarks
     everything = [m for measured in found.values() for m in measured]
     about = (
         f'Strict entity-level scores of the test split in percent. "− {reference}": difference in the F1 before it, '
-        "with the 95 % confidence interval of the paired bootstrap over test posts (2000 samples, mean over seeds)."
+        f"mean over seeds, with the 95 % confidence interval of the {METHOD}."
     )
     write_table(plan, title, table, {"rows": data}, [about, *remarks, *notes(plan, everything)])
 

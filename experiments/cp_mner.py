@@ -23,7 +23,7 @@ from .comparison import Row, compare
 from .icon_demo import save_text_encoder
 from .plan import Plan, parse_plan, plan_parser, read_overrides, to_argv
 from .runs import Cell, Measured, measure
-from .significance import Difference, bootstrap_difference
+from .significance import METHOD, Difference, bootstrap_difference
 from .tables import interval, markdown, mean_and_deviation, notes, scores, write_table
 
 WITH, WITHOUT = "SMCL", "SMCL without images"
@@ -173,7 +173,7 @@ def write_types(plan: Plan, found: dict[str, list[Measured]], posts: DatasetDict
     heads = ["", "entities: training", "test", *found, f"{WITH} − without"]
     about = (
         'Strict F1 of each type in percent. "− without": what images change, with the 95 % confidence interval of the '
-        "paired bootstrap over test posts."
+        f"{METHOD}."
     )
     remarks = [about, *tell_types(differences), *tell_blind(found)]
     everything = [m for measured in found.values() for m in measured]

@@ -42,9 +42,9 @@ measured; do not edit. Beside them stand the numbers of the paper ({paper.CITATI
   only photographs show: on the image-dependent mentions text alone can't do well by construction.
 - *CP-MNER* are published paragraphs on Chinese paintings with one image each. The text encoder is tiny and untrained:
   the scores say nothing of what a pretrained one comes to, but whether images help on data that nobody made for it.
-- A confidence interval is about other test posts, with the runs as they are; the spread over seeds is the standard
-  deviation of few runs. An interval without 0 is no proof where many rows are looked at: of 20 that do not differ, one
-  shows such an interval by chance.
+- A confidence interval is about other test posts and other seeds, as far as few seeds tell; of one seed, about other
+  posts alone. The spread over seeds is the standard deviation of few runs. An interval without 0 is no proof where many
+  rows are looked at: of 20 that do not differ, one shows such an interval by chance.
 - Learning rates and other settings were not searched for each system; a system may be better at its own.
 """
 

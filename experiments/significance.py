@@ -1,4 +1,4 @@
-"""Are two systems different? Paired bootstrap over posts, and McNemar's exact test over entities."""
+"""Are two systems different? Paired bootstrap over seeds and posts, and McNemar's exact test over entities."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,6 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import binomtest
 from seqeval.scheme import IOB2, Entities
+
+# How tables name what `bootstrap_difference` and `bootstrap_sum` do.
+SAMPLES = 2000
+METHOD = f"paired bootstrap over seeds and test posts together ({SAMPLES} samples)"
 
 # Last word + 1, as seqeval has it.
 Span = tuple[int, int, str]
@@ -61,16 +65,17 @@ class Difference:
 
 
 def bootstrap_difference(
-    first: Sequence[Sequence[dict]], second: Sequence[Sequence[dict]], samples: int = 2000, seed: int = 0
+    first: Sequence[Sequence[dict]], second: Sequence[Sequence[dict]], samples: int = SAMPLES, seed: int = 0
 ) -> Difference:
-    """Compare the F1 of two systems on the same test posts by the paired bootstrap.
+    """Compare the F1 of two systems on the same test posts by the paired bootstrap, over seeds and posts together.
 
-    Each sample draws as many posts as there are, with replacement, the same ones for all runs. The F1 of a system is
-    the mean over its runs, so the interval is about other test posts, not about other seeds.
+    Each sample draws as many seeds and as many posts as there are, with replacement, the same ones for both systems.
+    The F1 of a system is the mean over the runs drawn, so the interval is about other seeds and other test posts. Of
+    one seed, it is about other posts alone; of few, it is somewhat too narrow.
 
     Args:
         first (`Sequence[Sequence[dict]]`): For each run of a system the predicted posts.
-        second (`Sequence[Sequence[dict]]`): Likewise for the other system.
+        second (`Sequence[Sequence[dict]]`): Likewise for the other system, of the same seeds in the same order.
         samples (`int`, *optional*, defaults to 2000): Number of samples.
         seed (`int`, *optional*, defaults to 0): Their seed.
 
@@ -80,34 +85,42 @@ def bootstrap_difference(
     Raises:
         ValueError: if a run is missing or the runs are not of the same posts.
     """
-    if not first or not second:
-        raise ValueError("Expected at least one run of each system, got none of one.")
+    if not first or len(first) != len(second):
+        raise ValueError(
+            f"Expected at least one run of each system, of the same seeds, got {len(first)} and {len(second)}."
+        )
     check_same_posts([*first, *second])
     # shape: (num_runs, num_posts, 3)
     counts = [np.stack([count_posts(run) for run in runs]) for runs in (first, second)]
-    weights = _draw_posts(counts[0].shape[1], samples, seed)
+    runs, posts = _draw(*counts[0].shape[:2], samples, seed)
     values = [f1_of(c.sum(axis=1)).mean() for c in counts]
     # shape: (samples,)
-    drawn = [f1_of(np.einsum("sp,rpk->srk", weights, c)).mean(axis=1) for c in counts]
+    drawn = [(f1_of(np.einsum("sp,rpk->srk", posts, c)) * runs).mean(axis=1) for c in counts]
     return _summarize(values[0] - values[1], drawn[0] - drawn[1])
 
 
-def bootstrap_sum(per_post: np.ndarray, samples: int = 2000) -> Difference:
-    """Find a confidence interval for a sum over posts, such as how many more errors one system makes.
+def bootstrap_sum(per_post: np.ndarray, samples: int = SAMPLES) -> Difference:
+    """Find a confidence interval for a sum over posts, mean over seeds, such as how many more errors one system makes.
 
     Args:
-        per_post (`np.ndarray` of shape `(num_posts,)`): What is summed.
+        per_post (`np.ndarray` of shape `(num_runs, num_posts)`): What is summed.
         samples (`int`, *optional*, defaults to 2000): Number of samples.
 
     Returns:
         [`Difference`].
     """
-    return _summarize(per_post.sum(), _draw_posts(len(per_post), samples, seed=0) @ per_post)
+    runs, posts = _draw(*per_post.shape, samples, seed=0)
+    return _summarize(per_post.sum(axis=1).mean(), ((posts @ per_post.T) * runs).mean(axis=1))
 
 
-def _draw_posts(num_posts: int, samples: int, seed: int) -> np.ndarray:
-    """Draw as many posts as there are, with replacement: how often each is in each sample, `(samples, num_posts)`."""
-    return np.random.default_rng(seed).multinomial(num_posts, np.full(num_posts, 1 / num_posts), size=samples)
+def _draw(num_runs: int, num_posts: int, samples: int, seed: int) -> list[np.ndarray]:
+    """Draw as many runs, and as many posts, as there are, with replacement.
+
+    Returns:
+        Two `np.ndarray` of shape `(samples, num_runs)` and `(samples, num_posts)`: how often each is in each sample.
+    """
+    rng = np.random.default_rng(seed)
+    return [rng.multinomial(number, np.full(number, 1 / number), size=samples) for number in (num_runs, num_posts)]
 
 
 def _summarize(value: float, drawn: np.ndarray) -> Difference:

@@ -14,7 +14,7 @@ from . import errors, paper
 from .comparison import paired_difference
 from .plan import Plan, parse_plan, plan_parser
 from .runs import Measured, measure
-from .significance import bootstrap_sum, check_same_posts, mcnemar, right_entities
+from .significance import METHOD, bootstrap_sum, check_same_posts, mcnemar, right_entities
 from .table2 import NAMES, system_cell
 from .tables import NOT_MEASURED, describe, interval, markdown, notes, number, write_table
 
@@ -37,9 +37,9 @@ def compare_errors(first: Sequence[Measured], second: Sequence[Measured]) -> dic
         np.stack([errors.count_errors(m.predictions(), m.predictions(without_images=True)) for m in runs])
         for runs in (first, second)
     ]
-    # shape: (num_posts, num_kinds)
-    per_post = counts[1].mean(axis=0) - counts[0].mean(axis=0)
-    differences = {name: bootstrap_sum(per_post[:, row]) for row, name in enumerate(errors.COUNTS)}
+    # shape: (num_runs, num_posts, num_kinds)
+    per_post = counts[1] - counts[0]
+    differences = {name: bootstrap_sum(per_post[:, :, row]) for row, name in enumerate(errors.COUNTS)}
     pairs = zip(first, second, strict=True)
     return {
         "counts": [c.sum(axis=1).mean(axis=0) for c in counts],
@@ -86,7 +86,7 @@ def _tests(titles: Sequence[str], found: dict | None, seeds: Sequence[int]) -> l
         for seed, test in zip(seeds, found["mcnemar"], strict=True)
     ]
     return [
-        f"F1 of {titles[1]} minus {titles[0]}: {interval(found['f1'])} points (paired bootstrap over posts).",
+        f"F1 of {titles[1]} minus {titles[0]}: {interval(found['f1'])} points ({METHOD}).",
         f"McNemar's exact test over gold entities found right: {'; '.join(each)}.",
     ]
 
@@ -112,7 +112,8 @@ def write_errors(plan: Plan, systems: Sequence[str]) -> None:
     titles = [cell.title for cell in cells]
     found = compare_errors(*runs) if seeds else None
     remarks = [
-        "Numbers of errors in the test split, mean over seeds. A gold entity that is not predicted is a modality "
+        f"Numbers of errors in the test split, mean over seeds; intervals by the {METHOD}.",
+        "A gold entity that is not predicted is a modality "
         "conflict if the same model predicts it when all images are taken away; else type confusion if its very words "
         "are predicted with another type; else a boundary error if an entity that shares a word with it is predicted; "
         "else missed. Spurious: predicted without a word in common with any gold entity. Rescued, no error: predicted "

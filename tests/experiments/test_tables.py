@@ -74,12 +74,48 @@ def test_bootstrap_takes_the_mean_over_runs_and_only_the_same_posts():
     assert significance.bootstrap_difference([right, wrong], [wrong, wrong]).value == pytest.approx(0.5)
     with pytest.raises(ValueError, match="not of the same test posts"):
         significance.bootstrap_difference([right], [posts(("P", "P"), ("L", "L"))])
-    with pytest.raises(ValueError, match="at least one run"):
+    with pytest.raises(ValueError, match="of the same seeds, got 1 and 0"):
         significance.bootstrap_difference([right], [])
+    with pytest.raises(ValueError, match="of the same seeds, got 2 and 1"):
+        significance.bootstrap_difference([right, right], [right])
+
+
+def test_bootstrap_draws_seeds_and_posts_together():
+    # Two seeds of two posts: the first system is right by seed 0 alone, the second on the first post alone.
+    gold = ("PO", "LG")
+    first = [posts(*zip(gold, said, strict=True)) for said in (("PO", "LG"), ("OO", "LO"))]
+    second = [posts(*zip(gold, said, strict=True)) for said in (("PO", "GG"), ("PO", "OP"))]
+    gap = significance.bootstrap_difference(first, second, samples=40000)
+
+    def f1(run, drawn):
+        counts = significance.count_posts([run[row] for row in drawn]).sum(axis=0)
+        return 2 * counts[0] / (counts[1] + counts[2])
+
+    pairs = list(itertools.product(range(2), repeat=2))
+    # Four samples of seeds times four of posts are equally probable.
+    every = [
+        np.mean([f1(first[seed], drawn) - f1(second[seed], drawn) for seed in seeds])
+        for seeds, drawn in itertools.product(pairs, pairs)
+    ]
+    assert gap.value == pytest.approx(np.mean([f1(first[s], (0, 1)) - f1(second[s], (0, 1)) for s in range(2)]))
+    assert (gap.low, gap.high) == pytest.approx((min(every), max(every)))
+    tails = np.mean(np.less_equal(every, 0)), np.mean(np.greater_equal(every, 0))
+    assert gap.p == pytest.approx(min(1, 2 * min(tails)), abs=0.02)
+    assert 0 < gap.p < 1 and len(set(np.round(every, 6))) > 4
+
+
+def test_bootstrap_of_a_sum_over_runs_and_posts_equals_all_samples():
+    values = np.array([[3.0, -1.0], [0.0, 5.0]])
+    gap = significance.bootstrap_sum(values, samples=40000)
+    pairs = list(itertools.product(range(2), repeat=2))
+    every = [np.mean([values[s, list(drawn)].sum() for s in seeds]) for seeds, drawn in itertools.product(pairs, pairs)]
+    assert gap.value == values.sum() / 2
+    assert (gap.low, gap.high) == (min(every), max(every))
+    assert gap.p == pytest.approx(2 * np.mean(np.less_equal(every, 0)), abs=0.02)
 
 
 def test_bootstrap_of_a_sum():
-    values = np.array([1.0] * 50 + [0.0] * 50)
+    values = np.array([[1.0] * 50 + [0.0] * 50])
     gap = significance.bootstrap_sum(values, samples=5000)
     deviation = math.sqrt(100 * 0.25)
     assert gap.value == 50
