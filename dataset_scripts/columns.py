@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
-from datasets import ClassLabel, Features, Image, LargeList, List, Value
+from datasets import ClassLabel, Features, Image, Json, LargeList, List, Value
 
 from .schema import DataError
 from .tag_schemes import SCHEMES, guess_scheme, is_bio2
@@ -337,5 +337,8 @@ def describe(feature: Any) -> str:
         return "a type that `datasets` does not know"
     if is_string(feature):
         return "a text"
+    if isinstance(feature, Json) or isinstance(item_of(feature), Json):
+        # What `datasets` makes of JSON.
+        return "values of several kinds"
     text = repr(feature)
     return text if len(text) <= 120 else f"{text[:117]}..."

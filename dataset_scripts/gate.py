@@ -23,6 +23,7 @@ from datasets import (
     List,
     Value,
 )
+from transformers.utils import logging
 
 from .columns import check_features, check_labels, item_of
 from .context import CONTEXT_FEATURES
@@ -31,6 +32,8 @@ from .row_checks import BATCH_SIZE, NOT_TAGGED, check_ids, check_rows, check_tag
 from .rows import read_images, read_post
 from .schema import DataError
 from .tag_schemes import bio2_labels, read_spelling, scheme_name, to_bio2
+
+logger = logging.get_logger(__name__)
 
 _URL = re.compile("[a-z]+://", re.IGNORECASE)
 Posts = Dataset | IterableDataset
@@ -66,8 +69,8 @@ def prepare_posts(
         reads_images (`bool`, *optional*, defaults to `True`): Whether the model reads images.
         ignore_images (`bool`, *optional*, defaults to `False`): Whether they are to be left away all the same.
         needs_tags (`bool`, *optional*, defaults to `True`): Whether there must be gold tags.
-        labels (`Sequence[str]`, *optional*): Those of a saved model. Tags given by their names get its order; class
-            labels must be the same in the same order.
+        labels (`Sequence[str]`, *optional*): Those of a saved model. Tags given by their names get its order, and so do
+            class labels, which may be fewer or in another order; that they were is said.
         folder (`str` or `os.PathLike`, *optional*): The folder that relative paths of images start at; by default the
             one that the process runs in.
         context (`Sequence[str]`, *optional*): Columns of context to keep, where they are.
@@ -148,8 +151,6 @@ def _find_labels(
     first, column = next((place, names["ner_tags"]) for place, names in found.items())
     if scheme is None:
         check_labels(everything, first if not given else next(iter(given)), column)
-        # What is converted is read by its names.
-        refuse_other_labels(given if labels is None else {"the model": labels} | given)
         converted, spelling = everything, None
     else:
         try:
@@ -159,7 +160,14 @@ def _find_labels(
         converted = bio2_labels(kind for letter, kind in spelling.values() if letter != "O")
     if labels is not None:
         if unknown := [name for name in converted if name not in labels]:
-            raise DataError(f"{first} has the tags {unknown}, which the model does not have: it has {list(labels)}.")
+            raise DataError(
+                f"{first} has the labels {converted}, but the model has {list(labels)}: it lacks {unknown}. Train a "
+                "new model on this data, or leave these labels out of it."
+            )
+        if scheme is None and own is not None and own != list(labels):
+            logger.warning(
+                f"{', '.join(given)}: the labels {own} are read by their names as the model's {list(labels)}."
+            )
         return list(labels), spelling
     if own is None:
         return bio2_labels(name[2:] for name in converted if name != "O"), spelling
@@ -333,7 +341,7 @@ def _convert_tags(
             "word that is not tagged."
         )
     if given is not None:
-        if conversion is None:
+        if conversion is None and given == labels:
             return tags
         check_ids(tags, given)
         tags = [None if tag == NOT_TAGGED else given[tag] for tag in tags]

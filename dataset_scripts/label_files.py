@@ -7,10 +7,14 @@ from typing import Any
 import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
-from datasets import ClassLabel, DatasetBuilder
+from datasets import ClassLabel, DatasetBuilder, Features, Image, List, Value, load_dataset
+from datasets.exceptions import DatasetsError
+from transformers.utils import logging
 
-from .columns import arrow_features, check_features, is_string, item_of
+from .columns import COLUMNS, arrow_features, check_features, describe, is_null, is_string, item_of
 from .schema import DataError
+
+logger = logging.get_logger(__name__)
 
 
 def refuse_other_labels(given: Mapping[str, Sequence[str]]) -> None:
@@ -35,11 +39,11 @@ def refuse_other_labels(given: Mapping[str, Sequence[str]]) -> None:
 
 def check_files(
     builder: DatasetBuilder, splits: Iterable[str], columns: Mapping[str, str] | None = None, **options: Any
-) -> None:
+) -> Features | None:
     """Check what the files of a data set hold, before it is loaded.
 
     `datasets` reads every file, and every split, by the columns and labels of the first one: numbers would mean other
-    tags, and a list of numbers would become an image.
+    tags, a list of numbers would become an image, and a column that only some files have would end the reading.
 
     Args:
         builder (`DatasetBuilder`): Of `load_dataset_builder`.
@@ -47,17 +51,42 @@ def check_files(
         columns (`Mapping[str, str]`, *optional*): Of [`~columns.parse_columns`].
         **options: `reads_images` and `ignore_images`, as of [`~columns.check_features`].
 
+    Returns:
+        `Features`, *optional*: what to load all files by, if they have other columns than each other; a column that a
+        file lacks is null in its posts.
+
     Raises:
-        ValueError: if a file has no columns that can be read, or the labels of two files differ in names or order; with
-            both lists.
+        ValueError: if a file has no columns that can be read, the labels of two files differ in names or order, or a
+            column is of types that do not go together; names both files.
     """
-    splits = list(splits)
-    files = builder.config.data_files or {}
-    paths = [str(path) for split in splits for path in files.get(split, ())]
+    splits, columns = list(splits), dict(columns or {})
+    files = {split: [str(path) for path in paths] for split, paths in (builder.config.data_files or {}).items()}
+    used = dict.fromkeys(path for split in splits for path in files.get(split, ()))
+    every = dict.fromkeys(path for paths in files.values() for path in paths)
+    found = {path: _features_of(path, must_be_read=path in used) for path in every}
     # Whatever is used, the very first file decides.
-    paths = dict.fromkeys([str(path) for split in list(files)[:1] for path in files[split][:1]] + paths)
-    column = (columns or {}).get("ner_tags", "ner_tags")
-    found = {path: _features_of(path) for path in paths}
+    told = item_of((builder.info.features or {}).get(columns.get("ner_tags", "ner_tags")))
+    card = {f"the card of {builder.repo_id or builder.config.name}": told.names} if isinstance(told, ClassLabel) else {}
+    _check_labels_of({path: found[path] for path in [*list(every)[:1], *used]}, columns, card)
+    if builder.info.features is not None:
+        # A card tells how to read files that do not say it.
+        return None
+    read = {ours: ours for ours in COLUMNS} | columns
+    for path in used:
+        if found[path] is not None:
+            check_features(found[path], where=path, columns=columns, **options)
+    # `datasets` reads the other splits too, unless it streams.
+    found = {path: found[path] for path in [*used, *every] if found[path] is not None}
+    if options.get("reads_images", True) and not options.get("ignore_images"):
+        _tell_files_without_images([path for path in used if path in found], found, read["images"])
+    return _join_features(found, used, {theirs: ours for ours, theirs in read.items()})
+
+
+def _check_labels_of(
+    found: Mapping[str, Mapping[str, Any] | None], columns: Mapping[str, str], card: Mapping[str, Sequence[str]]
+) -> None:
+    """Refuse files whose labels are not those of the card and of each other."""
+    column = columns.get("ner_tags", "ner_tags")
     items = {path: item_of((features or {}).get(column)) for path, features in found.items()}
     named = {path: item.names for path, item in items.items() if isinstance(item, ClassLabel)}
     # Names are read as they are; numbers by the labels of another file.
@@ -68,20 +97,76 @@ def check_files(
             f"{unnamed[0]}, column `{column}`: expected labels, since {first} has {named[first]}, found none: its tags "
             "would be read by these. Write it with the same features."
         )
-    told = item_of((builder.info.features or {}).get(column))
-    if isinstance(told, ClassLabel):
-        named = {f"the card of {builder.repo_id or builder.config.name}": told.names} | named
-    refuse_other_labels(named)
-    used = {str(path) for split in splits for path in files.get(split, ())}
-    for path, features in found.items():
-        # A card tells how to read files that do not say it.
-        if features is not None and path in used and builder.info.features is None:
-            check_features(features, where=path, columns=columns, **options)
+    refuse_other_labels({**card, **named})
 
 
-def _features_of(path: str) -> dict[str, Any] | None:
+def _tell_files_without_images(used: Sequence[str], found: Mapping[str, Mapping[str, Any]], column: str) -> None:
+    """Say which files lack the column of images that others have: their posts are read as posts without any."""
+    without = [path for path in used if column not in found[path]]
+    if without and len(without) < len(used):
+        more = f" and {len(without) - 3} more" if len(without) > 3 else ""
+        logger.warning(
+            f"No column `{column}`, which other files have, in {', '.join(without[:3])}{more}: their posts are read as "
+            "posts without images."
+        )
+
+
+def _join_features(
+    found: Mapping[str, Mapping[str, Any]], used: Iterable[str], read: Mapping[str, str]
+) -> Features | None:
+    """Return the columns of all files with a type that all can be read by; none where they are the same anyway.
+
+    Args:
+        found (`Mapping`): The features of each file.
+        used (`Iterable[str]`): Files whose posts are used. They decide what the types of their columns are.
+        read (`Mapping[str, str]`): For the names of columns that are read, ours.
+    """
+    names = dict.fromkeys(name for features in found.values() for name in features)
+    given = {name: {path: some[name] for path, some in found.items() if name in some} for name in names}
+    if all(len(some) == len(found) and _are_same(some.values()) for some in given.values()):
+        return None
+    given = {name: {path: some[path] for path in used if path in some} or some for name, some in given.items()}
+    joined = {name: _join_types(name, read.get(name), some) for name, some in given.items()}
+    # `datasets` itself knows no feature for it, and says so.
+    return None if None in joined.values() else Features(joined)
+
+
+def _are_same(features: Iterable[Any]) -> bool:
+    first, *others = features
+    return all(feature == first for feature in others)
+
+
+def _join_types(name: str, ours: str | None, given: Mapping[str, Any]) -> Any:
+    """Find the type that a column of all files can be read by; see `_join_features`."""
+    known = {path: feature for path, feature in given.items() if not (is_null(feature) or is_null(item_of(feature)))}
+    features = list((known or given).values())
+    if _are_same(features) or None in features:
+        return features[0]
+    first, *others = known
+    for other in others:
+        if (item_of(known[other]) is None) != (item_of(known[first]) is None):
+            raise DataError(
+                f"{other}, column `{name}`: found {describe(known[other])}, but {first} has {describe(known[first])}. "
+                "Write all files with the same type, or take the column away."
+            )
+    if ours == "images":
+        # Paths, bytes and files can all be read as images.
+        return Image() if item_of(features[0]) is None else List(Image())
+    inner = [item_of(feature) or feature for feature in features]
+    labels = next((number for number, item in enumerate(inner) if isinstance(item, ClassLabel)), None)
+    if labels is not None:
+        return features[labels]
+    if any(is_string(item) for item in inner) and all(isinstance(item, Value) for item in inner):
+        # Whatever is a number elsewhere can be written as a text.
+        return Value("string") if item_of(features[0]) is None else List(Value("string"))
+    return features[0]
+
+
+def _features_of(path: str, must_be_read: bool) -> dict[str, Any] | None:
     """Read the features of a file, those that `datasets` noted in it if it did; none of a file of another format."""
     try:
+        if path.endswith((".json", ".jsonl", ".csv")) and os.path.isfile(path):
+            return _inferred_features(path)
         with fsspec.open(path, "rb") as file:
             if path.endswith(".parquet"):
                 schema = pq.read_schema(file)
@@ -90,8 +175,21 @@ def _features_of(path: str) -> dict[str, Any] | None:
             else:
                 return None
     except (pa.ArrowException, OSError) as error:
+        if not must_be_read:
+            return None
         raise DataError(f"{path} can't be read as {os.path.splitext(path)[1][1:]}: {error}. Write it again.") from None
     return arrow_features(schema)
+
+
+def _inferred_features(path: str) -> dict[str, Any] | None:
+    """Have `datasets` infer the features of a file from its beginning; none if it can't."""
+    kind = "csv" if path.endswith(".csv") else "json"
+    try:
+        posts = load_dataset(kind, data_files=path, split="train", streaming=True)
+        return posts.features or posts._resolve_features().features
+    except (DatasetsError, ValueError, StopIteration):
+        # What is wrong is said when the data set is loaded.
+        return None
 
 
 def _arrow_schema(file: Any) -> pa.Schema:

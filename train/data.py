@@ -5,7 +5,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
-from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict, load_dataset, load_dataset_builder
+from datasets import (
+    Dataset,
+    DatasetDict,
+    Features,
+    IterableDataset,
+    IterableDatasetDict,
+    load_dataset,
+    load_dataset_builder,
+)
 from datasets.exceptions import DatasetNotFoundError, DatasetsError
 
 from ..baselines import check_names
@@ -42,8 +50,8 @@ def load_posts(
     """
     with _Explained(name):
         read = {key: options[key] for key in ("reads_images", "ignore_images") if key in options}
-        check_files(load_dataset_builder(name), splits, columns, **read)
-    posts = {split: load_split(name, split, streaming) for split in splits}
+        features = check_files(load_dataset_builder(name), splits, columns, **read)
+    posts = {split: load_split(name, split, streaming, features) for split in splits}
     for part in posts.values():
         # Before any row is looked at; of a stream, its columns may not be known.
         check_names(context, part.column_names or context, reader, name)
@@ -54,11 +62,14 @@ def load_posts(
         return prepare_posts(kind(posts), where=f"the data set {name}", columns=columns, **options)
 
 
-def load_split(name: str, split: str, streaming: bool = False) -> Dataset | IterableDataset:
-    """Load one split as it is; a `ValueError` says what is wrong if it can't be."""
+def load_split(
+    name: str, split: str, streaming: bool = False, features: Features | None = None
+) -> Dataset | IterableDataset:
+    """Load one split as it is, or by `features`; a `ValueError` says what is wrong if it can't be."""
+    options = {} if features is None else {"features": features}
     try:
         with _Explained(name):
-            return load_dataset(name, split=split, streaming=streaming)
+            return load_dataset(name, split=split, streaming=streaming, **options)
     except UnreadableError:
         raise
     except ValueError as error:

@@ -9,27 +9,31 @@ import tempfile
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pyarrow.compute as pc
 import torch
 from datasets import Dataset, DatasetDict, IterableDatasetDict
+from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallback, TrainerCallback
+from transformers.utils import logging
 
+from .. import processing_smcl
 from ..baselines import reads_pixels
 from ..dataset_scripts.context import CONTEXT_FEATURES
 from ..dataset_scripts.row_checks import NOT_TAGGED
-from ..images_smcl import ImageError, load_image
 from ..processing_smcl import SMCLProcessor
 from .arguments import SMCLTrainingArguments
 from .build import Run
+from .collator import SMCLDataCollator
 from .data import cut_stream
 from .samplers import context_counts
 from .trainer import SMCLTrainer
 
-# Posts of each split whose images are read.
-SAMPLE = 200
+# Posts of each stream that are looked at, or as many as give a batch of the largest and usual ones.
+STREAMED_POSTS = 200
 # Batches of usual posts that are timed, after one of the largest.
 TIMED_BATCHES = 2
 
@@ -59,7 +63,7 @@ class Clock(TrainerCallback):
 def dry_run(run: Run) -> dict[str, float]:
     """Check a run and print what it will take.
 
-    Reads the images of some posts of each split, trains one step on the longest texts with the most images and two on
+    Reads every post with all of its images, trains one step on the longest texts with the most images and two on
     usual posts, and evaluates such batches. The model is changed by it. Of streams, the first posts stand for all.
 
     Args:
@@ -73,11 +77,12 @@ def dry_run(run: Run) -> dict[str, float]:
         FloatingPointError: if the loss is not finite.
     """
     dataset, arguments = run.posts, run.arguments.training
+    streamed_posts = max(STREAMED_POSTS, *(_batch_size(arguments, split) for split in dataset))
     if run.arguments.data.streaming:
-        # As many as are looked at of other data sets, or give a batch of the largest and usual ones.
-        dataset = _first_posts(dataset, max(SAMPLE, *(_batch_size(arguments, split) for split in dataset)))
+        dataset = _first_posts(dataset, streamed_posts)
     if arguments.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(arguments.device)
+    cut_off = _check_posts(dataset, run)
     with tempfile.TemporaryDirectory() as folder:
         few = DatasetDict(
             {split: _few_posts(posts, _batch_size(arguments, split), run.processor) for split, posts in dataset.items()}
@@ -85,8 +90,6 @@ def dry_run(run: Run) -> dict[str, float]:
         start = time.perf_counter()
         trainer = run.build_trainer(few, _quiet(arguments, f"{folder}/output"), f"{folder}/images")
         seconds_per_image = (time.perf_counter() - start) / max(1, _count_images(few, ("train", "validation")))
-        if reads_pixels(type(trainer.model)):
-            _check_images(dataset, trainer, run.arguments.data.on_extra_images)
         try:
             batch_seconds = _measure(trainer, few)
         except torch.OutOfMemoryError as error:
@@ -100,9 +103,10 @@ def dry_run(run: Run) -> dict[str, float]:
     times = _whole_run(dataset, arguments, batch_seconds, seconds_per_image)
     used, available = _memory(arguments.device)
     if trainer.is_world_process_zero():
-        streams = ["The first posts of each stream, which alone evaluation and prediction are timed for:"]
-        lines = streams if run.arguments.data.streaming else []
-        lines += [*_describe_data(dataset), "", *_describe_model(trainer, arguments.output_dir)]
+        lines = _describe_streams(dataset, streamed_posts) if run.arguments.data.streaming else []
+        lines += _describe_data(dataset)
+        lines += [f"beyond the length, and cut off: {', '.join(cut_off)}"] if cut_off else []
+        lines += ["", *_describe_model(trainer, arguments.output_dir)]
         lines += [f"memory   {used:.2f} GB at most, of {available:.1f} GB", ""]
         lines += _describe_times(dataset, arguments, batch_seconds, times)
         sys.stdout.write("\n".join(lines) + "\n")
@@ -168,31 +172,63 @@ def _count_images(dataset: DatasetDict, splits: tuple[str, ...]) -> int:
     return sum(sum(_lengths(posts, "images")) for posts in there)
 
 
-def _check_images(dataset: DatasetDict, trainer: SMCLTrainer, on_extra_images: str) -> None:
-    """Count the images of all posts and read those of a sample; a `ValueError` names posts that can't be used."""
+def _check_posts(dataset: DatasetDict, run: Run) -> list[str]:
+    """Have the collator read every post, with all of its images, as the run will.
+
+    Returns:
+        `list[str]`: for each split with words beyond the length, how many are cut off.
+
+    Raises:
+        ValueError: if posts can't be used; names some, and the reason of the first.
+    """
+    arguments, data, told = run.arguments.training, run.arguments.data, []
+    # The cache of images is not asked: it may hold what is no longer in the data set.
+    check = PostCheck(SMCLDataCollator(run.processor, None, data.max_length, data.on_extra_images))
     for split, posts in dataset.items():
-        if "images" not in posts.column_names:
-            continue
-        if on_extra_images == "error":
-            most = trainer.processing_class.max_images
+        if "images" in posts.column_names and reads_pixels(type(run.model)) and data.on_extra_images == "error":
+            # Known before an image is read.
+            most = run.processor.max_images
             rows = [row for row, count in enumerate(_lengths(posts, "images")) if count > most]
             _refuse(split, posts, rows, f"have more than {most} images: see `--on_extra_images`")
-        sample = sorted(random.Random(0).sample(range(len(posts)), min(SAMPLE, len(posts))))
-        broken = []
-        quiet = bool(trainer.args.disable_tqdm)
-        for row in tqdm(sample, desc=f"Checking images, {split}", unit="post", disable=quiet):
-            try:
-                for image in posts[row]["images"]:
-                    load_image(image)
-            except ImageError:
-                broken.append(row)
-        _refuse(split, posts, broken, f"of {len(sample)} looked at have images that can't be read")
+        loader = DataLoader(posts, None, collate_fn=check, num_workers=arguments.dataloader_num_workers)
+        results = tqdm(loader, f"Checking {split}", unit=" posts", disable=bool(arguments.disable_tqdm))
+        num_cut, errors = zip(*results, strict=True)
+        broken = [row for row, error in enumerate(errors) if error is not None]
+        _refuse(split, posts, broken, f"can't be used. The first: {errors[broken[0]]}" if broken else "")
+        if total := sum(num_cut):
+            told.append(f"{total} words of {sum(map(bool, num_cut))} posts of {split}")
+    return told
+
+
+class PostCheck:
+    """Reads a post as a batch of its own.
+
+    Args:
+        collator ([`SMCLDataCollator`]): Reads it.
+    """
+
+    def __init__(self, collator: SMCLDataCollator):
+        self.collator = collator
+
+    def __call__(self, post: dict[str, Any]) -> tuple[int, str | None]:
+        """Return how many of its words are cut off, and why it can't be read, if it can't."""
+        logger = logging.get_logger(processing_smcl.__name__)
+        level = logger.level
+        # What is cut off is counted here.
+        logger.setLevel(logging.ERROR)
+        try:
+            batch = self.collator([post])
+        except ValueError as error:
+            return 0, str(error)
+        finally:
+            logger.setLevel(level)
+        return len(post["tokens"]) - int(batch["word_mask"].sum()), None
 
 
 def _refuse(split: str, posts: Dataset, rows: list[int], reason: str) -> None:
     if rows:
         ids = ", ".join(repr(name) for name in posts.select(rows[:5])["id"])
-        raise ValueError(f"{len(rows)} posts of the split {split!r} {reason}. Among them are {ids}.")
+        raise ValueError(f"{len(rows)} posts of the split {split!r}, such as {ids}, {reason}.")
 
 
 def _measure(trainer: SMCLTrainer, few: DatasetDict) -> dict[str, float]:
@@ -272,6 +308,18 @@ def peak_process_memory() -> int:
     import resource
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def _describe_streams(dataset: DatasetDict, count: int) -> list[str]:
+    """Say which posts of streams, of which `count` at most were looked at, were not."""
+    cut = ", ".join(f"{len(posts)} of {split}" for split, posts in dataset.items() if len(posts) == count)
+    if not cut:
+        return []
+    return [
+        f"Of the streams, only the first posts were checked ({cut}): those behind them may still hold faults.",
+        "The table is of these posts, and evaluation and prediction are timed for them alone.",
+        "",
+    ]
 
 
 def _describe_data(dataset: DatasetDict) -> list[str]:

@@ -44,7 +44,8 @@ class SMCLTrainer(Trainer):
         **kwargs: Likewise.
 
     Raises:
-        ValueError: if posts can't be read, or FSDP is to save parts of a model, which could not be loaded again.
+        ValueError: if posts can't be read, scores are for labels that the model lacks, or FSDP is to save parts of a
+            model, which could not be loaded again.
     """
 
     def __init__(self, *args, **kwargs):
@@ -55,8 +56,27 @@ class SMCLTrainer(Trainer):
                 "whole model. examples/accelerate/fsdp2.yaml has it."
             )
         self._forget_losses()
+        self._name_scores()
         self.train_dataset = self._prepare_posts(self.train_dataset, "`train_dataset`")
         self.eval_dataset = self._prepare_posts(self.eval_dataset, "`eval_dataset`")
+
+    @property
+    def _labels(self) -> list[str]:
+        """The names of the model's tags, by id."""
+        config = self.accelerator.unwrap_model(self.model).config
+        return [config.id2label[number] for number in range(config.num_labels)]
+
+    def _name_scores(self) -> None:
+        """Have tags scored by the model's names of them: the gate reads those of posts as the model's."""
+        given = getattr(self.compute_metrics, "labels", None)
+        if given is None:
+            return
+        if set(given) - set(self._labels):
+            raise ValueError(
+                f"`compute_metrics` was built for the labels {given}, but the model has {self._labels}. Build it by "
+                "`build_compute_metrics` with the model's."
+            )
+        self.compute_metrics = build_compute_metrics(self._labels)
 
     def _prepare_posts(self, posts: Any, where: str, needs_tags: bool = True) -> Any:
         """Have the gate check posts, or a dictionary of them, and bring them into the schema of the collator."""
@@ -69,7 +89,7 @@ class SMCLTrainer(Trainer):
             "where": where,
             "needs_tags": needs_tags or "ner_tags" in (getattr(posts, "column_names", None) or ()),
             "context": self.data_collator.processor.context_columns,
-            "labels": [model.config.id2label[number] for number in range(model.config.num_labels)],
+            "labels": self._labels,
         }
         if "image_rows" not in (getattr(posts, "column_names", None) or ()):
             return prepare_posts(posts, reads_images=reads_images(type(model)), **options)
@@ -443,7 +463,8 @@ def build_compute_metrics(labels: list[str]) -> Callable[[EvalPrediction], dict[
         labels (`list[str]`): Label names by id.
 
     Returns:
-        A function from `EvalPrediction` to scores.
+        A function from `EvalPrediction` to scores, with these `labels`. [`SMCLTrainer`] names tags by its model's, of
+        which these may be some or all in another order.
     """
 
     def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
@@ -452,6 +473,7 @@ def build_compute_metrics(labels: list[str]) -> Callable[[EvalPrediction], dict[
         gold = [name_tags(row[tags != -100], labels) for row, tags in pairs]
         return entity_metrics(gold, word_tags(prediction.predictions, labels))
 
+    compute_metrics.labels = list(labels)
     return compute_metrics
 
 

@@ -151,7 +151,7 @@ def test_names_of_tags_get_the_same_labels_in_all_splits_and_those_of_a_model():
     own = ["B-Y", "I-Y", "O"]
     for posts in (one, one.to_iterable_dataset()):
         assert [row["ner_tags"] for row in read(posts, labels=own)] == [[0, 2], [2]]
-    with pytest.raises(ValueError, match=r"\['B-A'.*\], which the model does not have"):
+    with pytest.raises(ValueError, match=r"has the labels .*'B-A'.* but the model has .* it lacks \['B-A'\]"):
         prepare(two, labels=own)
     with pytest.raises(ValueError, match="'B-A', which is none of the labels"):
         read(two.to_iterable_dataset(), labels=own)
@@ -314,6 +314,45 @@ def test_a_card_with_other_labels_than_its_files_is_refused(tmp_path):
     assert builder.info.features["ner_tags"].feature.names == ["O", "I-X", "B-X"]
     with pytest.raises(ValueError, match="the card of .* has"):
         check_files(builder, ["train"])
+
+
+@pytest.mark.parametrize("streams", [False, True])
+@pytest.mark.parametrize(
+    ("own", "tags"),
+    [
+        (["O", "I-X", "B-X"], [[2, 1], [-100]]),
+        (["B-X", "I-X", "O"], [[0, 1], [2]]),
+        (["O", "B-X", "I-X"], [[1, -100], [0]]),
+        (["O", "B-Y", "I-Y"], [[1, 2], [0]]),
+        (["I-Y", "B-Y", "I-X", "B-X", "O"], [[3, 2], [1]]),
+    ],
+)
+def test_labels_that_a_model_has_are_read_by_their_names_and_it_is_said(own, tags, streams, caplog):
+    model = ["O", "B-X", "I-X", "B-Y", "I-Y"]
+    posts = make({"ner_tags": List(ClassLabel(names=own))}, ner_tags=tags)
+    with caplog.at_level(logging.WARNING):
+        out = prepare(posts.to_iterable_dataset() if streams else posts, labels=model)
+    assert out.features["ner_tags"].feature.names == model
+    read = [[-100 if tag == -100 else model[tag] for tag in row["ner_tags"]] for row in out]
+    assert read == [[-100 if tag == -100 else own[tag] for tag in row] for row in tags]
+    told = [record.message for record in caplog.records if "read by their names" in record.message]
+    assert len(told) == 1 and str(own) in told[0] and str(model) in told[0]
+
+
+@pytest.mark.parametrize("streams", [False, True])
+@pytest.mark.parametrize("own", [["O", "B-Z", "I-Z"], ["O", "B-X", "I-X", "B-Z", "I-Z"], ["I-x", "B-x", "O"]])
+def test_labels_that_a_model_lacks_are_refused_with_both_lists(own, streams):
+    posts = make({"ner_tags": List(ClassLabel(names=own))})
+    with pytest.raises(ValueError) as error:
+        prepare(posts.to_iterable_dataset() if streams else posts, labels=NAMES)
+    assert str(own) in str(error.value) and str(NAMES) in str(error.value)
+
+
+@pytest.mark.parametrize("streams", [False, True])
+def test_numbers_that_are_no_label_are_refused_though_names_are_read(streams):
+    posts = from_arrow(ner_tags=[[1, 7], [0]])
+    with pytest.raises(ValueError, match="post '1': `ner_tags` hold 7, which is no label: expected 0 to 2"):
+        read(posts.to_iterable_dataset() if streams else posts, labels=["O", "B-Y", "I-Y", *NAMES[1:]])
 
 
 @pytest.mark.parametrize("streams", [False, True])

@@ -1,5 +1,6 @@
 import os
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 from datasets import Dataset, load_dataset
@@ -85,27 +86,49 @@ def test_text_only_system_is_checked_too(data, encoder_folders, tmp_path):
     assert measured["step_seconds"] > 0 and os.listdir(tmp_path) == []
 
 
-def broken(data, folder, **changes) -> Dataset:
+def broken(data, folder, split="train", row=3, **changes) -> Dataset:
     folder.mkdir()
-    for split, posts in load_dataset(data).items():
+    for name, posts in load_dataset(data).items():
         rows = posts.with_format("arrow")[:].to_pylist()
-        if split == "train":
-            rows[3] |= changes
+        if name == split:
+            rows[row] |= changes
         columns = {name: [row[name] for row in rows] for name in FEATURES}
-        Dataset.from_dict(columns, FEATURES).to_parquet(folder / f"{split}.parquet")
+        # `to_parquet` would open the images.
+        pq.write_table(Dataset.from_dict(columns, FEATURES).with_format("arrow")[:], folder / f"{name}.parquet")
     return folder
 
 
-def test_posts_that_can_not_be_used_are_named(run, data, tmp_path):
-    name = load_dataset(data, split="train")[3]["id"]
-    cut = broken(data, tmp_path / "cut", images=[{"bytes": b"no image", "path": "x.png"}])
-    with pytest.raises(ValueError, match=f"1 posts of the split 'train' .*can't be read.*{name}"):
-        run(*ALL, dataset=cut)
-    image = load_dataset(data, split="train").with_format("arrow")[0]["images"].to_pylist()[0][0]
-    many = broken(data, tmp_path / "many", images=[image] * 7)
-    with pytest.raises(ValueError, match=f"1 posts of the split 'train' have more than 4 images.*{name}"):
+def first_image(data):
+    return load_dataset(data, split="train").with_format("arrow")[0]["images"].to_pylist()[0][0]
+
+
+@pytest.mark.parametrize(
+    "fault", [{"bytes": b"no image"}, {"path": "gone.png"}, {"path": "http://localhost/a.png"}, {"bytes": "cut"}]
+)
+@pytest.mark.parametrize(("split", "row"), [("train", 23), ("validation", 0), ("test", 9)])
+def test_every_image_of_every_post_is_read(run, data, tmp_path, fault, split, row):
+    image = first_image(data)
+    fault = {"bytes": None, "path": None} | fault
+    if fault["bytes"] == "cut":
+        fault["bytes"] = image["bytes"][: len(image["bytes"]) // 2]
+    folder = broken(data, tmp_path / "broken", split, row, images=[image, fault])
+    name = load_dataset(data, split=split)[row]["id"]
+    with pytest.raises(ValueError, match=f"1 posts of the split '{split}', such as '{name}', can't be used.*image 1: "):
+        run(*ALL, dataset=folder)
+
+
+def test_images_beyond_the_most_are_read_only_where_the_run_reads_them(run, data, tmp_path):
+    image, name = first_image(data), load_dataset(data, split="train")[3]["id"]
+    many = broken(data, tmp_path / "many", images=[image] * 6 + [{"bytes": b"no image", "path": None}])
+    with pytest.raises(ValueError, match=f"1 posts of the split 'train', such as '{name}', have more than 4 images"):
         run(*ALL, dataset=many)
     assert run(*ALL, "--on_extra_images", "first", dataset=many)["step_seconds"] > 0
+
+
+def test_words_beyond_the_length_are_counted(run, data, capsys):
+    run("--do_predict", "--max_length", "12")
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("beyond the length")]
+    assert len(lines) == 1 and "words of 9 posts of test" in lines[0]
 
 
 def test_lack_of_memory_is_explained(run, monkeypatch):

@@ -22,7 +22,7 @@ def icons(data) -> Dataset:
 
 @pytest.fixture
 def trainer_of(processor, tmp_path):
-    def build(train=None, evaluated=None, **options):
+    def build(train=None, evaluated=None, labels=LABELS):
         arguments = {"use_cpu": True, "disable_tqdm": True, "eval_strategy": "no", "load_best_model_at_end": False}
         arguments |= {"save_strategy": "no", "max_steps": 1, "per_device_train_batch_size": 4}
         return SMCLTrainer(
@@ -31,7 +31,7 @@ def trainer_of(processor, tmp_path):
             data_collator=SMCLDataCollator(processor),
             train_dataset=train,
             eval_dataset=evaluated,
-            compute_metrics=build_compute_metrics(LABELS),
+            compute_metrics=build_compute_metrics(labels),
         )
 
     return build
@@ -68,8 +68,8 @@ def test_the_trainer_reads_posts_however_they_are_given(icons, trainer_of, chang
         (lambda posts: posts.rename_column("images", "photo"), "--columns images=photo"),
         (lambda posts: posts.rename_column("tokens", "words"), "--columns tokens=words"),
         (
-            lambda posts: posts.cast_column("ner_tags", List(ClassLabel(names=LABELS[::-1]))),
-            "labels .*but the model has",
+            lambda posts: posts.cast_column("ner_tags", List(ClassLabel(names=[*LABELS, "B-EVENT", "I-EVENT"]))),
+            r"has the labels .*but the model has .*lacks \['B-EVENT', 'I-EVENT'\]",
         ),
         (lambda posts: posts.cast_column("ner_tags", List(Value("int64"))), "Numbers without names"),
         (lambda posts: list(posts), "got list.*Dataset.from_list"),
@@ -84,6 +84,24 @@ def test_the_trainer_refuses_what_it_can_not_read_before_any_work(icons, trainer
     for use in (trainer.evaluate, trainer.predict):
         with pytest.raises(ValueError, match=message):
             use(change(icons))
+
+
+@pytest.mark.parametrize("order", [LABELS[::-1], [*LABELS[5:], *LABELS[:5]], ["I-ORG", *LABELS[:6], *LABELS[7:]]])
+def test_labels_in_another_order_train_and_score_as_the_models_do(icons, trainer_of, order):
+    tags = [[order.index(LABELS[tag]) for tag in row] for row in icons["ner_tags"]]
+    features = List(ClassLabel(names=order))
+    posts = icons.remove_columns("ner_tags").add_column("ner_tags", tags).cast_column("ner_tags", features)
+    expected, trainer = trainer_of(evaluated=icons).evaluate(), trainer_of(posts, posts, labels=order)
+    same = {name: value for name, value in expected.items() if "second" not in name and "runtime" not in name}
+    assert same.items() <= trainer.evaluate().items()
+    assert same.items() <= trainer.evaluate(posts).items()
+    assert same["eval_loss"] == trainer.predict(posts).metrics["test_loss"]
+    trainer.train()
+
+
+def test_scores_for_labels_that_the_model_lacks_are_refused(trainer_of):
+    with pytest.raises(ValueError, match="`compute_metrics` was built for the labels .*'B-LAW'.*but the model has"):
+        trainer_of(labels=["O", "B-LAW"])
 
 
 def test_posts_to_predict_need_no_tags(icons, trainer_of):
@@ -205,3 +223,22 @@ def test_a_file_that_datasets_can_not_read_is_said_in_one_error(encoders, tmp_pa
     ]
     with pytest.raises(ValueError, match="can't read the data set"):
         main([*arguments, "--eval_strategy", "no"])
+
+
+@pytest.mark.parametrize("names", [LABELS[::-1], ["I-PER", "B-PER", *LABELS[3:], "O"]])
+def test_a_saved_model_scores_a_data_set_by_the_names_of_its_labels(data, encoders, tmp_path, names):
+    for split in ("train", "test"):
+        posts = load_dataset(data, split=split)
+        tags = [[names.index(LABELS[tag]) for tag in row] for row in posts["ner_tags"]]
+        posts = posts.remove_columns("ner_tags").add_column("ner_tags", tags)
+        posts.cast_column("ner_tags", List(ClassLabel(names=names))).to_parquet(tmp_path / "own" / f"{split}.parquet")
+    arguments = ["--use_cpu", "--disable_tqdm", "true", "--do_predict", "--output_dir"]
+    model, first = str(tmp_path / "a"), ["--do_train", "--max_steps", "2", "--eval_strategy", "no"]
+    expected = main(["--dataset", data, *encoders, *first, *arguments, model])
+    for name, extra in {"b": [], "c": ["--streaming"]}.items():
+        again = ["--dataset", str(tmp_path / "own"), "--model", model, *arguments, str(tmp_path / name), *extra]
+        assert main([*again, "--dry_run"])["total_seconds"] > 0
+        assert main(again) == expected
+        written = [(tmp_path / folder / "predictions.jsonl").read_bytes() for folder in ("a", name)]
+        assert written[0] == written[1]
+    main(["--dataset", str(tmp_path / "own"), "--model", model, *first, *arguments, str(tmp_path / "d")])

@@ -54,9 +54,13 @@ def test_a_shuffled_stream_is_resumed_to_the_same_weights(run):
     assert (run("other", *arguments, "--seed", "1") / "model.safetensors").read_bytes() != weights
 
 
-def test_a_dry_run_of_a_stream_looks_at_its_first_posts(run, capsys):
-    run("dry", *STREAM, "--do_train", "--do_predict", "--max_steps", "3", "--dry_run")
-    assert "The first posts of each stream" in capsys.readouterr().out
+@pytest.mark.parametrize(("most", "told"), [(8, "(8 of train, 8 of test)"), (16, "(16 of train)"), (200, None)])
+def test_a_dry_run_of_a_stream_says_which_posts_it_did_not_look_at(run, capsys, monkeypatch, most, told):
+    monkeypatch.setattr("smcl.train.dry_run.STREAMED_POSTS", most)
+    arguments = ["--do_train", "--do_predict", "--max_steps", "3", "--eval_strategy", "no", "--dry_run"]
+    run("dry", *STREAM, *arguments, "--per_device_train_batch_size", "4", "--per_device_eval_batch_size", "4")
+    printed = capsys.readouterr().out
+    assert told in printed if told else "Of the streams" not in printed
 
 
 @pytest.mark.parametrize(
