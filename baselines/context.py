@@ -3,6 +3,7 @@
 The columns are those of `dataset_scripts/context.py`, made by `python -m smcl.dataset_scripts.enrich`.
 """
 
+import shlex
 from collections.abc import Sequence
 from typing import Any
 
@@ -45,8 +46,8 @@ def how_to_make(columns: Sequence[str], dataset: str = "DATA") -> str:
         `str`: the command, with a model for each column to choose or to replace.
     """
     makers = " ".join(MAKERS[column] for column in columns)
-    output = f"{dataset.rstrip('/')}_context"
-    return f"python -m smcl.dataset_scripts.enrich --input {dataset} --output {output} {makers}"
+    source, output = shlex.quote(dataset), shlex.quote(f"{dataset.rstrip('/')}_context")
+    return f"python -m smcl.dataset_scripts.enrich --input {source} --output {output} {makers}"
 
 
 def check_columns(columns: Sequence[str], posts: DatasetDict | IterableDatasetDict, reader: str, dataset: str) -> None:

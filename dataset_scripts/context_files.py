@@ -7,7 +7,8 @@ from typing import Any
 
 from .context import BOX_NAMES, IMAGE_COLUMNS, WHOLE_IMAGE, check_context, clip_box
 from .fingerprints import file_digest, image_digest
-from .schema import DataError, read_lines
+from .jsonl import read_records
+from .schema import DataError
 
 # Names of one object among the best of an image that a template takes.
 TEMPLATE_OBJECTS = 2
@@ -36,23 +37,16 @@ class ContextFile:
         self.column, self.shared_ids = column, shared_ids or set()
         self.made_by = made_by or f"the file {path.name}"
         self.values: dict[tuple[str, str], Any] = {}
-        if not path.is_file():
-            raise DataError(f"There is no file {path}. Expected JSON lines with `{column}`; see docs/data.md.")
-        for where, line in read_lines(path):
-            if line.strip():
-                self._add(line, where)
+        for where, record in read_records(path):
+            self._add(record, where)
         self.about = {"model": self.made_by, "fingerprint": file_digest(path).hex(), "settings": {"file": path.name}}
 
-    def _add(self, line: str, where: str) -> None:
+    def _add(self, record: Any, where: str) -> None:
         names = ("sha256", "file_name") if self.column in IMAGE_COLUMNS else ("id",)
-        try:
-            record = json.loads(line)
-        except ValueError:
-            record = None
         if not isinstance(record, dict) or self.column not in record or sum(name in record for name in names) != 1:
             raise DataError(
-                f"{where}: expected a record as JSON with `{self.column}` and with one of {', '.join(names)}, got "
-                f"{line[:80]}. Correct the line."
+                f"{where}: expected a record with `{self.column}` and with one of {', '.join(names)}, got "
+                f"{ascii(record)[:80]}. Correct the line; see docs/data.md."
             )
         name = next(name for name in names if name in record)
         key = name, str(record[name]).lower() if name == "sha256" else str(record[name])
@@ -65,7 +59,7 @@ class ContextFile:
             except (AttributeError, TypeError, ValueError, KeyError, ZeroDivisionError) as error:
                 raise DataError(
                     f'{where}: expected {{"{BOX_NAMES[self.column]}": text, "score": number, "box": four numbers}} or '
-                    f"[text, score], got {line[:80]} ({error!r}). Correct the line."
+                    f"[text, score], got {ascii(record)[:80]} ({error!r}). Correct the line."
                 ) from None
         # As of a post with one image.
         row = {"id": key[1], "images": [None]}

@@ -1,6 +1,5 @@
 """What a language model says about a post: the prompt, the examples in it, and the model or the endpoint asked."""
 
-import json
 import os
 import random
 import time
@@ -17,7 +16,8 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
 
 from .annotators import clean_text, describe_model, load, load_model, versions
-from .schema import DataError, read_lines
+from .jsonl import read_records
+from .schema import DataError
 
 # To be raised when the words of the prompt change.
 PROMPT_VERSION = 1
@@ -89,20 +89,14 @@ def read_examples(path: Path) -> list[tuple[str, str]]:
     Raises:
         DataError: if a line is no such record.
     """
-    if not path.is_file():
-        raise DataError(f'There is no file {path}. Expected examples, lines of {{"id": ..., "answer": ...}}.')
     answers = {}
-    for where, line in read_lines(path):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-            post_id, answer = str(record["id"]), record["answer"]
-        except (ValueError, TypeError, KeyError):
-            post_id, answer = "", None
-        if not isinstance(answer, str) or post_id in answers:
-            raise DataError(f'{where}: expected {{"id": ..., "answer": a text}}, each id once, got {line[:80]}.')
-        answers[post_id] = answer
+    for where, record in read_records(path):
+        post_id, answer = (record.get(key) for key in ("id", "answer")) if isinstance(record, dict) else (None, None)
+        if post_id is None or not isinstance(answer, str) or str(post_id) in answers:
+            raise DataError(
+                f'{where}: expected {{"id": ..., "answer": a text}}, each id once, got {ascii(record)[:80]}.'
+            )
+        answers[str(post_id)] = answer
     return list(answers.items())
 
 

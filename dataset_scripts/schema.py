@@ -164,7 +164,7 @@ def read_lines(path: Path) -> Iterator[tuple[str, str]]:
         DataError: if the file does not exist or is not UTF-8.
     """
     if not path.is_file():
-        raise DataError(f"There is no file {path}. Expected the text of a split there. Check the path.")
+        raise DataError(f"There is no file {path}. Check the path.")
     with path.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
             where = f"{path}:{number}"

@@ -59,6 +59,7 @@ def test_knowledge_is_found_by_the_posts_id_unless_several_posts_have_it(tmp_pat
     [
         ("objects", "no json"),
         ("objects", "[1]"),
+        pytest.param("objects", '{"a": ' * 100_000, id="deep"),
         ("objects", '{"sha256": "a", "captions": []}'),
         ("objects", '{"objects": []}'),
         ("objects", '{"sha256": "a", "file_name": "b", "objects": []}'),
@@ -79,7 +80,7 @@ def test_knowledge_is_found_by_the_posts_id_unless_several_posts_have_it(tmp_pat
 def test_a_bad_line_stops_with_file_and_line(tmp_path, column, line):
     path = tmp_path / "file.jsonl"
     path.write_text("\n" + line)
-    with pytest.raises(DataError, match=r"file.jsonl:[23]: "):
+    with pytest.raises(DataError, match=r"file.jsonl(:[23]|, item 0): "):
         ContextFile(path, column)
 
 
