@@ -1,7 +1,9 @@
 """The columns of extra inputs that some systems read beside words and images, and the check of their values."""
 
+import hashlib
+import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from datasets import Features, List, Value
@@ -90,6 +92,21 @@ def check_entry(column: str, entry: Any, where: str) -> None:
                 f"turned upright, 0 <= left < right <= 1 and 0 <= top < bottom <= 1, got {_shorten(item.get('box'))}. "
                 "Divide pixels by the image's width and height."
             )
+
+
+def column_digest(values: Iterable[Any]) -> str:
+    """Identify a column of one split by its content.
+
+    Args:
+        values (`Iterable`): Its value of each post, as it is stored.
+
+    Returns:
+        `str`: 64 hexadecimal digits, of the SHA-256 over a line of JSON for each.
+    """
+    digest = hashlib.sha256()
+    for value in values:
+        digest.update((json.dumps(value, ensure_ascii=False) + "\n").encode("utf-8"))
+    return digest.hexdigest()
 
 
 def is_box(box: Any) -> bool:

@@ -26,7 +26,7 @@ from datasets.exceptions import DatasetGenerationError
 from tqdm.auto import tqdm
 
 from .annotators import CAPTION, MIN_REGION_SCORE, OCR, Captioner, RegionFinder, Tesseract, TextReader, object_model
-from .context import CONTEXT_FEATURES, IMAGE_COLUMNS, check_context
+from .context import CONTEXT_FEATURES, IMAGE_COLUMNS, check_context, column_digest
 from .context_files import ContextFile, Template
 from .files import check_writable, write_whole
 from .knowledge import Examples, Knowledge, make_examples, read_examples
@@ -330,16 +330,14 @@ def _value(cache: ValueCache, key: str | None, column: str, options: argparse.Na
 
 
 def _with_column(dataset: Dataset, column: str, values: list[Any]) -> tuple[Dataset, str]:
-    """Put a column in; return the data set and the SHA-256 over a JSON line of each post's value, as it is stored."""
+    """Put a column in; return the data set and the column's digest."""
     if column in dataset.column_names:
         dataset = dataset.remove_columns(column)
     # A fingerprint of its own: `datasets` would pickle the values to make one.
     dataset = dataset.add_column(column, values, feature=CONTEXT_FEATURES[column], new_fingerprint=uuid4().hex)
-    digest = hashlib.sha256()
     for row in _rows(dataset, ("id", "images", column)):
         check_context(row, column)
-        digest.update((json.dumps(row[column], ensure_ascii=False) + "\n").encode("utf-8"))
-    return dataset, digest.hexdigest()
+    return dataset, column_digest(row[column] for row in _rows(dataset, [column]))
 
 
 def _file_name(split: str) -> str:

@@ -5,6 +5,7 @@ Its text is the template beside this file.
 
 from collections import Counter
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,10 @@ import pyarrow.parquet as pq
 from datasets import Features
 from huggingface_hub import DatasetCard, DatasetCardData
 
+from ..dataset_scripts.context import column_digest
 from ..dataset_scripts.report import SplitReport
 from ..dataset_scripts.schema import Post
-from .model_card import UNKNOWN, as_code, as_text
+from .model_card import UNKNOWN, as_code, as_text, describe_maker
 from .run_record import tag_names
 
 TEMPLATE = Path(__file__).with_suffix(".md")
@@ -23,6 +25,13 @@ SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_
 FIGURES = ("posts", "words", "entities", "images", "images_per_post", "illegal_transitions", "sha256")
 PROBLEMS = ("missing_images", "ambiguous_images", "repaired_images", "broken_images", "illegal_transitions")
 LOST = ("missing_images", "ambiguous_images", "broken_images")
+CONTEXT_CONTENT = {
+    "objects": 'for each image a list of `{"label", "score", "box"}`, best first',
+    "regions": 'for each image the best box of each query, `{"query", "score", "box"}`',
+    "captions": "for each image a list of strings, best first",
+    "image_text": "for each image a list of strings: the lines of text in it",
+    "knowledge": "string: what is known about the post",
+}
 
 
 def dataset_card(
@@ -40,7 +49,7 @@ def dataset_card(
     Returns:
         `huggingface_hub.DatasetCard`: metadata, and sections of Markdown.
     """
-    splits = report["splits"]
+    splits, context = report["splits"], report.get("context", {})
     posts = sum(split["posts"] for split in splits.values())
     mapped = sum((Counter(split["mapped_tags"]) for split in splits.values()), Counter())
     metadata = DatasetCardData(
@@ -71,6 +80,11 @@ def dataset_card(
         splits=list(splits),
         figures=_figure_rows(list(splits.values())),
         hashes={name: split["sha256"] for name, split in splits.items()},
+        context_columns={column: text for column, text in CONTEXT_CONTENT.items() if column in context},
+        context=[_context_row(column, about) for column, about in context.items()],
+        context_hashes=[
+            (as_code(c), *(as_code(about["sha256"][name]) for name in splits)) for c, about in context.items()
+        ],
         lost_images=sum(split[field]["count"] for split in splits.values() for field in LOST),
         duplicate_ids=len(report["duplicate_ids"]),
         renamed=[f"{as_text(pair)} ({count:,})" for pair, count in sorted(mapped.items())],
@@ -123,6 +137,47 @@ def check_report(files: Sequence[Path], report: dict[str, Any]) -> None:
                     f"The split {split!r} in {files[0].parents[1]} has {value} {figure}, but report.json tells of "
                     f"{told[figure]}: it is of other data. Run the converter again."
                 )
+    _check_context(files, report.get("context", {}), list(report["splits"]))
+
+
+def _check_context(files: Sequence[Path], context: dict[str, Any], splits: Sequence[str]) -> None:
+    """See to it that what a report tells of columns of context is of those in the files."""
+    for column, split in product(context, splits):
+        parts = [path for path in files if path.name.startswith(f"{split}-")]
+        told = context[column]["sha256"].get(split)
+        if not all(column in pq.read_schema(path).names for path in parts) or told != column_digest(
+            value
+            for path in parts
+            for batch in pq.ParquetFile(path).iter_batches(columns=[column])
+            for value in batch.column(0).to_pylist()
+        ):
+            raise ValueError(
+                f"The column {column!r} of the split {split!r} in {files[0].parents[1]} is not that which report.json "
+                "tells of. Run `python -m smcl.dataset_scripts.enrich` again."
+            )
+
+
+def _context_row(column: str, about: dict[str, Any]) -> tuple[str, ...]:
+    """Tell what made a column of context, of how many images or posts, and how many have no value."""
+    unit = "images" if "images" in about else "posts"
+    read = "the first of each post" if about["read"] == "first" and unit == "images" else "all"
+    limit = "" if about["limit"] is None else f" of the first {about['limit']:,} posts of each split"
+    failed = f"{about['failed']['count']:,}"
+    if about["failed"]["count"]:
+        failed += ": as if nothing was found" if about["failed"]["became"] == "empty" else ": null"
+    return (
+        as_code(column),
+        describe_maker(about),
+        _list(about["settings"]),
+        _list(about.get("versions", {})),
+        f"{about[unit]:,} {unit}, {read}{limit}",
+        failed,
+    )
+
+
+def _list(values: dict[str, Any]) -> str:
+    """Write names with values in one line."""
+    return ", ".join(f"{as_text(name)} {as_text(str(value))}" for name, value in values.items()) or UNKNOWN
 
 
 def _count_posts(path: Path, report: SplitReport) -> None:

@@ -194,8 +194,31 @@ def _data(trained: dict[str, Any] | None, tested: dict[str, Any] | None) -> list
             (split, *(_count(s[key]) for key in ("posts", "images", "lost_images")), f"`{s['sha256'] or UNKNOWN}`")
             for split, s in splits.items()
         ]
-        parts.append({"use": use, "title": as_text(run["data"]["title"]) if run else None, "splits": rows})
+        context = run["data"].get("context", {}) if run else {}
+        told = [f"{as_code(column)} by {describe_maker(about)}" for column, about in context.items()]
+        title = as_text(run["data"]["title"]) if run else None
+        parts.append({"use": use, "title": title, "splits": rows, "context": told})
     return parts
+
+
+def describe_maker(about: dict[str, Any] | None) -> str:
+    """Say what a column of context was made by.
+
+    Args:
+        about (`dict`, *optional*): What its report tells; `None` if that is not known.
+
+    Returns:
+        `str`: Markdown in one line.
+    """
+    if about is None:
+        return UNKNOWN
+    known = (
+        [as_text(about["made_by"])]
+        if about["made_by"] == about["model"]
+        else [f"{as_text(about['made_by'])} (model {as_text(about['model'])})"]
+    )
+    known += [f"{key} {as_code(about[key])}" for key in ("revision", "fingerprint") if about.get(key)]
+    return ", ".join(known)
 
 
 def _same_data(one: dict[str, Any], other: dict[str, Any]) -> bool:
@@ -284,4 +307,4 @@ def _count(value: float | None) -> str:
     return UNKNOWN if value is None else f"{value:,.0f}"
 
 
-__all__ = ["UNKNOWN", "as_code", "as_text", "model_card"]
+__all__ = ["UNKNOWN", "as_code", "as_text", "describe_maker", "model_card"]

@@ -9,7 +9,7 @@ import re
 import shlex
 import time
 from collections import Counter, defaultdict
-from collections.abc import Sequence, Set
+from collections.abc import Iterator, Sequence, Set
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from huggingface_hub.utils.sha import sha_fileobj
 from transformers.utils import logging
 
 from ..crf_smcl import entity_types
+from ..dataset_scripts.context import CONTEXT_FEATURES, column_digest
 from ..dataset_scripts.row_checks import NOT_TAGGED
 from ..pipeline_smcl import find_entities
 
@@ -50,6 +51,9 @@ RUN_KEYS = {"command", "finished", "seconds", "resumed_from", "stages", "started
 RUN_KEYS |= {"data", "versions", "hardware", "energy_kwh", "results"}
 SPLIT_KEYS = {"posts", "words", "entities", "images", "images_per_post", "mapped_tags", "sha256"}
 SPLIT_KEYS |= {"missing_images", "repaired_images", "broken_images", "illegal_transitions"}
+# What it reads of each column of context, and what it tells of one that a model was trained on.
+CONTEXT_KEYS = {"made_by", "model", "settings", "read", "limit", "failed", "sha256"}
+MAKER_KEYS = ("made_by", "model", "revision", "fingerprint", "settings", "versions")
 # argparse also takes `--hub-token`, and any beginning that is clear.
 _TOKEN_NAME = re.compile("--hub[_-]t(o(k(en?)?)?)?")
 # As the Hub makes them, wherever they stand: in a URL, in JSON.
@@ -103,7 +107,7 @@ class RunRecord:
             "freeze_vision": model_arguments.freeze_vision,
             "ignore_images": data_arguments.ignore_images,
             "settings": {name: getattr(training_arguments, name) for name in SETTINGS},
-            "data": describe_data(data_arguments.dataset, dataset),
+            "data": describe_data(data_arguments.dataset, dataset, data_arguments.ignore_images),
             "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
             "hardware": describe_hardware(training_arguments.device, training_arguments.world_size),
             "energy_kwh": self.read_energy(folder) if training_arguments.do_train else None,
@@ -257,12 +261,13 @@ def _as_arguments(name: str, value: Any) -> list[str]:
     return [f"--{name}", json.dumps(value) if isinstance(value, dict) else str(value)]
 
 
-def describe_data(name: str, dataset: DatasetDict) -> dict[str, Any]:
+def describe_data(name: str, dataset: DatasetDict, ignore_images: bool = False) -> dict[str, Any]:
     """Tell which data were used: their name, the posts and SHA-256 of each split, and mentions of each type.
 
     Args:
         name (`str`): Folder or Hub name.
-        dataset (`DatasetDict`): The splits that were used.
+        dataset (`DatasetDict`): The splits that were used, with the columns of context that the system reads.
+        ignore_images (`bool`, *optional*, defaults to `False`): Whether images and context were taken away.
 
     Returns:
         `dict`: what stands in the converter's `report.json` is `None` where there is no report, or one of other data;
@@ -291,7 +296,28 @@ def describe_data(name: str, dataset: DatasetDict) -> dict[str, Any]:
     origin = _origin(name)
     title = (report.get("name") or Path(name).resolve().name) if origin["is_local"] else name
     mentions = count_mentions(dataset["train"]) if isinstance(dataset.get("train"), Dataset) else None
-    return {**origin, "title": title, "splits": splits, "mentions": mentions}
+    context = {} if ignore_images else _describe_context(report.get("context", {}), dataset)
+    return {**origin, "title": title, "splits": splits, "mentions": mentions, "context": context}
+
+
+def _describe_context(context: dict[str, Any], dataset: DatasetDict) -> dict[str, dict[str, Any] | None]:
+    """Tell what each column of context that was read was made by; `None` where a report does not, or is of another."""
+    found = {}
+    for column in CONTEXT_FEATURES:
+        parts = {split: posts for split, posts in dataset.items() if column in (posts.column_names or ())}
+        told = context.get(column, {})
+        is_of = told and all(
+            isinstance(posts, Dataset) and told["sha256"].get(split) == column_digest(_stored(posts, column))
+            for split, posts in parts.items()
+        )
+        if parts:
+            found[column] = {key: told[key] for key in MAKER_KEYS if key in told} if is_of else None
+    return found
+
+
+def _stored(posts: Dataset, column: str) -> Iterator[Any]:
+    for rows in posts.with_format("arrow").select_columns(column).iter(1000):
+        yield from rows[column].to_pylist()
 
 
 def _is_of(told: dict[str, Any], posts: Dataset) -> bool:
@@ -334,6 +360,14 @@ def read_report(name: str | os.PathLike) -> dict[str, Any] | None:
     if not isinstance(splits, dict) or not all(isinstance(s, dict) and SPLIT_KEYS <= s.keys() for s in splits.values()):
         raise ValueError(
             f"Expected {path} to tell {', '.join(sorted(SPLIT_KEYS))} of each split. Run the converter again."
+        )
+    context = report.get("context", {})
+    if not isinstance(context, dict) or not all(
+        isinstance(c, dict) and CONTEXT_KEYS <= c.keys() for c in context.values()
+    ):
+        raise ValueError(
+            f"Expected {path} to tell {', '.join(sorted(CONTEXT_KEYS))} of each column of context. Run "
+            "`python -m smcl.dataset_scripts.enrich` again."
         )
     return report
 

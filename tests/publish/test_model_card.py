@@ -68,6 +68,20 @@ def test_scores_of_weights_before_the_last_training_are_not_told():
     assert make_card(*runs).data.eval_results[2].metric_value == 0.25
 
 
+def test_what_context_was_made_by_is_told():
+    run = make_run("train", "test", train_runtime=1.0, epoch=1.0, **SCORES)
+    assert "It reads what was made" not in make_card(run).text
+    made = {"made_by": "Vin|VL", "model": "Vin|VL", "fingerprint": "ab"}
+    template = {"made_by": "a template from objects by Vin|VL", "model": "template"}
+    run["data"]["context"] = {"objects": made, "captions": template, "knowledge": None}
+    expected = (
+        "`objects` by Vin\\|VL, fingerprint `ab`; `captions` by a template from objects by Vin\\|VL (model template)"
+    )
+    assert (
+        f"It reads what was made of these posts before: {expected}; `knowledge` by not recorded." in make_card(run).text
+    )
+
+
 def test_data_and_encoders_of_the_hub_become_metadata_and_local_ones_do_not():
     metadata = make_card(make_run("train", title="someone/posts", is_local=False, train_runtime=1.0, epoch=1.0))
     assert metadata.data.datasets == ["someone/posts"]

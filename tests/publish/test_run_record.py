@@ -4,7 +4,9 @@ import os
 import pytest
 import torch
 from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value, load_dataset
+from systems import add_context
 
+from smcl.dataset_scripts.context import column_digest
 from smcl.publish.run_record import (
     RUN_KEYS,
     RunRecord,
@@ -154,3 +156,28 @@ def test_words_that_nobody_tagged_are_in_no_mention(tags, count, examples):
 def test_a_record_may_begin_with_a_byte_order_mark(runs, tmp_path):
     (tmp_path / "run.json").write_text(json.dumps({"runs": runs}), encoding="utf-8-sig")
     assert read_runs(tmp_path) == runs
+
+
+def test_what_context_was_made_by_is_told_of_the_columns_that_were_read(data, tmp_path):
+    posts = DatasetDict({split: add_context(load_dataset(data, split=split)) for split in ("train", "test")})
+    for split, part in posts.items():
+        part.to_parquet(tmp_path / f"{split}.parquet")
+    about = {"made_by": "VinVL", "model": "VinVL", "settings": {}, "read": "first", "limit": None, "failed": {}}
+    sha256 = {split: column_digest(part["objects"][:]) for split, part in posts.items()}
+    report = read_report(data) | {"context": {"objects": about | {"sha256": sha256}}}
+    (tmp_path / "report.json").write_text(json.dumps(report))
+    read = DatasetDict({split: part.remove_columns(["regions", "captions"]) for split, part in posts.items()})
+    context = describe_data(str(tmp_path), read)["context"]
+    assert context == {
+        "objects": {"made_by": "VinVL", "model": "VinVL", "settings": {}}, "image_text": None, "knowledge": None,
+    }  # fmt: skip
+    assert describe_data(str(tmp_path), read, ignore_images=True)["context"] == {}
+    assert describe_data(data, DatasetDict(train=load_dataset(data, split="train")))["context"] == {}
+    # Of other objects than those that were read.
+    report["context"]["objects"]["sha256"]["test"] = "0"
+    (tmp_path / "report.json").write_text(json.dumps(report))
+    assert describe_data(str(tmp_path), read)["context"]["objects"] is None
+    del report["context"]["objects"]["made_by"]
+    (tmp_path / "report.json").write_text(json.dumps(report))
+    with pytest.raises(ValueError, match="to tell .*made_by.* of each column of context"):
+        read_report(tmp_path)
