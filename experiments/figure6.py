@@ -11,7 +11,8 @@ from pathlib import Path
 
 from . import paper
 from .plan import Plan, parse_plan, plan_parser
-from .runs import Cell, Measured, measure
+from .run_all import run_all
+from .runs import Cell, Measured
 from .tables import describe, markdown, mean_and_deviation, notes, number, scores, write_table
 
 # Steps through the ranges of Table 4.
@@ -96,17 +97,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = plan_parser(__doc__)
     parser.add_argument("--variables", nargs="+", choices=VALUES, default=list(VALUES), help="(default: all four)")
     plan, options = parse_plan("figure6", parser, argv)
-    measured: dict[str, dict[float, list[Measured]]] = {}
+    cells = {(variable, value): cell for variable in options.variables for value, cell in points(plan, variable)}
+    measured: dict[str, dict[float, list[Measured]]] = {variable: {} for variable in options.variables}
     rows, data = [], {}
-    for variable in options.variables:
-        measured[variable] = {}
-        for value, cell in points(plan, variable):
-            found = measured[variable][value] = measure(plan, cell)
-            printed = paper.FIGURE_6[variable].get(value, (None, None))
-            used = cell.arguments.get(variable, plan.arguments.get(variable, str(value)))
-            here = [f"{value:g}", used, mean_and_deviation(scores(found))]
-            rows.append([SYMBOLS[variable], *here, *map(number, printed)])
-            data.setdefault(variable, {})[str(value)] = {"used": used, "paper_f1": printed, "seeds": describe(found)}
+    for (variable, value), found in run_all(plan, cells).items():
+        measured[variable][value] = found
+        cell = cells[variable, value]
+        printed = paper.FIGURE_6[variable].get(value, (None, None))
+        used = cell.arguments.get(variable, plan.arguments.get(variable, str(value)))
+        here = [f"{value:g}", used, mean_and_deviation(scores(found))]
+        rows.append([SYMBOLS[variable], *here, *map(number, printed)])
+        data.setdefault(variable, {})[str(value)] = {"used": used, "paper_f1": printed, "seeds": describe(found)}
     draw(measured, plan.folder / "figure6.png")
     heads = ["", "paper's value", "value here", "F1", "paper: MNER-MI", "paper: MNER-MI-Plus"]
     remarks = [

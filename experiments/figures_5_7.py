@@ -22,7 +22,8 @@ from smcl.predict.figures.style import type_colours
 from smcl.train.data import load_posts
 
 from .plan import Plan, parse_plan, plan_parser
-from .runs import Measured, measure
+from .run_all import run_all
+from .runs import Measured
 from .significance import check_same_posts, entities_of
 from .table2 import NAMES, system_cell
 from .tables import NOT_MEASURED, describe, markdown, notes, write_table
@@ -113,12 +114,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--systems", nargs=2, choices=NAMES, default=["smcl", "tpm-mi"], help="right one, wrong one")
     parser.add_argument("--posts", type=int, default=12, help="most posts of Figure 7 (%(default)s)")
     plan, options = parse_plan("figures", parser, argv)
-    cells = [system_cell(name) for name in options.systems]
+    cells = [system_cell(name, plan.dataset) for name in options.systems]
     titles = [cell.title for cell in cells]
-    measured = [measure(plan, cell) for cell in cells]
+    measured = list(run_all(plan, dict(enumerate(cells))).values())
     plan.folder.mkdir(parents=True, exist_ok=True)
     drawn, picked = {"Figure 5": NOT_MEASURED, "Figure 7": NOT_MEASURED}, []
-    posts = load_posts(plan.dataset, ["test"])["test"]
+    try:
+        posts = load_posts(plan.dataset, ["test"])["test"]
+    except ValueError as error:
+        parser.error(str(error))
     if all(measured):
         predictions = [runs[0].predictions() for runs in measured]
         picked = pick_cases(*predictions, options.posts)

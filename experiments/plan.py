@@ -36,7 +36,7 @@ PRESETS = {
 }
 SEEDS = {"paper": paper.SEEDS, "small": 3}
 # What an experiment sets for each run; given for all of them, these would be ignored or stop its runs from being runs.
-RESERVED = {"dataset", "do_eval", "do_predict", "do_train", "dry_run", "input", "model", "output", "output_dir"}
+RESERVED = {"dataset", "do_eval", "do_predict", "do_train", "input", "model", "output", "output_dir"}
 RESERVED |= {"resume_from_checkpoint", "seed", "split", "system"}
 
 
@@ -55,6 +55,7 @@ class Plan:
         mentions (`Path`, *optional*): An `image_dependent.json`, to score these mentions apart.
         run (`bool`): Whether to run what has not been measured yet.
         preset (`str`): Name of the preset, for the record.
+        dry_run (`bool`): Whether to estimate what the runs would take, in place of running them.
     """
 
     experiment: str
@@ -67,6 +68,7 @@ class Plan:
     mentions: Path | None = None
     run: bool = True
     preset: str = "small"
+    dry_run: bool = False
 
     @property
     def folder(self) -> Path:
@@ -97,7 +99,9 @@ def plan_parser(description: str) -> argparse.ArgumentParser:
     parser.add_argument("--results", type=Path, default=Path("results"), help="folder of results (%(default)s)")
     parser.add_argument("--threads", type=int, default=1, help="threads of each run (%(default)s)")
     parser.add_argument("--mentions", type=Path, help="image_dependent.json of photo posts, to score these apart")
-    parser.add_argument("--no_run", action="store_true", help="only write the table of what was measured before")
+    ways = parser.add_mutually_exclusive_group()
+    ways.add_argument("--no_run", action="store_true", help="only write the table of what was measured before")
+    ways.add_argument("--dry_run", action="store_true", help="only estimate hours and memory, from a few steps of each")
     return parser
 
 
@@ -176,6 +180,7 @@ def make_plan(experiment: str, options: argparse.Namespace, rest: Sequence[str])
         options.mentions,
         not options.no_run,
         options.preset,
+        options.dry_run,
     )
 
 
@@ -198,13 +203,18 @@ def parse_plan(
         parser.error(str(error))
 
 
+def read_report(dataset: str) -> dict[str, Any]:
+    """Read the `report.json` of a data set in a folder; empty if there is none."""
+    path = Path(dataset) / "report.json"
+    return json.loads(path.read_text(encoding="utf-8-sig")) if path.is_file() else {}
+
+
 def data_digests(dataset: str) -> dict[str, str]:
     """Return the SHA-256 of each split and of each column of context, from the data set's report.
 
     A data set without one is known by its name.
     """
-    path = Path(dataset) / "report.json"
-    report = json.loads(path.read_text(encoding="utf-8-sig")) if path.is_file() else {}
+    report = read_report(dataset)
     digests = {split: about["sha256"] for split, about in report.get("splits", {}).items()} or {"name": dataset}
     for column, about in report.get("context", {}).items():
         digests |= {f"{split} {column}": digest for split, digest in about["sha256"].items()}

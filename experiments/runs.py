@@ -77,6 +77,16 @@ class Measured:
         return image_dependent.read_predictions(path) if path.is_file() else []
 
 
+def arguments_of(plan: Plan, cell: Cell) -> dict[str, str]:
+    """Return the arguments of the run script for a cell: those of the plan, and above them its own."""
+    return plan.arguments | {"system": cell.system} | cell.arguments
+
+
+def is_tested_blind(plan: Plan, cell: Cell) -> bool:
+    """Tell whether a cell's model is tested a second time without images: it reads some, and was trained on them."""
+    return reads_images(SYSTEMS[cell.system]) and arguments_of(plan, cell).get("ignore_images") != "true"
+
+
 @lru_cache
 def _identify(dataset: str, *encoders: str) -> tuple[dict[str, str], list[str]]:
     return data_digests(dataset), [fingerprint(name) for name in encoders]
@@ -92,7 +102,7 @@ def settings_of(plan: Plan, cell: Cell) -> dict[str, Any]:
     Returns:
         `dict`: `arguments` of the run script without places, `data` and `encoders` by their SHA-256.
     """
-    arguments = plan.arguments | {"system": cell.system} | cell.arguments
+    arguments = arguments_of(plan, cell)
     places = ("text_model", "vision_model")
     data, encoders = _identify(plan.dataset, *(arguments[name] for name in places))
     kept = {name: value for name, value in arguments.items() if name not in places}
@@ -180,7 +190,7 @@ def _run(plan: Plan, cell: Cell, seed: int) -> Measured | None:
     folder.mkdir(parents=True, exist_ok=True)
     sys.stderr.write(f"{time.strftime('%H:%M:%S')} {cell.title}, seed {seed}: {folder}\n")
     start = time.monotonic()
-    arguments = plan.arguments | {"system": cell.system} | cell.arguments
+    arguments = arguments_of(plan, cell)
     arguments |= {"dataset": plan.dataset, "output_dir": str(output), "seed": str(seed)}
     arguments |= {"do_train": "true", "do_eval": "true", "do_predict": "true", "resume_from_checkpoint": "true"}
     arguments |= {"disable_tqdm": "true"}
@@ -189,7 +199,7 @@ def _run(plan: Plan, cell: Cell, seed: int) -> Measured | None:
     results = json.loads((output / "all_results.json").read_text(encoding="utf-8-sig"))
     seconds = round(time.monotonic() - start, 1)
     scores = {"test": _scores(results, "test_"), "validation": _scores(results, "eval_")}
-    if _reads_images(cell) and arguments.get("ignore_images") != "true":
+    if is_tested_blind(plan, cell):
         again = {name: arguments[name] for name in PREDICTING if name in arguments}
         again |= {"dataset": plan.dataset, "model": str(output), "output_dir": str(folder / "without_images")}
         if not _call(again | {"do_predict": "true", "ignore_images": "true"}, folder, plan.threads):
@@ -218,10 +228,6 @@ def _run(plan: Plan, cell: Cell, seed: int) -> Measured | None:
         # One model of each cell is enough for figures.
         (output / "model.safetensors").unlink(missing_ok=True)
     return measured
-
-
-def _reads_images(cell: Cell) -> bool:
-    return reads_images(SYSTEMS[cell.system])
 
 
 def _call(arguments: dict[str, str], folder: Path, threads: int) -> bool:

@@ -24,7 +24,9 @@ from smcl.train.arguments import parse_arguments
 from smcl.train.build import prepare
 from smcl.train.trainer import SMCLTrainer
 
+from .estimate import estimate
 from .plan import Plan, parse_plan, plan_parser, to_argv
+from .run_all import check_needs, end
 from .runs import Cell, circumstances, code_digest, digest, settings_of
 from .search_ray import search_by_ray
 from .search_space import GRID, suggest_arguments, suggest_switches
@@ -165,7 +167,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     extra = {"optuna": "search", "ray": "ray"}[options.backend]
     if importlib.util.find_spec(options.backend) is None:
         parser.error(f'this search needs {options.backend}: pip install "smcl[{extra}]"')
-    settings = settings_of(plan, Cell("search", {"system": options.system}))
+    cell = Cell(f"a trial of {options.system}", {"system": options.system})
+    if plan.run and not check_needs(plan, {cell.title: cell}):
+        end(plan, "none of its trials can be run")
+    if plan.dry_run:
+        estimate(plan, [(cell, options.trials)])
+        return
+    settings = settings_of(plan, cell)
     name = f"{options.space}-{options.backend}-{digest(settings)}"
     folder = (plan.folder / name).resolve()
     if options.backend == "optuna":
@@ -176,6 +184,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         trials = search_by_ray(trainer, objective, options.space, options.trials, plan.threads, folder)
     else:
         parser.error("a search by Ray can't be shown without running: leave --no_run out")
+    if plan.run and trials and not any(trial["state"] in ("complete", "pruned") for trial in trials):
+        end(plan, "none of its trials came to its end")
     ranked = sorted(trials, key=lambda trial: (trial["state"] != "complete", -(trial["f1"] or 0)))
     rows = [
         [str(t["number"]), t["state"], "" if t["f1"] is None else f"{100 * t['f1']:.2f}", _write_params(t["params"])]

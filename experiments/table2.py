@@ -4,17 +4,17 @@ python -m smcl.experiments.table2 --dataset DATA [--preset paper]
 python -m smcl.experiments.table2 --dataset DATA --text_model TEXT --vision_model VISION [--systems bert-crf smcl]
 """
 
-import sys
 from collections.abc import Sequence
 
-from smcl.baselines import SYSTEMS, context_columns, how_to_make, needed_encoders, reads_images
-from smcl.predict.inputs import ParquetFiles, open_input
+from smcl.baselines import SYSTEMS, needed_encoders, reads_images
 
 from . import paper
 from .comparison import Row, compare
-from .plan import parse_plan, plan_parser
+from .plan import parse_plan, plan_parser, read_report
 from .runs import Cell
 
+# What a report calls the maker of sentences over objects.
+TEMPLATE = "template"
 TITLES = {title.lower(): title for title in paper.TABLE_2}
 # In the paper's order; systems that it does not have come last.
 NAMES = tuple(sorted(SYSTEMS, key=lambda name: [*TITLES, *SYSTEMS].index(name)))
@@ -27,29 +27,42 @@ def is_from_scratch(name: str) -> bool:
     return not needed_encoders(SYSTEMS[name])
 
 
-def system_cell(name: str) -> Cell:
+def system_cell(name: str, dataset: str = "") -> Cell:
     """Return the cell of a system.
 
     Args:
         name (`str`): One of `NAMES`.
+        dataset (`str`, *optional*): The data set: a system whose context there is not of the kind that is its own is
+            called so.
 
     Returns:
         [`Cell`].
     """
     rate = {"learning_rate": "1e-3"} if is_from_scratch(name) else {}
-    return Cell(TITLES.get(name, name), {"system": name} | rate)
+    title = TITLES.get(name, name)
+    is_template = (
+        name == "pgim" and read_report(dataset).get("context", {}).get("knowledge", {}).get("model") == TEMPLATE
+    )
+    return Cell(f"{title}, template knowledge" if is_template else title, {"system": name} | rate)
 
 
-def make_rows(systems: Sequence[str]) -> list[Row]:
+def make_rows(systems: Sequence[str], dataset: str = "") -> list[Row]:
     """Return the rows of the paper's systems, its own also `as_printed`, and of all others here.
 
     Args:
         systems (`Sequence[str]`): Which to run.
+        dataset (`str`, *optional*): The data set, as in [`system_cell`].
+
+    Returns:
+        `list[Row]`: where something stands in for a system of the paper's, both, the paper's with its number.
     """
     rows = []
     for title, (group, first, second) in paper.TABLE_2.items():
-        paper_f1 = (first[2], second[2])
-        rows.append(Row(title, system_cell(title.lower()), paper_f1, group, title.lower() in systems))
+        paper_f1, cell, asked = (first[2], second[2]), system_cell(title.lower(), dataset), title.lower() in systems
+        if cell.title == title:
+            rows.append(Row(title, cell, paper_f1, group, asked))
+        else:
+            rows += [Row(title, None, paper_f1, group), Row(cell.title, cell, group=group, run=asked)]
     rows.append(Row(AS_PRINTED.title, AS_PRINTED, group="images", run="smcl" in systems))
     for name in NAMES:
         if name not in TITLES:
@@ -58,28 +71,18 @@ def make_rows(systems: Sequence[str]) -> list[Row]:
     return rows
 
 
-def missing_columns(dataset: str) -> dict[str, list[str]]:
-    """Find the systems that a data set has not all columns for.
+def tell_context(dataset: str) -> list[str]:
+    """Say what each column of context was made by, from the report of a data set in a folder.
 
     Args:
         dataset (`str`): Folder or Hub name.
 
     Returns:
-        `dict[str, list[str]]`: the columns that each of them lacks, by the system's name.
-
-    Raises:
-        ValueError: if the data set can't be read.
+        `list[str]`: a sentence; none without such columns.
     """
-    posts = open_input(dataset, "train")
-    names = posts.column_names() if isinstance(posts, ParquetFiles) else []
-    lacking = {name: [x for x in context_columns(SYSTEMS[name]) if x not in names] for name in NAMES}
-    return {name: columns for name, columns in lacking.items() if columns}
-
-
-def needs(name: str, columns: Sequence[str]) -> str:
-    """Say which columns a system needs."""
-    listed = " and ".join(f"`{column}`" for column in columns)
-    return f"{TITLES.get(name, name)} needs column{'s' * (len(columns) > 1)} {listed}"
+    context = read_report(dataset).get("context", {})
+    made = "; ".join(f"`{column}` by {about['made_by']}" for column, about in context.items())
+    return [f"Columns of context were made: {made}."] if made else []
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -96,15 +99,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         f"{' and '.join(scratch)} are trained at the rate 1e-3, as nothing of them is pretrained; the paper does not "
         "say theirs. Few epochs, which are enough for pretrained encoders, leave them far from what they can learn."
     ]
-    lacking = missing_columns(plan.dataset) if plan.run else {}
-    lacking = {name: columns for name, columns in lacking.items() if name in options.systems}
-    if lacking:
-        every = list(dict.fromkeys(column for columns in lacking.values() for column in columns))
-        said = "; ".join(needs(name, columns) for name, columns in lacking.items())
-        remarks.append(f"Not measured: {said}. Make them by `{how_to_make(every, plan.data_name)}`.")
-        sys.stderr.write(f"not measured: {said}. Make them by `{how_to_make(every, plan.dataset)}`.\n")
-    rows = make_rows([name for name in options.systems if name not in lacking])
-    compare(plan, f"Table 2: systems, {plan.data_name}", rows, "SMCL", remarks)
+    rows = make_rows(options.systems, plan.dataset)
+    if any(row.cell is None for row in rows):
+        remarks.append(
+            "PGIM's knowledge is written by a language model, here by a template: so it is not measured, and stands "
+            "beside what was."
+        )
+    compare(plan, f"Table 2: systems, {plan.data_name}", rows, "SMCL", [*tell_context(plan.dataset), *remarks])
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from typing import Any
 
 from . import paper
 from .plan import Plan, parse_plan, plan_parser, to_argv
+from .run_all import check_needs, end
 from .runs import Cell, circumstances, code_digest, find
 from .table2 import NAMES, system_cell
 from .table3 import SWITCHES
@@ -24,9 +25,9 @@ from .tables import NOT_MEASURED, markdown, mean_and_deviation, number, read_tab
 MEASURES = {"epoch_seconds": 1, "posts_per_second": 1, "peak_memory": 0}
 
 
-def make_cells(systems: Sequence[str]) -> list[Cell]:
+def make_cells(systems: Sequence[str], dataset: str) -> list[Cell]:
     """Return the cells to measure: systems and, with SMCL, SMCL without its fusion."""
-    cells = [system_cell(name) for name in systems]
+    cells = [system_cell(name, dataset) for name in systems]
     return [*cells, *([Cell("w/o SFM", SWITCHES["w/o SFM"])] if "smcl" in systems else [])]
 
 
@@ -82,10 +83,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=3, help="how often to measure each (%(default)s)")
     parser.add_argument("--posts", type=int, default=256, help="posts to train on and to predict (%(default)s)")
     plan, options = parse_plan("table5", parser, argv)
-    cells = make_cells(options.systems)
+    if plan.dry_run:
+        parser.error("--dry_run estimates whole trainings, and this trains on few posts: try --rounds 1 --posts 32")
+    cells = make_cells(options.systems, plan.dataset)
     earlier = plan.folder / "table.json"
     if plan.run:
-        found = measure_rounds(plan, cells, options.rounds, options.posts)
+        ready = check_needs(plan, dict(enumerate(cells)))
+        found = measure_rounds(plan, list(ready.values()), options.rounds, options.posts)
+        if not any(found.values()):
+            end(plan, "none of its cells could be measured")
         code = {cell.title: code_digest(cell.system) for cell in cells}
         about = {"posts": options.posts, "code": code, **circumstances(plan.threads, plan.uses_gpu)}
     else:

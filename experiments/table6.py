@@ -13,7 +13,8 @@ import numpy as np
 from . import errors, paper
 from .comparison import paired_difference
 from .plan import Plan, parse_plan, plan_parser
-from .runs import Measured, measure
+from .run_all import run_all
+from .runs import Measured
 from .significance import METHOD, bootstrap_sum, check_same_posts, mcnemar, right_entities
 from .table2 import NAMES, system_cell
 from .tables import NOT_MEASURED, describe, interval, markdown, notes, number, write_table
@@ -105,8 +106,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def write_errors(plan: Plan, systems: Sequence[str]) -> None:
     """Run two systems and write the table of their errors."""
-    cells = [system_cell(name) for name in systems]
-    measured = [measure(plan, cell) for cell in cells]
+    cells = [system_cell(name, plan.dataset) for name in systems]
+    measured = list(run_all(plan, dict(enumerate(cells))).values())
     seeds = sorted(set.intersection(*({m.record["seed"] for m in runs} for runs in measured)))
     runs = [[m for m in one if m.record["seed"] in seeds] for one in measured]
     titles = [cell.title for cell in cells]

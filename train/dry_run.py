@@ -60,7 +60,7 @@ class Clock(TrainerCallback):
         self.bar.update()
 
 
-def dry_run(run: Run) -> dict[str, float]:
+def dry_run(run: Run, check_posts: bool = True) -> dict[str, Any]:
     """Check a run and print what it will take.
 
     Reads every post with all of its images, trains one step on the longest texts with the most images and two on
@@ -68,9 +68,11 @@ def dry_run(run: Run) -> dict[str, float]:
 
     Args:
         run ([`Run`]): What the run works with.
+        check_posts (`bool`, *optional*, defaults to `True`): Whether to read every post, or only what is tried.
 
     Returns:
-        `dict`: `peak_memory_gb`; `step_seconds` if it trains; `total_seconds` of the whole run, without stopping early.
+        `dict`: `peak_memory_gb`; `step_seconds` if it trains; `total_seconds` of the whole run, without stopping early,
+        and `seconds` of each of its parts: `images` (read or encoded once), `training`, `evaluation`, `prediction`.
 
     Raises:
         ValueError: if the output folder can't be written to, images can't be used, or memory does not suffice.
@@ -82,7 +84,7 @@ def dry_run(run: Run) -> dict[str, float]:
         dataset = _first_posts(dataset, streamed_posts)
     if arguments.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(arguments.device)
-    cut_off = _check_posts(dataset, run)
+    cut_off = _check_posts(dataset, run) if check_posts else []
     with tempfile.TemporaryDirectory() as folder:
         few = DatasetDict(
             {split: _few_posts(posts, _batch_size(arguments, split), run.processor) for split, posts in dataset.items()}
@@ -111,7 +113,7 @@ def dry_run(run: Run) -> dict[str, float]:
         lines += _describe_times(dataset, arguments, batch_seconds, times)
         sys.stdout.write("\n".join(lines) + "\n")
     step = {"step_seconds": batch_seconds["train"]} if "train" in batch_seconds else {}
-    return {"peak_memory_gb": used, **step, "total_seconds": sum(times.values())}
+    return {"peak_memory_gb": used, **step, "total_seconds": sum(times.values()), "seconds": times}
 
 
 def _now(device: torch.device) -> float:

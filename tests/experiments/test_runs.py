@@ -198,7 +198,7 @@ def test_overrides_are_read_and_checked(data, encoder_folders):
     assert (paper.seeds, paper.arguments["learning_rate"]) == ((0, 1, 2, 3, 4), "3e-5")
     with pytest.raises(ValueError, match="has the argument --learning_rat. Did you mean --learning_rate?"):
         plan_of(*encoders, "--learning_rat", "1")
-    for name in ("--seed", "--system", "--dry_run"):
+    for name in ("--seed", "--system", "--split"):
         with pytest.raises(ValueError, match=f"Each run sets {name} itself"):
             plan_of(*encoders, name, "1")
     with pytest.raises(ValueError, match="Expected the image_dependent.json"):

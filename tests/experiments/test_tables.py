@@ -20,7 +20,7 @@ from smcl.experiments import (
     tables,
 )
 from smcl.experiments.plan import make_plan, plan_parser, read_mentions
-from smcl.experiments.runs import cell_folder, settings_of, write
+from smcl.experiments.runs import cell_folder, measure, settings_of, write
 
 TAGS = {"P": "B-PER", "p": "I-PER", "L": "B-LOC", "l": "I-LOC", "O": "O", "G": "B-ORG"}
 
@@ -202,11 +202,13 @@ def test_cells_that_were_not_measured_are_called_so(make_cell, capsys):
     table2.main(argv)
     printed = capsys.readouterr().out
     found = rows(printed)
-    assert found["SMCL"] == ["all images", *["75.00 ± 7.07"] * 3, "", "2", "79.76", "85.14"]
-    assert found["BERT-CRF"][3:] == ["60.00", "-33.33 [-100.00, +0.00]", "1", "72.85", "79.33"]
+    assert found["SMCL"] == [
+        "all images", *["75.00 ± 7.07"] * 3, "", "+33.33 [+0.00, +100.00]", "2", "79.76", "85.14"
+    ]  # fmt: skip
+    assert found["BERT-CRF"][3:] == ["60.00", "-33.33 [-100.00, +0.00]", "", "1", "72.85", "79.33"]
     assert "3 of 3 cells are of another state of the code" in printed
     for name in ("UMT-MI", "OCSGA"):
-        assert found[name][1:6] == [*["not measured"] * 4, "0"]
+        assert found[name][1:7] == [*["not measured"] * 5, "0"]
     table = json.loads((plan.folder / "table.json").read_text())
     assert table["rows"]["UMT-MI"]["seeds"] == [] and table["rows"]["UMT-MI"]["differences"] == {"": None}
     assert [seed["scores"]["test"]["f1"] for seed in table["rows"]["SMCL"]["seeds"]] == [0.7, 0.8]
@@ -219,18 +221,25 @@ def test_cells_that_were_not_measured_are_called_so(make_cell, capsys):
 def test_image_dependent_mentions_are_compared_apart(make_cell, tmp_path, capsys):
     make, argv, plan = make_cell
     # The first word is image-dependent: BERT-CRF has it wrong, and the other mention right where SMCL has it wrong.
-    make(table2.system_cell("smcl"), 0, posts(*[("POL", "POO")] * 3))
+    blind = posts(*[("POL", "OOG")] * 3)
+    make(table2.system_cell("smcl"), 0, posts(*[("POL", "POO")] * 3), blind)
+    make(table2.system_cell("umt"), 0, blind)
     make(table2.system_cell("bert-crf"), 0, posts(*[("POL", "OOL")] * 3))
     mentions = tmp_path / "image_dependent.json"
     mentions.write_text(json.dumps({str(row): [[0, 1]] for row in range(3)}))
     table2.main([*argv, "--mentions", str(mentions)])
-    found = rows(capsys.readouterr().out)["BERT-CRF"]
+    found = rows(capsys.readouterr().out)
     worse, better = "-100.00 [-100.00, -100.00]", "+100.00 [+100.00, +100.00]"
-    assert found[4:9] == ["+0.00 [+0.00, +0.00]", "0.00", worse, "100.00", better]
+    assert found["BERT-CRF"][4:10] == ["+0.00 [+0.00, +0.00]", "0.00", worse, "", "100.00", better]
+    # SMCL owes these mentions to images; of UMT nobody looked.
+    assert found["SMCL"][4:10] == ["", "100.00", "", better, "0.00", ""]
+    assert found["UMT"][7] == "not measured"
+    table = json.loads((plan.folder / "table.json").read_text())["rows"]
+    assert table["SMCL"]["without_images"]["value"] == 1 and table["UMT"]["without_images"] is None
     report.main(["--results", str(plan.results), "--output", str(tmp_path / "results.md")])
     text = (tmp_path / "results.md").read_text()
-    assert "F1 of image-dependent mentions, by the 95 % intervals: below SMCL: BERT-CRF." in text
-    assert "F1 of other mentions, by the 95 % intervals: above SMCL: BERT-CRF." in text
+    assert "F1 of image-dependent mentions, by the 95 % intervals: below SMCL: BERT-CRF, UMT." in text
+    assert "F1 of other mentions, by the 95 % intervals: above SMCL: BERT-CRF; not told apart" in text
 
 
 def test_every_system_and_ablation_of_the_paper_has_a_row(make_cell, capsys):
@@ -243,12 +252,19 @@ def test_every_system_and_ablation_of_the_paper_has_a_row(make_cell, capsys):
     assert set(paper.TABLE_3) <= set(rows(capsys.readouterr().out))
 
 
-def test_systems_whose_columns_are_missing_are_skipped_and_named(data, context_data, monkeypatch, tmp_path, capsys):
+def test_systems_whose_columns_are_missing_are_skipped_and_named(
+    data, context_data, encoders, make_cell, monkeypatch, tmp_path, capsys
+):
     ran = []
-    monkeypatch.setattr(
-        "smcl.experiments.comparison.measure", lambda plan, cell: ran.append((cell.system, plan.run)) or []
-    )
-    common = ["--text_model", "x", "--vision_model", "x", "--results", str(tmp_path), "--systems", "umgf", "ita", "umt"]
+    make_cell[0](table2.system_cell("umt"), 0, posts(("P", "P")))
+    (measured,) = measure(make_cell[2], table2.system_cell("umt"))
+
+    def pretend(plan, cell):
+        ran.append((cell.system, plan.run))
+        return [measured] if cell.system == "umt" else []
+
+    monkeypatch.setattr("smcl.experiments.run_all.measure", pretend)
+    common = [*encoders, "--results", str(tmp_path / "other"), "--systems", "umgf", "ita", "umt"]
     table2.main(["--dataset", data, *common])
     printed = capsys.readouterr()
     expected = "UMGF needs column `regions`; ITA needs columns `objects` and `captions` and `image_text`. Make them by"

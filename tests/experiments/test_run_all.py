@@ -1,0 +1,243 @@
+import json
+import subprocess
+from argparse import Namespace
+
+import pytest
+from cells import SMALL, call_here
+
+from smcl.dataset_scripts.icons import convert
+from smcl.experiments import estimate, figure6, figures_5_7, runs, search, table2, table3, table5, table6
+from smcl.experiments.plan import make_plan, plan_parser
+from smcl.experiments.run_all import run_all
+from smcl.experiments.runs import Cell
+
+MAINS = [table2.main, table3.main, table5.main, table6.main, figure6.main, figures_5_7.main, search.main]
+every_experiment = pytest.mark.parametrize("main", MAINS, ids=lambda main: main.__module__.rpartition(".")[2])
+
+
+@pytest.fixture(scope="module")
+def icons(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data") / "icons"
+    convert(folder, train=16, validation=6, test=8)
+    return str(folder)
+
+
+@pytest.fixture
+def argv(icons, encoders, tmp_path):
+    return ["--dataset", icons, "--results", str(tmp_path / "results"), "--seeds", "0", *encoders, *SMALL]
+
+
+@pytest.fixture
+def called(monkeypatch):
+    """The runs that were called; each fails unless it is allowed to succeed."""
+    calls = []
+
+    def call(arguments, folder, threads):
+        calls.append(arguments)
+        return arguments.get("system") in calls_allowed and call_here(arguments)
+
+    calls_allowed = set()
+    monkeypatch.setattr(runs, "_call", call)
+    return Namespace(calls=calls, allowed=calls_allowed)
+
+
+def stop(main, argv) -> str | int:
+    with pytest.raises(SystemExit) as stopped:
+        main(argv)
+    return stopped.value.code
+
+
+@every_experiment
+def test_a_data_set_that_is_missing_stops_an_experiment_at_once(main, argv, called):
+    said = stop(main, ["--dataset", "no/where", *argv[2:]])
+    assert "There is no data set no/where" in said and "\n" not in said
+    assert "`python -m smcl.dataset_scripts.mner_mi --source DIR --output no/where`" in said
+    assert not called.calls
+
+
+@every_experiment
+def test_an_encoder_that_is_missing_stops_an_experiment_at_once(main, argv, called):
+    said = stop(main, [*argv, "--vision_model", "google/vit-base-patch16-224"])
+    assert "the image encoder google/vit-base-patch16-224: There is no model" in said and "\n" not in said
+    assert "Get it by `hf download google/vit-base-patch16-224`, or give a folder by --vision_model." in said
+    assert not called.calls
+
+
+def test_the_papers_preset_says_what_each_system_still_needs(icons, encoders, tmp_path, capsys):
+    said = stop(table2.main, ["--dataset", icons, "--preset", "paper", "--results", str(tmp_path)])
+    assert "OCSGA needs column `objects`; " in capsys.readouterr().err
+    text, images = said.split(" UMT, UMGF, MAF, HVPNeT, VisualPT-MoE, UMT-MI, TPM-MI, SMCL, SMCL as printed need the i")
+    assert "BERT, BERT-CRF, UMT, OCSGA, UMGF, MAF, ITA, HVPNeT, " in text
+    assert "need the text encoder google-bert/bert-base-uncased: " in text and "BiLSTM" not in text
+    assert images.startswith("mage encoder google/vit-base-patch16-224: ")
+
+
+def test_a_folder_without_weights_is_no_encoder(argv, encoder_folders, tmp_path):
+    empty = tmp_path / "vision"
+    empty.mkdir()
+    (empty / "config.json").write_bytes(open(f"{encoder_folders[1]}/config.json", "rb").read())
+    said = stop(table3.main, [*argv, "--vision_model", str(empty)])
+    assert f"The folder {empty} holds no weights. Give another by --vision_model." in said
+
+
+def test_mentions_of_other_posts_are_refused_before_the_first_run(argv, called, tmp_path):
+    (tmp_path / "mentions.json").write_text('{"x": [[0, 1]]}')
+    said = stop(table3.main, [*argv, "--mentions", str(tmp_path / "mentions.json")])
+    assert "8 posts of the test split, such as 'icons-test-" in said and not called.calls
+
+
+@pytest.mark.parametrize("main", [table2.main, table3.main, table6.main, figure6.main, figures_5_7.main])
+def test_an_experiment_of_which_no_cell_can_be_run_ends_with_an_error(main, argv, called, tmp_path):
+    said = stop(main, argv)
+    assert called.calls and "all runs failed" in said
+    assert not list(tmp_path.glob("results/**/table.md"))
+
+
+def test_systems_without_their_columns_leave_nothing_to_run(argv, called, capsys):
+    assert stop(table2.main, [*argv, "--systems", "ocsga", "pgim"]) == "table2: none of its cells could be run"
+    assert "PGIM needs column `knowledge`. Make them by `python -m" in capsys.readouterr().err
+    assert not called.calls
+
+
+def test_cells_that_were_measured_before_do_not_hide_that_all_runs_fail(argv, called, capsys):
+    called.allowed.add("bert-crf")
+    table2.main([*argv, "--systems", "bert-crf", "umt"])
+    assert "| BERT-CRF | text | " in capsys.readouterr().out
+    # A column that is missing is no failure.
+    table2.main([*argv, "--systems", "bert-crf", "ocsga"])
+    assert "Not measured: OCSGA needs column `objects`." in capsys.readouterr().out
+    assert "all runs failed" in stop(table2.main, [*argv, "--systems", "bert-crf", "umt"])
+    table2.main([*argv, "--systems", "bert-crf", "umt", "--no_run"])
+
+
+def test_a_table_of_nothing_is_not_written(argv, tmp_path):
+    argv = ["--dataset", "no/where", *argv[2:], "--no_run"]
+    said = stop(table3.main, argv)
+    assert said == f"table3: there is neither a data set no/where nor a result of where in {tmp_path / 'results'}"
+
+
+# Estimates
+
+
+@pytest.fixture
+def tried(monkeypatch):
+    """Runs are tried in this process; those named here fail."""
+    failing = set()
+
+    def run(command, **kwargs):
+        if failing & set(command):
+            return Namespace(returncode=1, stderr="Traceback\nValueError: no such system")
+        assert command[1:3] == ["-m", "smcl.experiments.estimate"]
+        estimate.main(command[3:])
+        return Namespace(returncode=0)
+
+    monkeypatch.setattr(subprocess, "run", run)
+    return failing
+
+
+def rows(printed):
+    lines = [line.strip("| ").split(" | ") for line in printed.split("\n") if line.startswith("|")]
+    return {line[0]: line[1:] for line in lines}
+
+
+def test_a_dry_run_estimates_what_is_left_and_runs_nothing(argv, called, tried, tmp_path, capsys):
+    called.allowed.add("bert-crf")
+    table2.main([*argv, "--systems", "bert-crf"])
+    capsys.readouterr()
+    calls = len(called.calls)
+    before = sorted(tmp_path.rglob("*"))
+    options = [
+        "--seeds",
+        "0",
+        "1",
+        "2",
+        "--systems",
+        "bert-crf",
+        "smcl",
+        "ita",
+        "--freeze_vision",
+        "false",
+        "--dry_run",
+    ]
+    # The other value of freeze_vision is another cell: it is only for SMCL.
+    options = [option for option in options if option not in ("--freeze_vision", "false")]
+    assert stop(table2.main, [*argv, *options]) == 0
+    printed = capsys.readouterr()
+    found = rows(printed.out[printed.out.index("Estimate for table2 on icons") :])
+    assert set(found) == {"runs", "---", "BERT-CRF", "SMCL", "SMCL as printed", "all"}
+    assert [found[name][0] for name in ("BERT-CRF", "SMCL", "SMCL as printed", "all")] == ["2", "3", "3", "8"]
+    assert float(found["all"][2]) >= 0 and 0.05 < float(found["all"][3]) < 50
+    assert "8 runs are left, 1 were measured before" in printed.out
+    assert "ITA needs columns" in printed.err
+    assert len(called.calls) == calls and sorted(tmp_path.rglob("*")) == before
+
+
+def test_images_that_are_encoded_once_are_counted_once(argv, icons, monkeypatch, capsys):
+    plan = make_plan("table3", *plan_parser("").parse_known_args([*argv, "--seeds", "0", "1"]))
+    seconds = {"startup_seconds": 30.0, "images_seconds": 720.0, "run_seconds": 360.0, "prediction_seconds": 12.0}
+    seconds |= {"memory_gb": 2.0}
+    monkeypatch.setattr(estimate, "_try_apart", lambda plan, cell: seconds)
+    # The third is the first once more.
+    cells = [Cell("SMCL"), Cell("BERT-CRF", {"system": "bert-crf"}), Cell("again")]
+    estimate.estimate(plan, [(cell, 2) for cell in cells])
+    found = rows(capsys.readouterr().out)
+    assert set(found) == {"runs", "---", "SMCL", "BERT-CRF", "all"}
+    # It starts again, to be tested without images.
+    assert found["SMCL"] == ["2", "0.12", "0.44", "2.0"]
+    assert found["BERT-CRF"] == ["2", "0.11", "0.42", "2.0"]
+    assert found["all"][0] == "4"
+
+
+def test_encoding_of_images_is_told_apart(argv, icons, encoders, tmp_path):
+    command = ["--dataset", icons, *encoders, "--output_dir", str(tmp_path / "out"), "--disable_tqdm", "true"]
+    command += ["--do_train", "--do_eval", "--do_predict", *SMALL]
+    frozen = estimate.try_run([*command, "--freeze_vision"])
+    assert frozen["images_seconds"] > 0 and frozen["run_seconds"] > 0
+    assert estimate.try_run(command)["images_seconds"] == 0
+
+
+def test_a_dry_run_of_what_can_not_run_says_so(argv, tried, capsys):
+    tried.add("bert-crf")
+    assert stop(table2.main, [*argv, "--systems", "bert-crf", "--dry_run"]).endswith("for the reasons above")
+    assert "  failed: ValueError: no such system" in capsys.readouterr().err
+
+
+def test_other_experiments_have_dry_runs_too(argv, monkeypatch, capsys):
+    seconds = {"startup_seconds": 0.0, "images_seconds": 0.0, "run_seconds": 3600.0, "prediction_seconds": 0.0}
+    seconds |= {"memory_gb": 2.0}
+    monkeypatch.setattr(estimate, "_try_apart", lambda plan, cell: seconds)
+    expected = {table3.main: 8, figure6.main: 14, table6.main: 2, figures_5_7.main: 2}
+    for main, count in expected.items():
+        assert stop(main, [*argv, "--dry_run"]) == 0
+        assert rows(capsys.readouterr().out)["all"] == [str(count), "", f"{count}.00", "2.0"]
+    search.main([*argv, "--dry_run", "--trials", "5"])
+    assert rows(capsys.readouterr().out)["a trial of smcl"] == ["5", "1.00", "5.00", "2.0"]
+    assert stop(table5.main, [*argv, "--dry_run"]) == 2
+    assert "try --rounds 1" in capsys.readouterr().err
+
+
+# What Table 2 tells
+
+
+def test_templates_knowledge_is_a_row_beside_the_papers(icons, tmp_path):
+    assert [row.title for row in table2.make_rows([], icons) if "PGIM" in row.title] == ["PGIM"]
+    data = tmp_path / "data"
+    data.mkdir()
+    context = {"objects": {"made_by": "VinVL", "model": "VinVL", "sha256": {}}}
+    context["knowledge"] = {"made_by": "a template from objects by VinVL", "model": "template", "sha256": {}}
+    (data / "report.json").write_text(json.dumps({"context": context}))
+    own, instead = (row for row in table2.make_rows(["pgim"], str(data)) if "PGIM" in row.title)
+    assert (own.title, own.cell, own.paper) == ("PGIM", None, (74.61, 81.26))
+    assert (instead.title, instead.paper, instead.run) == ("PGIM, template knowledge", (None, None), True)
+    assert instead.cell.arguments == table2.system_cell("pgim").arguments
+    assert table2.tell_context(str(data)) == [
+        "Columns of context were made: `objects` by VinVL; `knowledge` by a template from objects by VinVL."
+    ]
+    context["knowledge"]["model"] = "some/model"
+    (data / "report.json").write_text(json.dumps({"context": context}))
+    assert table2.system_cell("pgim", str(data)).title == "PGIM"
+    # The same cell, whatever it is called.
+    argv = ["--dataset", str(data), "--no_run", "--text_model", "x", "--vision_model", "x"]
+    plan = make_plan("table2", *plan_parser("").parse_known_args(argv))
+    assert runs.settings_of(plan, instead.cell) == runs.settings_of(plan, table2.system_cell("pgim"))
+    assert run_all(plan, {"a": instead.cell}) == {"a": []}
