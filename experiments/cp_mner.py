@@ -24,7 +24,7 @@ from .icon_demo import save_text_encoder
 from .plan import Plan, parse_plan, plan_parser, read_overrides, to_argv
 from .runs import Cell, Measured, measure
 from .significance import METHOD, Difference, bootstrap_difference
-from .tables import interval, markdown, mean_and_deviation, notes, scores, write_table
+from .tables import describe, interval, markdown, mean_and_deviation, notes, scores, write_table
 
 WITH, WITHOUT = "SMCL", "SMCL without images"
 # Nothing of the text encoder is pretrained: the rates of fine-tuning would leave it untrained.
@@ -181,7 +181,7 @@ def write_types(plan: Plan, found: dict[str, list[Measured]], posts: DatasetDict
         replace(plan, experiment="cp_mner_types"),
         f"CP-MNER by type, {plan.data_name}",
         markdown(heads, rows),
-        {"types": data},
+        {"types": data, "runs": {title: describe(measured) for title, measured in found.items()}},
         [*remarks, *notes(plan, everything)],
     )
 

@@ -56,6 +56,8 @@ class Plan:
         run (`bool`): Whether to run what has not been measured yet.
         preset (`str`): Name of the preset, for the record.
         dry_run (`bool`): Whether to estimate what the runs would take, in place of running them.
+        jobs (`int`): Runs at once.
+        keep_models (`bool`): Whether to keep the model of each seed; otherwise that of the first.
     """
 
     experiment: str
@@ -69,6 +71,8 @@ class Plan:
     run: bool = True
     preset: str = "small"
     dry_run: bool = False
+    jobs: int = 1
+    keep_models: bool = False
 
     @property
     def folder(self) -> Path:
@@ -98,6 +102,7 @@ def plan_parser(description: str) -> argparse.ArgumentParser:
     parser.add_argument("--seeds", type=int, nargs="+", help="seeds (default: 0-2, with --preset paper 0-4)")
     parser.add_argument("--results", type=Path, default=Path("results"), help="folder of results (%(default)s)")
     parser.add_argument("--threads", type=int, default=1, help="threads of each run (%(default)s)")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at once, each with its threads (%(default)s)")
     parser.add_argument("--mentions", type=Path, help="image_dependent.json of photo posts, to score these apart")
     ways = parser.add_mutually_exclusive_group()
     ways.add_argument("--no_run", action="store_true", help="only write the table of what was measured before")
@@ -138,6 +143,28 @@ def read_mentions(path: Path) -> dict[str, list[tuple[int, int]]]:
     return mentions
 
 
+def read_showing(mentions: Path) -> dict[str, list[str | None]] | None:
+    """Read which image shows each image-dependent mention: `showing_images.json` beside the file of mentions.
+
+    Returns:
+        `dict`: by post id, for each mention in order the file's name or `None`; `None` if there is no such file.
+
+    Raises:
+        ValueError: if the file is not of these mentions.
+    """
+    path = mentions.with_name("showing_images.json")
+    if not path.is_file():
+        return None
+    try:
+        showing = json.loads(path.read_text(encoding="utf-8-sig"))
+    except ValueError:
+        showing = None
+    counts = {post_id: len(spans) for post_id, spans in read_mentions(mentions).items()}
+    if not isinstance(showing, dict) or {post_id: len(names) for post_id, names in showing.items()} != counts:
+        raise ValueError(f"Expected in {path} an image, or null, for each mention of {mentions}.")
+    return showing
+
+
 def make_plan(experiment: str, options: argparse.Namespace, rest: Sequence[str]) -> Plan:
     """Put preset and overrides together, and check them before anything runs.
 
@@ -164,8 +191,11 @@ def make_plan(experiment: str, options: argparse.Namespace, rest: Sequence[str])
     missing = [f"--{name}" for name in ("text_model", "vision_model") if name not in arguments]
     if missing:
         raise ValueError(f"Expected {' and '.join(missing)}: the preset {options.preset!r} brings no encoders.")
+    if options.jobs < 1:
+        raise ValueError(f"--jobs must be at least 1, got {options.jobs}.")
     if options.mentions:
         read_mentions(options.mentions)
+        read_showing(options.mentions)
     parse_arguments(to_argv(arguments))
     seeds = tuple(range(SEEDS[options.preset])) if options.seeds is None else tuple(options.seeds)
     data_name = options.dataset_name or Path(options.dataset).resolve().name
@@ -180,7 +210,8 @@ def make_plan(experiment: str, options: argparse.Namespace, rest: Sequence[str])
         options.mentions,
         not options.no_run,
         options.preset,
-        options.dry_run,
+        dry_run=options.dry_run,
+        jobs=options.jobs,
     )
 
 

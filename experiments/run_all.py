@@ -2,7 +2,6 @@
 
 import sys
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -16,7 +15,7 @@ from smcl.train.data import UnreadableError, load_posts, load_split
 
 from .estimate import estimate
 from .plan import Plan, read_mentions
-from .runs import Cell, Measured, arguments_of, find, is_tested_blind, measure
+from .runs import Cell, Measured, arguments_of, find, is_tested_blind, measure_all
 
 SPLITS = ("train", "validation", "test")
 WEIGHTS = ("*.safetensors", "*.bin")
@@ -43,7 +42,7 @@ def run_all(plan: Plan, cells: Mapping[K, Cell], asked: Sequence[K] | None = Non
     if not plan.run:
         if not Path(plan.dataset).exists() and not any(plan.results.glob(f"*/{plan.data_name}/*/seed-*/cell.json")):
             end(plan, f"there is neither a data set {plan.dataset} nor a result of {plan.data_name} in {plan.results}")
-        return {key: measure(plan, cell) for key, cell in cells.items()}
+        return measure_all(plan, cells)
     asked = list(cells if asked is None else asked)
     before = {key: sum(find(plan, cells[key], seed) is not None for seed in plan.seeds) for key in asked}
     left = {key: cells[key] for key in asked if before[key] < len(plan.seeds)}
@@ -51,7 +50,7 @@ def run_all(plan: Plan, cells: Mapping[K, Cell], asked: Sequence[K] | None = Non
     if plan.dry_run:
         estimate(plan, [(cell, len(plan.seeds) - before[key]) for key, cell in ready.items()], sum(before.values()))
         sys.exit(0)
-    found = {key: measure(replace(plan, run=key in ready), cell) for key, cell in cells.items()}
+    found = measure_all(plan, cells, ready)
     if ready and all(len(found[key]) == before[key] for key in ready):
         end(plan, "all runs failed, for the reasons above. `--no_run` shows what was measured before")
     if not any(found[key] for key in asked):

@@ -2,8 +2,9 @@
 
 A finished cell is kept, with its predictions, as `results/<experiment>/<data>/<cell>-<settings>/seed-N/cell.json`,
 where `<settings>` are 8 hex digits of the SHA-256 of all arguments, of the data and of the encoders: with anything
-changed, it is another cell. Cells of equal settings are shared between experiments. A killed cell goes on where it
-stopped.
+changed, it is another cell. Cells of equal settings are shared between experiments. A cell counts as measured as long
+as the code is the same; one of older code is run anew, and the old one kept as `seed-N-<code>`. A killed cell goes on
+where it stopped.
 """
 
 import ast
@@ -16,13 +17,16 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import psutil
 import torch
+from filelock import FileLock, Timeout
 
 import smcl
 from smcl import baselines
@@ -38,6 +42,8 @@ ROOT = Path(smcl.__file__).parent
 RUN_SCRIPT = ROOT / "run_ner_multiimage.py"
 # What predicting again, without images, must share with the run.
 PREDICTING = ("max_length", "on_extra_images", "per_device_eval_batch_size", "use_cpu", "bf16", "fp16", "disable_tqdm")
+
+T, K = TypeVar("T"), TypeVar("K", bound=Hashable)
 
 
 @dataclass(frozen=True)
@@ -121,7 +127,7 @@ def cell_folder(plan: Plan, cell: Cell, seed: int) -> Path:
 
 
 def find(plan: Plan, cell: Cell, seed: int) -> Measured | None:
-    """Find a finished cell of these very settings, in whichever experiment it was run.
+    """Find a finished cell of these very settings and the present code, in whichever experiment it was run.
 
     Args:
         plan ([`Plan`]): The plan.
@@ -135,11 +141,17 @@ def find(plan: Plan, cell: Cell, seed: int) -> Measured | None:
     pattern = f"*/{plan.data_name}/*-{digest(settings)}/seed-{seed}/cell.json"
     for path in sorted(plan.results.glob(pattern)):
         record = json.loads(path.read_text(encoding="utf-8-sig"))
-        if record["settings"] == settings:
+        if record["settings"] == settings and is_current(record):
             measured = Measured(path.parent, record)
             _score_mentions(plan, measured)
             return measured
     return None
+
+
+def is_current(record: dict[str, Any]) -> bool:
+    """Tell whether a `cell.json` is of the present code."""
+    system = record["settings"]["arguments"]["system"]
+    return system in SYSTEMS and record["code"] == code_digest(system)
 
 
 def _score_mentions(plan: Plan, measured: Measured) -> None:
@@ -169,14 +181,73 @@ def measure(plan: Plan, cell: Cell) -> list[Measured]:
     Returns:
         `list[Measured]`: those seeds that were measured; a run that failed is told and missing here.
     """
-    found = []
-    for seed in plan.seeds:
-        measured = find(plan, cell, seed)
-        if measured is None and plan.run:
-            measured = _run(plan, cell, seed)
-        if measured is not None:
-            found.append(measured)
-    return found
+    return measure_all(plan, {cell.title: cell})[cell.title]
+
+
+def measure_all(plan: Plan, cells: Mapping[K, Cell], asked: Collection[K] | None = None) -> dict[K, list[Measured]]:
+    """Run cells for each seed, `plan.jobs` at once, as far as that has not been done.
+
+    A cell that another process is at is waited for when all others are done, and run only if that one failed.
+
+    Args:
+        plan ([`Plan`]): The plan; with `run=False`, nothing is run.
+        cells (`Mapping`): The cells.
+        asked (`Collection`, *optional*): Which of them to run, by default all; the others are only looked up.
+
+    Returns:
+        `dict`: for each cell those seeds that were measured; a run that failed is told and missing here.
+    """
+    every = [(key, seed) for key in cells for seed in plan.seeds]
+    found = {(key, seed): find(plan, cells[key], seed) for key, seed in every}
+    left = [(key, seed) for key, seed in every if found[key, seed] is None and (asked is None or key in asked)]
+    for timeout in (0, -1) if plan.run else ():
+        busy = []
+
+        def take(one: tuple[K, int], timeout: float = timeout, busy: list = busy) -> None:
+            key, seed = one
+            try:
+                found[one] = _take(plan, cells[key], seed, timeout)
+            except Timeout:
+                busy.append(one)
+
+        _at_once(plan.jobs, take, left)
+        left = busy
+    return {key: [m for seed in plan.seeds if (m := found[key, seed]) is not None] for key in cells}
+
+
+def _take(plan: Plan, cell: Cell, seed: int, timeout: float) -> Measured | None:
+    """Run one cell that no other process is at, unless one has just done it; `filelock.Timeout` says that one is."""
+    folder = cell_folder(plan, cell, seed)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    # The system takes the lock of a killed process away.
+    with FileLock(folder.with_name(f".{folder.name}.lock"), timeout=timeout):
+        if (measured := find(plan, cell, seed)) is not None:
+            return measured
+        if (folder / "cell.json").is_file():
+            code = json.loads((folder / "cell.json").read_text(encoding="utf-8-sig"))["code"]
+            shutil.rmtree(folder.with_name(f"{folder.name}-{code}"), ignore_errors=True)
+            folder.rename(folder.with_name(f"{folder.name}-{code}"))
+        folder.mkdir(exist_ok=True)
+        return _run(plan, cell, seed)
+
+
+def _at_once(jobs: int, do: Callable[[T], None], tasks: Sequence[T]) -> None:
+    """Do tasks, several at once; if this process is ended, so are the runs that it started."""
+    if jobs == 1:
+        for task in tasks:
+            do(task)
+        return
+    pool = ThreadPoolExecutor(jobs)
+    try:
+        for _ in pool.map(do, tasks):
+            pass
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        for process in psutil.Process().children(recursive=True):
+            process.terminate()
+        raise
+    finally:
+        pool.shutdown()
 
 
 def _run(plan: Plan, cell: Cell, seed: int) -> Measured | None:
@@ -187,7 +258,6 @@ def _run(plan: Plan, cell: Cell, seed: int) -> Measured | None:
     folder = cell_folder(plan, cell, seed)
     output = folder / "run"
     resumed = any(output.glob("checkpoint-*"))
-    folder.mkdir(parents=True, exist_ok=True)
     sys.stderr.write(f"{time.strftime('%H:%M:%S')} {cell.title}, seed {seed}: {folder}\n")
     start = time.monotonic()
     arguments = arguments_of(plan, cell)
@@ -224,7 +294,7 @@ def _run(plan: Plan, cell: Cell, seed: int) -> Measured | None:
     _score_mentions(plan, measured)
     for checkpoint in output.glob("checkpoint-*"):
         shutil.rmtree(checkpoint)
-    if seed != plan.seeds[0]:
+    if seed != plan.seeds[0] and not plan.keep_models:
         # One model of each cell is enough for figures.
         (output / "model.safetensors").unlink(missing_ok=True)
     return measured

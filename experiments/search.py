@@ -194,7 +194,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     remarks = [f"Best validation F1 of trials of seed {plan.seeds[0]}; all of the search is in {plan.folder / name}."]
     if rows and rows[0][1] == "complete":
         remarks.append(f"To test the best: `{_write_params(ranked[0]['params'])}`.")
-    data = {"trials": trials, "space": options.space, "code": code_digest(options.system)}
+    data = {"trials": trials, "space": options.space, "code": {options.system: code_digest(options.system)}}
     data |= circumstances(plan.threads, plan.uses_gpu)
     table = markdown(["trial", "state", "validation F1", "arguments"], rows)
     write_table(plan, f"Search, {options.space}, {plan.data_name}", table, data, remarks)

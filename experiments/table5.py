@@ -92,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         found = measure_rounds(plan, list(ready.values()), options.rounds, options.posts)
         if not any(found.values()):
             end(plan, "none of its cells could be measured")
-        code = {cell.title: code_digest(cell.system) for cell in cells}
+        code = {cell.system: code_digest(cell.system) for cell in cells}
         about = {"posts": options.posts, "code": code, **circumstances(plan.threads, plan.uses_gpu)}
     else:
         kept = read_table(earlier) if earlier.is_file() else {}

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from .plan import Plan
-from .runs import Measured, code_digest, write
+from .runs import Measured, is_current, write
 from .significance import Difference
 
 NOT_MEASURED = "not measured"
@@ -84,18 +84,16 @@ def notes(plan: Plan, measured: Sequence[Measured]) -> list[str]:
         f"Data: {plan.data_name}. Text encoder: {encoders[0]}, image encoder: {encoders[1]}. Preset {plan.preset}: "
         f"{arguments}. Seeds {', '.join(map(str, plan.seeds))}; mean ± sample standard deviation of those measured."
     ]
+    paths = [path for seed in plan.seeds for path in plan.folder.glob(f"*/seed-{seed}/cell.json")]
+    older = sum(not is_current(json.loads(path.read_text(encoding="utf-8-sig"))) for path in paths)
+    if older:
+        found.append(f"{older} cells of older code were left out; the experiment runs them anew, but for `--no_run`.")
     if not measured:
         return [*found, "Nothing of this table has been measured."]
     records = [m.record for m in measured]
     devices = sorted({f"{r['device']}, threads: {r['threads']}" for r in records})
     versions = sorted({", ".join(f"{k} {v}" for k, v in r["versions"].items()) for r in records})
     found.append(f"Measured on {'; '.join(devices)}, with {'; '.join(versions)}.")
-    old = sum(r["code"] != code_digest(r["settings"]["arguments"]["system"]) for r in records)
-    if old:
-        found.append(
-            f"{old} of {len(records)} cells are of another state of the code than the present one: delete their "
-            "folders to run them again."
-        )
     return found
 
 

@@ -2,9 +2,12 @@ import argparse
 import json
 import signal
 import subprocess
+import sys
+import threading
 import time
 from dataclasses import replace
 
+import psutil
 import pytest
 from cells import SMALL, call_here
 
@@ -128,6 +131,96 @@ def test_what_changes_no_result_is_the_same_code(tmp_path, changed, is_other):
     for name, text in (("old.py", code), ("new.py", changed)):
         (tmp_path / name).write_text(text)
     assert (runs.statements(tmp_path / "new.py") != runs.statements(tmp_path / "old.py")) == is_other
+
+
+def write_cell(plan, cell, seed):
+    """Write a cell as a run does, without the run."""
+    folder = runs.cell_folder(plan, cell, seed)
+    settings, code = runs.settings_of(plan, cell), runs.code_digest(cell.system)
+    record = {"seed": seed, "settings": settings, "scores": {}, "code": code}
+    runs.write(record, folder / "cell.json")
+    return runs.Measured(folder, record)
+
+
+def test_cells_are_run_two_at_once_and_each_by_one_alone(plan, monkeypatch):
+    plan = replace(plan, jobs=2, seeds=(0, 1))
+    ran, together, both = [], [], threading.Barrier(2, timeout=60)
+
+    def run(plan, cell, seed):
+        ran.append((cell.title, seed))
+        if len(ran) <= 2:
+            # Passed only by two at once.
+            together.append(both.wait())
+        return write_cell(plan, cell, seed)
+
+    monkeypatch.setattr(runs, "_run", run)
+    # The baseline of a figure is in it once for each variable.
+    cells = {"one": Cell("SMCL"), "again": Cell("SMCL"), "other": Cell("w/o SFM", {"use_fusion": "false"})}
+    found = runs.measure_all(plan, cells)
+    assert len(together) == 2
+    assert sorted(ran) == [("SMCL", 0), ("SMCL", 1), ("w/o SFM", 0), ("w/o SFM", 1)]
+    assert [[m.record["seed"] for m in found[key]] for key in cells] == [[0, 1]] * 3
+    assert found["one"][0].folder == found["again"][0].folder != found["other"][0].folder
+    assert runs.measure_all(replace(plan, run=False), cells).keys() == cells.keys() and len(ran) == 4
+
+
+def test_a_cell_of_older_code_is_run_anew_and_kept(plan, monkeypatch):
+    monkeypatch.setattr(runs, "_run", write_cell)
+    (measured,) = measure(plan, Cell("SMCL"))
+    (measured.folder / "log.txt").write_text("old")
+    code = measured.record["code"]
+    monkeypatch.setattr(runs, "code_digest", lambda system: "0ther")
+    assert find(plan, Cell("SMCL"), 0) is None and measure(replace(plan, run=False), Cell("SMCL")) == []
+    (again,) = measure(plan, Cell("SMCL"))
+    assert again.folder == measured.folder and not (again.folder / "log.txt").exists()
+    assert (again.folder.with_name(f"seed-0-{code}") / "log.txt").read_text() == "old"
+
+
+def wait_until(is_so, seconds=60):
+    deadline = time.monotonic() + seconds
+    while not is_so():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_a_cell_that_another_process_is_at_is_waited_for_and_not_run_again(plan, monkeypatch):
+    ran, found = [], []
+    monkeypatch.setattr(runs, "_run", lambda plan, cell, seed: ran.append(cell.title))
+    taken, free = Cell("SMCL"), Cell("w/o SFM", {"use_fusion": "false"})
+    folder = runs.cell_folder(plan, taken, 0)
+    folder.parent.mkdir(parents=True)
+    code = "import sys, filelock as f\nx = f.FileLock(sys.argv[1])\nx.acquire()\nprint(1, flush=True)\nsys.stdin.read()"
+    command = [sys.executable, "-c", code, str(folder.with_name(".seed-0.lock"))]
+    other = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    other.stdout.readline()
+    here = threading.Thread(target=lambda: found.append(runs.measure_all(plan, {1: taken, 2: free})))
+    here.start()
+    wait_until(lambda: ran)
+    write_cell(plan, taken, 0)
+    # Its end, however it comes, frees the cell.
+    other.kill()
+    other.communicate()
+    here.join(timeout=60)
+    assert ran == ["w/o SFM"] and [len(one) for one in found[0].values()] == [1, 0]
+
+
+def test_an_ended_experiment_leaves_no_run_at_work(plan, data, tmp_path):
+    script = (
+        "import subprocess, sys\n"
+        "from smcl.experiments import runs\n"
+        "from smcl.experiments.plan import parse_plan, plan_parser\n"
+        "plan, _ = parse_plan('table2', plan_parser(''), sys.argv[1:])\n"
+        "runs._run = lambda plan, cell, seed: subprocess.run(['sleep', '300']) and None\n"
+        "runs.measure_all(plan, {1: runs.Cell('SMCL')})\n"
+    )
+    arguments = ["--dataset", str(data), "--results", str(tmp_path / "r"), "--seeds", "0", "1", "--jobs", "2"]
+    arguments += [x for name in ("text_model", "vision_model") for x in (f"--{name}", plan.arguments[name])]
+    process = psutil.Popen([sys.executable, "-c", script, *arguments])
+    wait_until(lambda: len(process.children()) == 2, 120)
+    children = process.children()
+    process.terminate()
+    assert process.wait(timeout=60) == 128 + signal.SIGTERM
+    assert not psutil.wait_procs(children, timeout=10)[1]
 
 
 def test_a_killed_cell_is_told_and_goes_on_where_it_stopped(plan, monkeypatch, capsys):

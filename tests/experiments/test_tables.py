@@ -11,6 +11,7 @@ from smcl.experiments import (
     figure6,
     figures_5_7,
     image_dependent,
+    mendings,
     paper,
     report,
     significance,
@@ -19,8 +20,9 @@ from smcl.experiments import (
     table6,
     tables,
 )
-from smcl.experiments.plan import make_plan, plan_parser, read_mentions
-from smcl.experiments.runs import cell_folder, measure, settings_of, write
+from smcl.experiments.plan import make_plan, plan_parser, read_mentions, to_argv
+from smcl.experiments.runs import cell_folder, code_digest, measure, settings_of, write
+from smcl.train.arguments import parse_arguments
 
 TAGS = {"P": "B-PER", "p": "I-PER", "L": "B-LOC", "l": "I-LOC", "O": "O", "G": "B-ORG"}
 
@@ -173,7 +175,7 @@ def make_cell(tmp_path):
     argv += ["--text_model", "text", "--vision_model", "vision", "--seeds", "0", "1"]
     plan = make_plan("table2", *plan_parser("").parse_known_args(argv))
 
-    def make(cell, seed, run, without_images=None, f1=0.5):
+    def make(cell, seed, run, without_images=None, f1=0.5, code=None):
         folder = cell_folder(plan, cell, seed)
         for name, predicted in (("run", run), ("without_images", without_images)):
             if predicted is not None:
@@ -182,7 +184,8 @@ def make_cell(tmp_path):
                 (folder / name / "predictions.jsonl").write_text(lines)
         scores = {"test": {"precision": f1, "recall": f1, "f1": f1}}
         record = {"seed": seed, "settings": settings_of(plan, cell), "scores": scores, "seconds": 1, "epochs": 1}
-        record |= {"versions": {"torch": "0"}, "device": "CPU", "threads": 1, "code": "c", "resumed": False}
+        record |= {"versions": {"torch": "0"}, "device": "CPU", "threads": 1, "resumed": False}
+        record["code"] = code or code_digest(cell.system)
         write(record, folder / "cell.json")
 
     return make, argv, plan
@@ -206,7 +209,6 @@ def test_cells_that_were_not_measured_are_called_so(make_cell, capsys):
         "all images", *["75.00 ± 7.07"] * 3, "", "+33.33 [+0.00, +100.00]", "2", "79.76", "85.14"
     ]  # fmt: skip
     assert found["BERT-CRF"][3:] == ["60.00", "-33.33 [-100.00, +0.00]", "", "1", "72.85", "79.33"]
-    assert "3 of 3 cells are of another state of the code" in printed
     for name in ("UMT-MI", "OCSGA"):
         assert found[name][1:7] == [*["not measured"] * 5, "0"]
     table = json.loads((plan.folder / "table.json").read_text())
@@ -259,11 +261,11 @@ def test_systems_whose_columns_are_missing_are_skipped_and_named(
     make_cell[0](table2.system_cell("umt"), 0, posts(("P", "P")))
     (measured,) = measure(make_cell[2], table2.system_cell("umt"))
 
-    def pretend(plan, cell):
-        ran.append((cell.system, plan.run))
-        return [measured] if cell.system == "umt" else []
+    def pretend(plan, cells, asked):
+        ran.extend((cell.system, plan.run and key in asked) for key, cell in cells.items())
+        return {key: [measured] if cell.system == "umt" else [] for key, cell in cells.items()}
 
-    monkeypatch.setattr("smcl.experiments.run_all.measure", pretend)
+    monkeypatch.setattr("smcl.experiments.run_all.measure_all", pretend)
     common = [*encoders, "--results", str(tmp_path / "other"), "--systems", "umgf", "ita", "umt"]
     table2.main(["--dataset", data, *common])
     printed = capsys.readouterr()
@@ -294,6 +296,32 @@ def test_smcl_has_a_row_as_printed_that_both_tables_share():
         True,
     )
     assert table3.SWITCHES[row.title] == row.cell.arguments
+
+
+def test_each_difference_from_the_paper_is_looked_at_alone_from_both_ends(make_cell, capsys):
+    make, argv, plan = make_cell
+    cells = mendings.make_cells(["head", "union"])
+    right, wrong = posts(*[("P", "P")] * 3), posts(*[("P", "L")] * 3)
+    for title, run in (
+        ("SMCL", right),
+        ("SMCL as printed", wrong),
+        ("SMCL, head as printed", wrong),
+        ("SMCL as printed, head mended", right),
+        ("SMCL as printed, union mended", wrong),
+    ):
+        make(cells[title], 0, run, f1=float(run is right))
+    assert cells["SMCL, head as printed"].arguments == {"as_printed": ["head"]}
+    others = ["threshold", "union", "positions", "similarity", "difference"]
+    assert cells["SMCL as printed, head mended"].arguments == {"as_printed": others}
+    mendings.main([*argv, "--parts", "head", "union"])
+    found = rows(capsys.readouterr().out)
+    assert found["none"] == ["100.00", "", "0.00"]
+    minus, plus = "-100.00 [-100.00, -100.00]", "+100.00 [+100.00, +100.00]"
+    assert found["head"] == ["0.00", minus, "100.00", plus]
+    assert found["union"] == ["not measured", "not measured", "0.00", "+0.00 [+0.00, +0.00]"]
+    # Each is one that the command line takes.
+    for cell in cells.values():
+        parse_arguments(["--output_dir", "x", *to_argv(cell.arguments)])
 
 
 def test_error_table_compares_two_systems_and_names_its_tests(make_cell, capsys):
@@ -373,6 +401,38 @@ def test_report_holds_what_was_measured_and_names_what_was_not(make_cell, tmp_pa
     assert "F1 of all mentions, by the 95 % intervals: below SMCL: BERT-CRF." in text
     assert "![Figure 6, sensitivity](results/data-figure6.png)" in text
     assert (output.parent / "results" / "data-figure6.png").exists()
+
+
+def test_cells_of_older_code_are_left_out_and_counted(make_cell, tmp_path, capsys):
+    make, argv, plan = make_cell
+    output = tmp_path / "results.md"
+    good = posts(("P", "P"))
+    make(table2.system_cell("smcl"), 0, good, f1=0.7)
+    make(table2.system_cell("smcl"), 1, good, f1=0.9, code="0ld0c0de")
+    make(table2.system_cell("bert-crf"), 0, good, code="0ld0c0de")
+    table2.main(argv)
+    printed = capsys.readouterr().out
+    assert rows(printed)["SMCL"][1] == "70.00" and rows(printed)["BERT-CRF"][1] == "not measured"
+    assert "2 cells of older code were left out" in printed
+    report.main(["--results", str(plan.results), "--output", str(output)])
+    assert "70.00" in output.read_text() and "2 cells of older code were left out" in output.read_text()
+    # Code that changed after the table was written.
+    table = json.loads((plan.folder / "table.json").read_text())
+    table["rows"]["SMCL"]["seeds"][0]["code"] = "0ld0c0de"
+    (plan.folder / "table.json").write_text(json.dumps(table))
+    report.main(["--results", str(plan.results), "--output", str(output)])
+    assert "not measured by the present code: 1 of 1 cells are of older code" in output.read_text()
+    assert "70.00" not in output.read_text()
+
+
+def test_cells_are_counted_wherever_a_table_has_them():
+    now = code_digest("bert-crf")
+    cell = {"code": now, "settings": {"arguments": {"system": "bert-crf"}}}
+    assert report.older_cells({"rows": {"a": {"seeds": [cell, cell | {"code": "c"}]}}}) == (1, 2)
+    gone = cell | {"settings": {"arguments": {"system": "gone"}}}
+    assert report.older_cells({"variables": {"K": {"3": {"seeds": [gone]}}}}) == (1, 1)
+    assert report.older_cells({"about": {"code": {"bert-crf": now, "bert": "c"}}}) == (1, 2)
+    assert report.older_cells({"code": {"gone": now}}) == (1, 1) and report.older_cells({"types": [1, "x"]}) == (0, 0)
 
 
 def test_numbers_are_written_with_their_spread():
