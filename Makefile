@@ -11,7 +11,7 @@ export HF_HUB_OFFLINE := 1
 # Debian's browser, for the tests of the web page; with another one in place nothing is installed.
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
-.PHONY: demo app test test-lowest test-wheel coverage common fuzz quality style browser
+.PHONY: demo app test test-lowest test-wheel coverage common fuzz quality style browser results
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
@@ -88,6 +88,16 @@ common: .venv/installed
 # Random mutations of a small data set; `make fuzz SEED=1` for others.
 fuzz: .venv/installed
 	$(BIN)/python tests/fuzz.py --mutations 500 --seed $(or $(SEED),0)
+
+# All that docs/results.md shows, two runs at once; an estimate comes first, and what is there is not run again.
+#   make results NATURAL="data/natural natural" TEXT=MODEL VISION=MODEL [NATURAL_FULL=... NATURAL_SEED=... ICONS=... CP_MNER=...]
+# `python -m smcl.experiments.results --help` says what each of them is.
+results: export OMP_NUM_THREADS := 1
+results: .venv/installed
+	$(BIN)/python -m smcl.experiments.results $(if $(NATURAL),--natural $(NATURAL)) \
+		$(if $(NATURAL_FULL),--natural_full $(NATURAL_FULL)) $(if $(NATURAL_SEED),--natural_seed $(NATURAL_SEED)) \
+		$(if $(ICONS),--icons $(ICONS)) $(if $(CP_MNER),--cp_mner $(CP_MNER)) $(if $(TEXT),--text_model $(TEXT)) \
+		$(if $(VISION),--vision_model $(VISION)) --jobs $(or $(JOBS),2) $(ARGUMENTS)
 
 quality: .venv/installed
 	$(BIN)/ruff check .
