@@ -46,6 +46,8 @@ measured; do not edit. Beside them stand the numbers of the paper ({paper.CITATI
 - *Icon posts* are drawn by a program. They show whether a system uses images and binds them to names, under known
   difficulty; they say nothing about tweets. *Photo posts* are tweets with names replaced by ambiguous ones whose types
   only photographs show: on the image-dependent mentions text alone can't do well by construction.
+- *Natural posts* are made likewise of natural photographs, which a pretrained encoder knows. Some lie beside posts
+  where they mean nothing and mislead, and one image-dependent mention of twenty has lost its own.
 - *CP-MNER* are published paragraphs on Chinese paintings with one image each. The text encoder is tiny and untrained:
   the scores say nothing of what a pretrained one comes to, but whether images help on data that nobody made for it.
 - A confidence interval is about other test posts and other seeds, as far as few seeds tell; of one seed, about other
