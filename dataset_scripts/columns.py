@@ -21,6 +21,10 @@ OTHER_WORDS = {
     *("description", "descriptions", "type", "format", "mime", "license", "credit", "author", "ocr", "hash", "sha"),
 }
 
+# How the files of images are called, and how they begin: JPEG, PNG, GIF, BMP, TIFF, WebP.
+IMAGE_FILE = re.compile(r"[^\n]+\.(jpe?g|png|gif|bmp|tiff?|webp|avif|jp2)([?#]\S*)?\s*", re.IGNORECASE)
+IMAGE_STARTS = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"RIFF")
+
 
 def parse_columns(
     values: str | Sequence[str] | Mapping[str, str] | None, known: Sequence[str] = COLUMNS
@@ -152,7 +156,10 @@ def is_null(feature: Any) -> bool:
 
 
 def _is_file(feature: Any) -> bool:
-    return isinstance(feature, dict) and feature.keys() == {"bytes", "path"}
+    if not isinstance(feature, dict) or feature.keys() != {"bytes", "path"}:
+        return False
+    data, path = feature["bytes"], feature["path"]
+    return (is_binary(data) or is_null(data)) and (is_string(path) or is_null(path))
 
 
 def arrow_features(schema: pa.Schema) -> dict[str, Any]:
@@ -226,7 +233,35 @@ def refuse_unread_images(features: Mapping[str, Any], skip: Iterable[str], where
     Raises:
         ValueError: names the columns and the argument that renames one.
     """
-    likely = find_image_like(features, skip)
+    _refuse_likely(find_image_like(features, skip), where)
+
+
+def refuse_image_values(rows: Sequence[Mapping[str, Any]], skip: Iterable[str], where: str) -> None:
+    """Refuse data whose images stand in a column that would not be read, whatever it is called.
+
+    Args:
+        rows (`Sequence[Mapping[str, Any]]`): Some rows.
+        skip (`Iterable[str]`): Columns that are something else.
+        where (`str`): What has them, for messages.
+
+    Raises:
+        ValueError: names the columns whose every value is an image file or its name, and the argument that renames one.
+    """
+    names = dict.fromkeys(name for row in rows for name in row)
+    values = {name: [row[name] for row in rows if row.get(name)] for name in names}
+    _refuse_likely([name for name in values if name not in set(skip) and holds_images(values[name])], where)
+
+
+def holds_images(value: Any) -> bool:
+    """Tell whether a value is the content of an image file, the name of one, or a list of these alone."""
+    if isinstance(value, list):
+        return bool(value) and all(map(holds_images, value))
+    if isinstance(value, bytes):
+        return value.startswith(IMAGE_STARTS)
+    return isinstance(value, str) and bool(IMAGE_FILE.fullmatch(value))
+
+
+def _refuse_likely(likely: list[str], where: str) -> None:
     if not likely:
         return
     several = "" if len(likely) == 1 else " (or another one; put several columns into one of lists first)"

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+import pyarrow as pa
 from datasets import (
     ClassLabel,
     Dataset,
@@ -23,9 +24,10 @@ from datasets import (
     List,
     Value,
 )
+from datasets.exceptions import DatasetsError
 from transformers.utils import logging
 
-from .columns import check_features, check_labels, item_of
+from .columns import COLUMNS, check_features, check_labels, is_binary, is_string, item_of, refuse_image_values
 from .context import CONTEXT_FEATURES
 from .label_files import refuse_other_labels
 from .row_checks import BATCH_SIZE, NOT_TAGGED, check_ids, check_rows, check_tags, flat, post_name
@@ -36,6 +38,8 @@ from .tag_schemes import bio2_labels, read_spelling, scheme_name, to_bio2
 logger = logging.get_logger(__name__)
 
 _URL = re.compile("[a-z]+://", re.IGNORECASE)
+# Rows that are looked at for images in columns that are not read.
+FIRST_ROWS = 20
 Posts = Dataset | IterableDataset
 # Posts whose I- tags that continue nothing were counted and said: a trainer asks again about what was loaded.
 _counted: weakref.WeakSet[Posts] = weakref.WeakSet()
@@ -95,6 +99,8 @@ def prepare_posts(
             uncounted.add(place)
         splits[place] = part = _without_format(part, place)
         found[place] = check_features(part.features, where=place, needs_tags=needs_tags, **options)
+        if reads_images and not ignore_images and "images" not in found[place]:
+            _refuse_images_by_other_names(part, found[place], place)
         found[place] |= {name: name for name in context if name in part.features}
     names, spelling = _find_labels(splits, found, scheme, labels) if needs_tags else (None, None)
     conversion = None if spelling is None else (scheme, spelling)
@@ -125,9 +131,24 @@ def _without_format(posts: Posts, where: str) -> Posts:
         except StopIteration:
             # There is not even one post to take them from.
             pass
+        except (DatasetsError, pa.ArrowException) as error:
+            raise DataError(
+                f"{where}: `datasets` can't tell the types of its columns: {error}. Give all posts values of the same "
+                "types."
+            ) from error
     if not posts.features:
         raise DataError(f"{where} has no post, or no column. Expected `tokens` and what else the schema has.")
     return posts
+
+
+def _refuse_images_by_other_names(posts: Posts, found: Mapping[str, str], where: str) -> None:
+    """Look whether a column that is not read holds image files or their names; of a stream, no row is read for it."""
+    if isinstance(posts, IterableDataset):
+        return
+    inner = {name: item_of(feature) or feature for name, feature in posts.features.items()}
+    names = [name for name, item in inner.items() if (is_string(item) or is_binary(item)) and name not in COLUMNS]
+    rows = posts.select_columns(names).select(range(min(len(posts), FIRST_ROWS)))
+    refuse_image_values(rows.to_list() if names else [], found.values(), where)
 
 
 def _find_labels(

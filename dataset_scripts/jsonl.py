@@ -9,7 +9,6 @@ of the file.
 """
 
 import argparse
-import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -22,7 +21,7 @@ from .columns import COLUMNS, parse_columns
 from .conll import add_split_arguments, convert_tags, take_files
 from .image_files import read_image_of
 from .rows import read_post
-from .schema import DataError, Post, make_post, read_lines, require_folder
+from .schema import DataError, Post, make_post, parse_json, read_lines, require_folder
 from .spans import words_of
 from .tag_schemes import scheme_name
 from .writer import run_command, write_dataset
@@ -53,8 +52,8 @@ def read_records(path: Path) -> Iterator[tuple[str, Any]]:
 
 def _parse(text: str, where: str) -> Any:
     try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
+        return parse_json(text)
+    except ValueError as error:
         raise DataError(
             f"{where}: expected a JSON object a line, or one array of them, got {ascii(text)[:80]}: {error}. Correct "
             "it."

@@ -101,7 +101,10 @@ def read_images(images: Any) -> list[Any]:
             f"`images` must be a list of paths or URLs, got the text {ascii(images)[:80]}. Write it as a list."
         )
     if isinstance(images, bool | int | float) or images == "" or (isinstance(images, dict) and not _is_file(images)):
-        raise DataError(f"`images` must be a list of paths or URLs, got {ascii(images)[:80]}.")
+        raise DataError(
+            f"`images` must be a list of paths or URLs, got {ascii(images)[:80]}. Where a post has none, write null or "
+            "an empty list."
+        )
     if not isinstance(images, list):
         return [] if _is_empty_file(images) else [images]
     for number, image in enumerate(images):
@@ -152,5 +155,6 @@ def _plain(value: Any) -> Any:
         value = value.tolist()
     if isinstance(value, tuple):
         value = list(value)
-    # A missing value of pandas.
-    return None if isinstance(value, float) and value != value else value
+    # Missing values of pandas.
+    is_missing = type(value).__name__ in ("NAType", "NaTType") or (isinstance(value, float) and value != value)
+    return None if is_missing else value

@@ -1,6 +1,7 @@
 """The one schema of all sources, and the checks every post goes through."""
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -174,6 +175,33 @@ def read_lines(path: Path) -> Iterator[tuple[str, str]]:
             except UnicodeDecodeError as error:
                 raise DataError(f"{where}: expected UTF-8, got {error}. Save the file as UTF-8.") from None
             yield where, text.removesuffix("\n").removesuffix("\r")
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Parse JSON in which no object has a key twice: which of the values is meant, nobody knows.
+
+    Args:
+        text (`str` or `bytes`): The JSON, in UTF-8, perhaps with a byte order mark.
+
+    Returns:
+        What it holds.
+
+    Raises:
+        ValueError: if it is no JSON, too deep, or has a key twice; names it.
+    """
+    text = text.decode("utf-8-sig") if isinstance(text, bytes) else text.removeprefix("\ufeff")
+    try:
+        return json.loads(text, object_pairs_hook=_unique)
+    except RecursionError as error:
+        raise ValueError(str(error)) from None
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+        raise ValueError(f"the key {twice!r} stands twice in one object. Leave one of the two out.")
+    return values
 
 
 def require_folder(path: Path, what: str, fix: str) -> None:

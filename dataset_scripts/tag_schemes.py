@@ -34,14 +34,16 @@ LETTERS = {
 }
 ALIASES = {"bio": "bio2", "iob2": "bio2", "bioes": "iobes", "biluo": "bilou", "bmeso": "bmes", "bmewo": "bmes"}
 SCHEMES = tuple(LETTERS)
-_SEPARATOR = r"[-_:.|/]"
+# Also the dashes that word processors put for a hyphen.
+_SEPARATOR = r"[-_:.|/\u2010-\u2015\u2212]"
+_NUMBER = re.compile(r"[-+]?\d+(\.\d*)?")
 _PREFIX_FIRST = re.compile(rf"([A-Za-z]){_SEPARATOR}(.+)", re.DOTALL)
 _TYPE_FIRST = re.compile(rf"(.+){_SEPARATOR}([A-Za-z])", re.DOTALL)
 
 
 def is_bio2(name: str) -> bool:
     """Tell whether a label is `"O"`, or `"B-"` or `"I-"` with a type."""
-    return name == "O" or (name[:2] in ("B-", "I-") and bool(name[2:].strip()))
+    return name == "O" or (name[:2] in ("B-", "I-") and bool(name[2:]) and name == name.strip())
 
 
 def scheme_name(scheme: str) -> str:
@@ -69,6 +71,8 @@ def scheme_name(scheme: str) -> str:
 def read_spelling(names: Iterable[str], scheme: str) -> dict[str, tuple[str, str]]:
     """Read labels as people spell them: `B-PER`, `b_PER`, `PER:B`; `o` for `O`; in IO also the bare type.
 
+    White space around a label is no part of it.
+
     All labels of a data set must be spelled in the same order, the letter in front if both can be read.
 
     Args:
@@ -82,18 +86,20 @@ def read_spelling(names: Iterable[str], scheme: str) -> dict[str, tuple[str, str
         ValueError: if a label can't be read so; names it.
     """
     names, letters = list(dict.fromkeys(names)), LETTERS[scheme]
-    inside = [name for name in names if name not in ("O", "o")]
+    inside = [name for name in names if name.strip() not in ("O", "o")]
     best, unread = {}, inside
     for pattern, letter, entity_type in ((_PREFIX_FIRST, 1, 2), (_TYPE_FIRST, 2, 1)):
-        found = {name: match for name in inside if (match := pattern.fullmatch(name))}
-        read = {name: (match[letter].upper(), match[entity_type]) for name, match in found.items()}
-        read = {name: (first, rest) for name, (first, rest) in read.items() if first in letters and rest.strip()}
+        found = {name: match for name in inside if (match := pattern.fullmatch(name.strip()))}
+        read = {name: (match[letter].upper(), match[entity_type].strip()) for name, match in found.items()}
+        read = {name: (first, rest) for name, (first, rest) in read.items() if first in letters and rest}
         if len(read) == len(inside) or len(inside) - len(read) < len(unread):
             best, unread = read, [name for name in inside if name not in read]
         if not unread:
             break
     if scheme == "io" and not best:
-        best, unread = {name: ("I", name) for name in inside if name.strip()}, [n for n in inside if not n.strip()]
+        # The number of a tag is no type.
+        unread = [name for name in inside if not name.strip() or _NUMBER.fullmatch(name.strip())]
+        best = {name: ("I", name.strip()) for name in inside if name not in unread}
     if unread:
         raise ValueError(
             f"the label {unread[0]!r} is none of the scheme {scheme!r}: expected O, or {', '.join(letters)} and a type "

@@ -1,7 +1,6 @@
 """Reading posts from files and data sets, block by block, so that memory does not grow with their number."""
 
 import itertools
-import json
 import os
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,8 +13,16 @@ import pyarrow.parquet as pq
 from datasets import load_dataset_builder
 from datasets.exceptions import DatasetNotFoundError
 
-from ..dataset_scripts.columns import arrow_features, check_features, find_columns, parse_columns, refuse_unread_images
+from ..dataset_scripts.columns import (
+    arrow_features,
+    check_features,
+    find_columns,
+    parse_columns,
+    refuse_image_values,
+    refuse_unread_images,
+)
 from ..dataset_scripts.rows import read_id, read_post
+from ..dataset_scripts.schema import parse_json
 from ..images_smcl import is_address
 
 READ = ("id", "tokens", "text", "images")
@@ -86,6 +93,7 @@ class JsonLines:
                 another key.
         """
         keys, given, filled, rows, lines, reason = {}, set(), {}, 0, 0, None
+        first_rows = []
         for (line,) in self.blocks(1):
             lines += 1
             try:
@@ -94,6 +102,7 @@ class JsonLines:
                 reason = reason or error
             else:
                 rows += 1
+                first_rows += [row] if rows <= FIRST_LINES else []
                 keys.update(dict.fromkeys(row))
                 given.update(key for key, value in row.items() if value is not None)
                 filled.update(
@@ -112,6 +121,7 @@ class JsonLines:
         found = find_columns(keys, self.columns.renamed, self.path)
         if self.columns.images and found.get("images") not in given:
             refuse_unread_images(filled, found.values(), self.path)
+            refuse_image_values(first_rows, (*READ, *found.values()), self.path)
 
     def count(self) -> int:
         """Count the posts."""
@@ -150,7 +160,13 @@ class ParquetFiles:
         """Look at the columns of the files, elsewhere of the first one; a `ValueError` says what can't be read."""
         for path in self.paths if self.folder is not None else self.paths[:1]:
             with fsspec.open(path, "rb") as file:
-                self.columns.find(open_parquet(file, path).schema_arrow, path)
+                parquet = open_parquet(file, path)
+                found = self.columns.find(parquet.schema_arrow, path)
+                if self.columns.images and "images" not in found:
+                    skip = (*READ, *found.values())
+                    names = [name for name in parquet.schema_arrow.names if name not in skip]
+                    first = next(parquet.iter_batches(FIRST_LINES, columns=names), None) if names else None
+                    refuse_image_values([] if first is None else first.to_pylist(), skip, path)
 
     def column_names(self) -> list[str]:
         """Name the columns of the first file."""
@@ -250,10 +266,7 @@ def may_grow(block: Block, size: int) -> bool:
 
 def parse_line(line: bytes) -> dict[str, Any]:
     """Parse a line of JSON; a `ValueError` says so if it is no object."""
-    try:
-        row = json.loads(line.decode("utf-8-sig"))
-    except RecursionError as error:
-        raise ValueError(str(error)) from error
+    row = parse_json(line)
     if not isinstance(row, dict):
         raise ValueError(f"Expected an object with `text` or `tokens`, got {ascii(row)[:80]}.")
     return row

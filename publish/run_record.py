@@ -238,8 +238,13 @@ def command_line(argv: Sequence[str], token: str | None = None) -> str:
     if len(argv) == 1 and argv[0].endswith((".yaml", ".yml", ".json")):
         import yaml
 
-        # JSON is YAML.
-        given = yaml.safe_load(Path(argv[0]).read_text(encoding="utf-8-sig"))
+        text = Path(argv[0]).read_text(encoding="utf-8-sig")
+        # JSON is YAML, unless it is indented by tabs.
+        given = json.loads(text) if argv[0].endswith(".json") else yaml.safe_load(text)
+        # As it is written: `no` may be a choice as well as a truth.
+        written = {} if argv[0].endswith(".json") else yaml.load(text, yaml.BaseLoader)
+        told = {name: text for name, text in written.items() if text in ("yes", "no")}
+        given |= {name: text for name, text in told.items() if isinstance(given.get(name), bool)}
         argv = [part for name, value in given.items() if value is not None for part in _as_arguments(name, value)]
     kept, is_secret = [], False
     for argument in argv:

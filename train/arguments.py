@@ -1,8 +1,8 @@
 """Arguments of the command line: model, its switches, data and training."""
 
+import datetime
 import difflib
 import inspect
-import json
 import re
 import shlex
 from argparse import SUPPRESS, ArgumentDefaultsHelpFormatter, ArgumentTypeError
@@ -19,6 +19,7 @@ from transformers.utils import logging
 
 from ..baselines import SYSTEMS
 from ..configuration_smcl import SMCLConfig
+from ..dataset_scripts.schema import parse_json
 from ..dataset_scripts.tag_schemes import SCHEMES
 
 logger = logging.get_logger(__name__)
@@ -107,7 +108,12 @@ class DataArguments:
         default=None, metadata={"help": "A folder written by a converter of smcl.dataset_scripts, or a Hub name."}
     )
     columns: list[str] | None = field(
-        default=None, metadata={"help": "Names of the columns in the data, as OURS=THEIRS: images=image tokens=words."}
+        default=None,
+        metadata={
+            "help": "Names of the columns in the data, as OURS=THEIRS: images=image tokens=words.",
+            # Given twice, both count.
+            "action": "extend",
+        },
     )
     tag_scheme: str | None = field(
         default=None,
@@ -166,6 +172,21 @@ FIXED: dict[str, tuple[Any, str]] = {
     "use_cache": (False, "these models generate nothing"),
     "use_liger_kernel": (False, "there is no Liger kernel for these models"),
 }
+# Arguments that must be finite, and the least that they may be: transformers takes any number, and would divide by 0,
+# climb in place of descending, or stop in the middle.
+LEAST = {
+    "learning_rate": 0,
+    "head_learning_rate": 0,
+    "weight_decay": 0,
+    "max_grad_norm": 0,
+    "num_train_epochs": 0,
+    "per_device_train_batch_size": 1,
+    "per_device_eval_batch_size": 1,
+    "gradient_accumulation_steps": 1,
+    "early_stopping_patience": 1,
+    "dataloader_num_workers": 0,
+    "seed": 0,
+}
 SAMPLING_STRATEGIES = ("random", "sequential", "group_by_length")
 
 
@@ -210,6 +231,10 @@ class SMCLTrainingArguments(TrainingArguments):
         for name, (value, reason) in FIXED.items():
             if getattr(self, name, value) != value:
                 raise ValueError(f"`--{name}` can only be {value!r}, got {getattr(self, name)!r}: {reason}.")
+        for name, least in LEAST.items():
+            value = getattr(self, name)
+            if value is not None and not least <= value < float("inf"):
+                raise ValueError(f"`--{name}` must be a finite number of at least {least}, got {value!r}.")
         if self.train_sampling_strategy not in SAMPLING_STRATEGIES:
             raise ValueError(
                 f"`--train_sampling_strategy` must be one of {', '.join(SAMPLING_STRATEGIES)}, got "
@@ -287,12 +312,25 @@ def parse_arguments(argv: list[str]) -> Arguments:
     return Arguments(*HfArgumentParser(_CLASSES, formatter_class=_HelpFormatter).parse_args_into_dataclasses(argv))
 
 
+class _UniqueLoader(yaml.SafeLoader):
+    """Reads YAML in which nothing is given twice: YAML itself would take the last."""
+
+    def construct_mapping(self, node, deep=False):
+        merged = "tag:yaml.org,2002:merge"
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value if key.tag != merged]
+        if twice := [key for number, key in enumerate(keys) if key in keys[:number]]:
+            raise ValueError(f"`{twice[0]}` is given twice. Leave one of the two out.")
+        return super().construct_mapping(node, deep)
+
+
 def _parse_file(path: Path) -> tuple[Any, ...]:
     """Read the arguments of a file; see `parse_arguments`."""
     text = path.read_text(encoding="utf-8-sig")
-    given = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+    given = parse_json(text) if path.suffix == ".json" else yaml.load(text, _UniqueLoader)
     if not isinstance(given, dict):
         raise ValueError(f"expected names with values, got {type(given).__name__}.")
+    # As it is written: YAML would read `no` as a truth, `010` as 8, and some names as dates.
+    written = given if path.suffix == ".json" else yaml.load(text, yaml.BaseLoader)
     parser, values = _FileParser(_CLASSES, allow_abbrev=False), {}
     hints = {name: hint for one in _CLASSES for name, hint in get_type_hints(one).items()}
     for name, value in given.items():
@@ -302,10 +340,12 @@ def _parse_file(path: Path) -> tuple[Any, ...]:
         takes = {get_origin(kind) or kind for kind in (hints[name], *get_args(hints[name]))}
         if list in takes and isinstance(value, str | dict):
             # As the command line takes several values, or pairs that a file may write as names with values.
+            value = written.get(name, value)
             items = [f"{key}={item}" for key, item in value.items()] if isinstance(value, dict) else shlex.split(value)
             values[name] = getattr(parser.parse_args([f"--{name}", *items]), name)
-        elif isinstance(value, str | int | float):
-            text = str(value).lower() if isinstance(value, bool) else str(value)
+        elif isinstance(value, str | int | float | datetime.date):
+            is_truth = isinstance(value, bool) and (bool in takes or name == "resume_from_checkpoint")
+            text = str(value).lower() if is_truth else str(written.get(name, value))
             values[name] = getattr(parser.parse_args([f"--{name}={text}"]), name)
         elif type(value) in takes:
             values[name] = value

@@ -7,13 +7,15 @@
 """
 
 import argparse
-import json
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from ...pipeline_smcl import Explanation
 from .. import load_pipeline
+from ..inputs import read_row
+from ..predict_file import what_to_read
 from .html import explanation_to_html
 from .png import draw_card, draw_heat_map
 
@@ -71,14 +73,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--kind", choices=list(DRAWERS), default="card")
     parser.add_argument("--patch_grid", type=int, default=6, help="patches along a side, 0 for none (default: 6)")
     options = parser.parse_args(arguments)
-    post = json.loads(options.post.read_text(encoding="utf-8-sig"))
-    if isinstance(post, dict):
-        post["images"] = [str(options.post.parent / image) for image in post.get("images") or ()]
+    if not options.post.is_file():
+        raise ValueError(f"There is no file {options.post}. Expected a post as JSON.")
+    pipe = load_pipeline(options.model)
+    post = read_row(options.post.read_bytes(), 0, str(options.post.parent), what_to_read(pipe, None, False))[1]
+    if "error" in post:
+        raise ValueError(f"`--post {options.post}`: {post['error']}")
     patch_grid = options.patch_grid if options.kind == "card" else 0
-    plot_explanation(load_pipeline(options.model).explain(post, patch_grid), options.output, options.kind)
+    plot_explanation(pipe.explain(post, patch_grid), options.output, options.kind)
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except ValueError as error:
+        sys.exit(f"plot.py: {error}")
 
 __all__ = ["main", "plot_explanation"]

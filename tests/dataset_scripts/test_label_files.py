@@ -66,7 +66,7 @@ def test_a_file_without_images_has_posts_without_images_and_it_is_said(load, cap
     rows = [row for split in splits for row in found[split]]
     assert sorted(len(row["images"]) for row in rows) == [0, 0, 0, 1]
     told = [record.message for record in caplog.records if "No column `images`" in record.message]
-    assert len(told) == 1 and lacks in told[0] and has not in told[0]
+    assert len(told) == 1 and f"/{lacks}." in told[0] and f"/{has}." not in told[0]
 
 
 @pytest.mark.parametrize("streams", [False, True])
@@ -114,8 +114,8 @@ def test_images_of_several_kinds_are_read_as_images(tmp_path, types, joined):
     noise((4, 4)).save(picture)
     for number, kind in enumerate(types):
         inner = kind.feature if isinstance(kind, List) else kind
-        value = {Value("binary"): picture.read_bytes(), Value("null"): None}.get(inner, str(picture))
-        values = [value, value] if kind is inner else [[value][: inner != Value("null")], []]
+        value = picture.read_bytes() if inner == Value("binary") else str(picture)
+        values = [value, value] if kind is inner else [[] if inner == Value("null") else [value], []]
         posts = Dataset.from_dict(POSTS | {"images": values}).cast_column("images", kind)
         posts.to_parquet(tmp_path / "own" / f"train-{number}.parquet")
     builder = load_dataset_builder(str(tmp_path / "own"), cache_dir=str(tmp_path / "cache"))

@@ -289,3 +289,67 @@ def test_dropping_the_last_batch_of_training_drops_none_of_an_evaluation(train_a
 )
 def test_unusual_arguments_of_transformers_are_honoured(train_arguments, further):
     assert main([*train_arguments, "--do_predict", "--eval_steps", "1", *further])["f1"] >= 0
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("learning_rate", ["-1e-3", "nan", "inf"]),
+        ("head_learning_rate", ["-1e-3", "nan", "inf"]),
+        ("num_train_epochs", ["-1", "nan", "inf"]),
+        ("per_device_train_batch_size", ["0", "-2"]),
+        ("per_device_eval_batch_size", ["0", "-2"]),
+        ("gradient_accumulation_steps", ["0", "-1"]),
+        ("early_stopping_patience", ["0", "-1"]),
+        ("max_grad_norm", ["-1", "nan"]),
+        ("weight_decay", ["-0.1", "inf"]),
+        ("seed", ["-1"]),
+    ],
+)
+def test_numbers_that_no_training_can_have_are_refused_by_name(name, values):
+    for value in values:
+        with pytest.raises(ValueError, match=f"`--{name}` must be a finite number of at least [01], got"):
+            parse_arguments(["--output_dir", "out", f"--{name}={value}"])
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "expected"),
+    [
+        ("eval_strategy: no", "eval_strategy", "no"),
+        ("eval_strategy: 'no'", "eval_strategy", "no"),
+        ("do_train: no", "do_train", False),
+        ("do_train: on", "do_train", True),
+        ("dataset: 2020-01-01", "dataset", "2020-01-01"),
+        ("dataset: yes", "dataset", "yes"),
+        ("dataset: 007", "dataset", "007"),
+        ("max_images: 010", "max_images", 10),
+        ("seed: 0_7", "seed", 7),
+        ("columns: {images: yes, id: 010}", "columns", ["images=yes", "id=010"]),
+        ("<<: {seed: 3}", "seed", 3),
+        ("lr_scheduler_kwargs: {num_cycles: 2}", "lr_scheduler_kwargs", {"num_cycles": 2}),
+    ],
+)
+def test_values_of_yaml_mean_what_the_command_line_would_make_of_them(tmp_path, text, name, expected):
+    (tmp_path / "a.yaml").write_text(f"output_dir: out\n{text}\n")
+    read = [vars(part)[name] for part in parse_arguments([str(tmp_path / "a.yaml")]) if name in vars(part)]
+    assert [getattr(value, "value", value) for value in read] == [expected]
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "message"),
+    [
+        ("a.yaml", "output_dir: x\nseed: 1\nseed: 2\n", "`seed` is given twice"),
+        ("a.yaml", "output_dir: x\ncolumns: {id: a, id: b}\n", "`id` is given twice"),
+        ("a.json", '{"output_dir": "x", "seed": 1, "seed": 1}', "'seed' stands twice"),
+        ("a.json", '{"output_dir": "x", "columns": {"id": "a", "id": "b"}}', "'id' stands twice"),
+    ],
+)
+def test_an_argument_that_a_file_gives_twice_is_refused(tmp_path, file, text, message):
+    (tmp_path / file).write_text(text)
+    with pytest.raises(ValueError, match=f"{file} can't be read: .*{message}"):
+        parse_arguments([str(tmp_path / file)])
+
+
+def test_columns_given_in_several_places_all_count():
+    argv = ["--output_dir", "out", "--columns", "images=a", "id=b", "--columns", "tokens=c"]
+    assert parse_arguments(argv).data.columns == ["images=a", "id=b", "tokens=c"]
