@@ -3,6 +3,7 @@
 import json
 import logging
 
+import datasets
 import pytest
 from datasets import ClassLabel, Dataset, Image, List, Value, load_dataset_builder
 from factories import noise
@@ -13,6 +14,12 @@ from smcl.train.data import load_posts
 POSTS = {"tokens": [["a", "b"], ["c"]], "ner_tags": [["B-X", "O"], ["O"]]}
 ROWS = [dict(zip(POSTS, values, strict=True)) for values in zip(*POSTS.values(), strict=True)]
 MODEL = ["O", "B-X", "I-X"]
+
+
+@pytest.fixture(autouse=True)
+def no_waiting(monkeypatch):
+    """After a stream that was left early, datasets waits for threads that download: there are none."""
+    monkeypatch.setattr(datasets.config, "SLEEP_TIME_ON_THREADS_SHUTDOWN", 0)
 
 
 @pytest.fixture
