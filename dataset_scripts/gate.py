@@ -27,7 +27,16 @@ from datasets import (
 from datasets.exceptions import DatasetsError
 from transformers.utils import logging
 
-from .columns import COLUMNS, check_features, check_labels, is_binary, is_string, item_of, refuse_image_values
+from .columns import (
+    COLUMNS,
+    check_features,
+    check_labels,
+    is_binary,
+    is_string,
+    item_of,
+    refuse_image_values,
+    refuse_unread_images,
+)
 from .context import CONTEXT_FEATURES
 from .label_files import refuse_other_labels
 from .row_checks import BATCH_SIZE, NOT_TAGGED, check_ids, check_rows, check_tags, flat, post_name
@@ -99,7 +108,7 @@ def prepare_posts(
             uncounted.add(place)
         splits[place] = part = _without_format(part, place)
         found[place] = check_features(part.features, where=place, needs_tags=needs_tags, **options)
-        if reads_images and not ignore_images and "images" not in found[place]:
+        if reads_images and not ignore_images:
             _refuse_images_by_other_names(part, found[place], place)
         found[place] |= {name: name for name in context if name in part.features}
     names, spelling = _find_labels(splits, found, scheme, labels) if needs_tags else (None, None)
@@ -142,9 +151,14 @@ def _without_format(posts: Posts, where: str) -> Posts:
 
 
 def _refuse_images_by_other_names(posts: Posts, found: Mapping[str, str], where: str) -> None:
-    """Look whether a column that is not read holds image files or their names; of a stream, no row is read for it."""
-    if isinstance(posts, IterableDataset):
+    """Where no post has images, look whether another column has them; of a stream, no row is read for it."""
+    if isinstance(posts, IterableDataset) or not len(posts):
         return
+    if "images" in found:
+        if posts.data.column(found["images"]).null_count < len(posts):
+            return
+        # Other splits have the column, or it was made by whoever put several sources together.
+        refuse_unread_images(posts.features, found.values(), where)
     inner = {name: item_of(feature) or feature for name, feature in posts.features.items()}
     names = [name for name, item in inner.items() if (is_string(item) or is_binary(item)) and name not in COLUMNS]
     rows = posts.select_columns(names).select(range(min(len(posts), FIRST_ROWS)))

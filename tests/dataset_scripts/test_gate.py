@@ -388,3 +388,60 @@ def test_a_file_with_columns_of_its_own_is_refused_by_its_name(tmp_path, name, f
     check_files(builder, ["train"])
     with pytest.raises(ValueError, match=rf"test.parquet, column `{name}`: expected a list"):
         check_files(builder, ["train", "test"])
+
+
+@pytest.mark.parametrize(
+    ("name", "feature", "values"),
+    [
+        ("media", List(Value("string")), [["a.png", "sub/b.JPEG"], ["https://host/c.webp?size=2"]]),
+        ("url", Value("string"), ["http://host/a b.jpg", None]),
+        ("content", Value("binary"), [png(), png()]),
+        ("screens", List(Value("binary")), [[], [png()]]),
+        ("file_name", Value("string"), ["17_06_4705.jpg", "16_05.TIFF"]),
+    ],
+)
+def test_images_in_a_column_of_any_name_are_refused_unless_they_are_to_be_ignored(name, feature, values):
+    posts = make({name: feature}, drop=["images"], **{name: values})
+    with pytest.raises(ValueError, match=f"has no images in a column `images`, but '{name}'.*--columns images={name}"):
+        prepare(posts)
+    assert "images" not in prepare(posts, ignore_images=True).column_names
+    assert "images" not in prepare(posts, reads_images=False).column_names
+    assert prepare(posts, columns={"images": name}).column_names == ["id", "tokens", "ner_tags", "images"]
+
+
+@pytest.mark.parametrize(
+    ("feature", "values"),
+    [
+        (Value("string"), ["a.png", "a post"]),
+        (Value("string"), [None, ""]),
+        (List(Value("string")), [["a.png", "x"], []]),
+        (Value("binary"), [b"", b"text"]),
+    ],
+)
+def test_other_texts_and_bytes_are_no_images(feature, values):
+    assert "images" not in prepare(make({"media": feature}, drop=["images"], media=values)).column_names
+
+
+def test_files_whose_parts_are_lists_are_no_image():
+    odd = {"bytes": List(Value("binary")), "path": List(Value("string"))}
+    posts = make({"images": odd}, images=[{"bytes": [png()], "path": ["a"]}] * 2)
+    with pytest.raises(ValueError, match="own, column `images`: expected a list of images, found {'bytes'"):
+        prepare(posts)
+
+
+@pytest.mark.parametrize("second", [{"tokens": "b"}, {"tokens": [["b"]]}, {"tokens": {"a": 1}}])
+def test_a_generator_of_posts_of_several_types_is_refused(second):
+    rows = [{"tokens": ["a"], "ner_tags": ["O"]}, {"ner_tags": ["O"]} | second]
+    with pytest.raises(ValueError, match="own: `datasets` can't tell the types of its columns"):
+        prepare(IterableDataset.from_generator(lambda: iter(rows)), labels=NAMES)
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [("photo", ["some text", None]), ("media", [["a.png"], []]), ("url", ["http://host/a.png", None])],
+)
+def test_images_of_another_name_beside_a_column_without_any_are_refused(name, values):
+    feature = List(Value("string")) if isinstance(values[0], list) else Value("string")
+    with pytest.raises(ValueError, match=f"--columns images={name}"):
+        prepare(make({name: feature}, images=[None, None], **{name: values}))
+    assert len(read(make({name: feature}, images=[None, [FILE]], **{name: values}))[1]["images"]) == 1

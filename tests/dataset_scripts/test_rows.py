@@ -1,4 +1,5 @@
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pytest
 from PIL import Image
@@ -18,6 +19,7 @@ from smcl.dataset_scripts.rows import read_post
         ({"tokens": ("a",), "images": "a.png"}, {"id": None, "tokens": ["a"], "images": ["a.png"]}),
         ({"text": "", "images": np.array(["a", "b"])}, {"id": None, "text": "", "images": ["a", "b"]}),
         ({"text": "", "images": {"path": "a"}}, {"id": None, "text": "", "images": [{"path": "a"}]}),
+        ({"text": "", "images": pd.NA, "id": pd.NaT}, {"id": None, "text": "", "images": []}),
         ({"text": "", "images": float("nan"), "id": float("nan")}, {"id": None, "text": "", "images": []}),
     ],
 )

@@ -143,3 +143,23 @@ def test_names_of_schemes_are_read_in_any_case():
 def test_labels_of_bio2():
     assert bio2_labels(["X", "Y", "X"]) == ["O", "B-X", "I-X", "B-Y", "I-Y"]
     assert [is_bio2(name) for name in ("O", "B-X", "I-X", "B-", "B- ", "o", "E-X")] == [True] * 3 + [False] * 4
+
+
+@pytest.mark.parametrize("dash", ["\u2010", "\u2011", "\u2013", "\u2014", "\u2212"])
+def test_dashes_of_word_processors_are_no_part_of_a_type(dash):
+    names = ["O", f"B{dash}PER", f"I{dash}PER"]
+    assert guess_scheme(names) == "bio2"
+    assert read_spelling(names, "bio2") == {"O": ("O", ""), names[1]: ("B", "PER"), names[2]: ("I", "PER")}
+
+
+@pytest.mark.parametrize("name", ["B-PER ", " B-PER", "B-PER\t", "B-PER\u00a0"])
+def test_white_space_around_a_label_is_no_part_of_it(name):
+    assert not is_bio2(name)
+    assert read_spelling([name, "I-PER", "O "], "bio2") == {name: ("B", "PER"), "I-PER": ("I", "PER"), "O ": ("O", "")}
+
+
+@pytest.mark.parametrize("names", [["0", "1", "2"], ["-100", "0"], ["PER", "1"], ["0.0", "1.0"]])
+def test_numbers_written_as_text_are_no_types(names):
+    assert guess_scheme(names) is None
+    with pytest.raises(ValueError, match="is none of the scheme 'io'"):
+        read_spelling(names, "io")

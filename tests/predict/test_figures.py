@@ -6,6 +6,7 @@ import re
 import sys
 import warnings
 from html.parser import HTMLParser
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from factories import make_model
 from PIL import Image
 
 from smcl.pipeline_smcl import EntityExplanation, Explanation, ImageEvidence
-from smcl.predict.figures import png, style
+from smcl.predict.figures import plot, png, style
 from smcl.predict.figures.html import explanation_to_html
 from smcl.predict.figures.plot import DRAWERS, main, plot_explanation
 
@@ -478,3 +479,39 @@ def test_command_line_draws_a_post_of_a_file(processor, photo, tmp_path, monkeyp
     assert (tmp_path / "bare.html").exists()
     with pytest.raises(ValueError, match="Expected a post"):
         main(["--model", "model", "--post", "post/list.json", "--output", "list.html"])
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('{"text": "joey", "images": "a.png"}', {"text": "joey", "images": ["FOLDER/a.png"]}),
+        (
+            '{"tokens": ["joey"], "images": ["a.png", "/b.png"]}',
+            {"text": ["joey"], "images": ["FOLDER/a.png", "/b.png"]},
+        ),
+        ('{"text": "joey", "images": ["HTTP://host/a b.png"]}', {"text": "joey", "images": ["HTTP://host/a b.png"]}),
+        ('{"text": "joey", "images": null}', {"text": "joey", "images": []}),
+        ('{"text": "joey", "image": "a.png"}', "It has no `images`, but 'image'"),
+        ('{"text": "joey", "text": "niko"}', "the key 'text' stands twice"),
+        ('{"text": 3}', "`text` must be a string or a list of words, got 3"),
+        ("[1]", "Expected an object"),
+        ("{", "post.json`: .*can't be read"),
+        (None, "There is no file .*post.json"),
+    ],
+)
+def test_the_post_of_the_command_is_read_as_a_line_to_predict_is(tmp_path, monkeypatch, text, expected):
+    seen, path = [], tmp_path / "post.json"
+    processor = SimpleNamespace(context_columns=())
+    pipe = SimpleNamespace(model=make_model(), processor=processor, explain=lambda post, patch_grid: seen.append(post))
+    if text is not None:
+        path.write_text(text)
+    monkeypatch.setattr(plot, "load_pipeline", lambda name: pipe)
+    monkeypatch.setattr(plot, "plot_explanation", lambda *args: None)
+    argv = ["--model", "m", "--post", str(path), "--output", "card.png"]
+    if isinstance(expected, str):
+        with pytest.raises(ValueError, match=expected):
+            plot.main(argv)
+        return
+    plot.main(argv)
+    images = [image.replace("FOLDER", str(tmp_path)) for image in expected["images"]]
+    assert seen == [expected | {"images": images}]

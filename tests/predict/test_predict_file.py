@@ -784,3 +784,28 @@ def test_two_processes_write_the_same_file_as_one(model_folder, folder, expected
     subprocess.run(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=True, capture_output=True, timeout=300)
     assert (tmp_path / "out.jsonl").read_bytes() == expected
     assert [path.name for path in tmp_path.iterdir()] == ["out.jsonl"]
+
+
+@pytest.mark.parametrize(
+    "line",
+    ['{"text": "joey", "text": "niko"}', '{"text": "joey", "images": ["a"], "images": []}', '{"id": 1, "id": 2}'],
+)
+def test_a_line_with_a_key_twice_is_an_error_in_its_place(pipe, tmp_path, line):
+    (tmp_path / "in.jsonl").write_text(f'{{"text": "niko"}}\n{line}\n')
+    assert run(pipe, tmp_path / "in.jsonl", tmp_path / "out.jsonl")["errors"] == 1
+    records = [json.loads(text) for text in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert "error" not in records[0] and "stands twice" in records[1]["error"]
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "parquet"])
+@pytest.mark.parametrize("value", ["a.png", ["a.JPG", "b.webp"], "http://host/a.png?b"])
+def test_images_under_a_key_of_any_name_are_refused(pipe, tmp_path, ending, value):
+    rows = [{"text": "joey", "media": value}] * 3
+    source = tmp_path / f"in.{ending}"
+    if ending == "jsonl":
+        write_lines(source, rows)
+    else:
+        Dataset.from_list(rows).to_parquet(source)
+    with pytest.raises(ValueError, match="no images in a column `images`, but 'media'"):
+        run(pipe, source, tmp_path / "out.jsonl")
+    assert run(pipe, source, tmp_path / "out.jsonl", ignore_images=True)["errors"] == 0
