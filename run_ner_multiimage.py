@@ -8,11 +8,11 @@
     python run_ner_multiimage.py --model OUT --do_predict --input posts.jsonl --output tagged.jsonl
     python run_ner_multiimage.py arguments.yaml
 
-`--help` lists all arguments, those of `transformers.TrainingArguments` among them. Writes `all_results.json`,
+`--help` lists all arguments, room by room, then those of `transformers.TrainingArguments`. Writes `all_results.json`,
 `predictions.jsonl` and, after training, the model with its processor and code into the output folder, and `run.json`,
 which tells how it was made. `--push_to_hub` uploads the model at the end, as `smcl.publish` does. With `--input`, posts
 without gold tags are tagged, and only `--output` is written. With `--dry_run`, data, model, memory and time are checked
-in a minute, and nothing is written.
+in a minute, and nothing is written. Training into the folder of a trained model asks for `--overwrite_output_dir`.
 """
 
 import json
@@ -27,6 +27,7 @@ from transformers.utils import logging
 
 from smcl import MultiImageNERPipeline
 from smcl.baselines import reads_images
+from smcl.dataset_scripts.command_line import MENDABLE, describe
 from smcl.dataset_scripts.files import check_writable
 from smcl.predict.inputs import Columns, open_input
 from smcl.predict.part_files import check_output
@@ -36,7 +37,7 @@ from smcl.publish.upload import claim_for_training, publish
 from smcl.train.arguments import Arguments, SMCLTrainingArguments, parse_arguments
 from smcl.train.build import find_system, load_saved_model, prepare
 from smcl.train.calibration import calibrate
-from smcl.train.checkpoints import checkpoint_to_resume
+from smcl.train.checkpoints import check_overwrites, checkpoint_to_resume, clear_earlier_run
 from smcl.train.data import cut_stream, name_tags
 from smcl.train.dry_run import dry_run
 from smcl.train.metrics import entity_metrics
@@ -71,12 +72,15 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     splits = needed_splits(training, calibrates)
     check_writable(training.output_dir, "--output_dir")
     checkpoint = checkpoint_to_resume(training)
+    check_overwrites(training, checkpoint)
     run = prepare(arguments, splits)
     if arguments.data.dry_run:
         return dry_run(run)
     upload = claim_for_training(training, run.model.config.model_type, training.do_train or calibrates)
     trainer = run.build_trainer()
     if training.do_train:
+        if training.overwrite_output_dir and trainer.is_world_process_zero():
+            clear_earlier_run(training.output_dir)
         train(trainer, checkpoint)
     if calibrates:
         fit_temperature(trainer, run.posts)
@@ -204,5 +208,5 @@ def predict(trainer: SMCLTrainer, posts: Dataset | IterableDataset, labels: list
 if __name__ == "__main__":
     try:
         main()
-    except ValueError as error:
-        sys.exit(f"run_ner_multiimage.py: {error}")
+    except MENDABLE as error:
+        sys.exit(f"run_ner_multiimage.py: {describe(error)}")

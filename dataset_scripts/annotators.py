@@ -22,6 +22,7 @@ from transformers import (
 )
 
 from ..images_smcl import load_image
+from .command_line import require
 from .context import WHOLE_IMAGE, clip_box, is_box
 from .fingerprints import fingerprint, image_digest
 from .schema import DataError
@@ -344,21 +345,23 @@ class Tesseract:
     """The lines of text in an image, by the program tesseract.
 
     Raises:
-        DataError: if the program, or the package `pytesseract`, is missing.
+        DataError: if the program is missing.
+        ImportError: if the package `pytesseract` is.
     """
 
     made_by = "tesseract"
     key = ImageModel.key
 
     def __init__(self):
-        try:
-            import pytesseract
+        require("`--ocr tesseract`", "smcl[enrich]", "pytesseract")
+        import pytesseract
 
+        try:
             version = str(pytesseract.get_tesseract_version())
-        except (ImportError, OSError) as error:
+        except OSError as error:
             raise DataError(
-                f"--ocr tesseract needs the program tesseract and the package pytesseract: {_first_line(error)}. "
-                "Install the program, and the package by `pip install smcl[enrich]`; or give a model in its place."
+                f"`--ocr tesseract` needs the program tesseract: {_first_line(error)}. Install it, or give a model in "
+                "its place."
             ) from None
         self.read = pytesseract.image_to_string
         self.settings = {"language": "eng"}

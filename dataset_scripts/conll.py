@@ -21,6 +21,7 @@ from typing import Any
 from tqdm import tqdm
 
 from .columns import check_labels
+from .command_line import CommandParser
 from .image_files import ImagePattern, read_image_of
 from .schema import DataError, Post, make_post, normalise_tag, read_lines, require_folder
 from .tag_schemes import bio2_labels, read_spelling, scheme_name, to_bio2
@@ -273,7 +274,7 @@ def run_folder_command(
         files (`Iterable[str]`): The names of its files, for `--help`.
         argv (`Sequence[str]`, *optional*): The arguments; those of the process by default.
     """
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser(description)
     parser.add_argument("--source", type=Path, required=True, help=f"the folder of {', '.join(files)}")
     parser.add_argument("--images", type=Path, help="the folder of images; without it all are missing")
     parser.add_argument("--output", type=Path, required=True, help="the folder to write Parquet files to")
@@ -304,7 +305,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     Args:
         argv (`Sequence[str]`, *optional*): The arguments; those of the process by default.
     """
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser(__doc__)
     add_split_arguments(parser, "the file")
     parser.add_argument("--separator", default="tab", help=f"{', '.join(SEPARATORS)} or a text (tab)")
     parser.add_argument("--word_column", type=int, default=0, help="the column of words, from 0 (0)")

@@ -26,6 +26,7 @@ from datasets.exceptions import DatasetGenerationError
 from tqdm.auto import tqdm
 
 from .annotators import CAPTION, MIN_REGION_SCORE, OCR, Captioner, RegionFinder, Tesseract, TextReader, object_model
+from .command_line import CommandParser
 from .context import CONTEXT_FEATURES, IMAGE_COLUMNS, check_context, column_digest
 from .context_files import ContextFile, Template
 from .files import check_writable, write_whole
@@ -364,9 +365,9 @@ def _write(splits: DatasetDict, options: argparse.Namespace, report: dict[str, A
         raise DataError(f"--output {options.output} can't be written: {error}. Make room there.") from None
 
 
-def make_parser() -> argparse.ArgumentParser:
+def make_parser() -> CommandParser:
     """Return the command's parser."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser(__doc__)
     add = parser.add_argument
     add("--input", type=Path, required=True, help="a folder that load_dataset reads")
     add("--output", type=Path, required=True, help="a new folder")
@@ -415,10 +416,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     """
     parser = make_parser()
     options = parser.parse_args(argv)
-    try:
+    with parser.errors_in_one_line():
         report = enrich(options)
-    except DataError as error:
-        parser.exit(2, f"{parser.prog}: {error}\n")
     bad = []
     for column, about in report["context"].items():
         if not getattr(options, FLAGS[column]):

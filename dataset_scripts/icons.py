@@ -12,7 +12,6 @@ By default these posts are easy: any model that reads images comes close to 1. [
 harder, and `--setting hard` is a setting at which systems lie apart.
 """
 
-import argparse
 import math
 import os
 import random
@@ -23,9 +22,10 @@ from typing import Any
 
 from PIL import Image, ImageDraw
 
+from .command_line import CommandParser
 from .icon_difficulty import EASY, SETTINGS, Difficulty
 from .repair import encode_png
-from .schema import ENTITY_TYPES, DataError, Post, make_post, write_json
+from .schema import ENTITY_TYPES, Post, make_post, write_json
 from .writer import run_command, write_dataset
 
 ICON_OF_TYPE = dict(zip(ENTITY_TYPES, ["person", "building", "logo", "cat"], strict=True))
@@ -330,7 +330,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     Args:
         argv (`Sequence[str]`, *optional*): The arguments; those of the process by default.
     """
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser(__doc__)
     parser.add_argument("--output", type=Path, required=True, help="the folder to write Parquet files to")
     parser.add_argument("--setting", choices=SETTINGS, default="default", help="defaults of --train and all below")
     parser.add_argument("--train", type=int, help="number of training posts (2000, or that of --setting)")
@@ -350,10 +350,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     given = {name: tuple(x) if isinstance(x, list) else x for name, x in knobs.items() if x is not None}
     if arguments["train"] is None:
         arguments["train"] = train
-    try:
+    with parser.errors_in_one_line():
         difficulty = replace(easiest, **given)
-    except DataError as error:
-        parser.error(str(error))
     run_command(parser, convert, **arguments, difficulty=difficulty)
 
 

@@ -8,7 +8,6 @@ of the file.
     python -m smcl.dataset_scripts.jsonl --train train.json --columns tokens=words ner_tags=tags images=img --output OUT
 """
 
-import argparse
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -18,6 +17,7 @@ from typing import Any
 from tqdm import tqdm
 
 from .columns import COLUMNS, parse_columns
+from .command_line import CommandParser
 from .conll import add_split_arguments, convert_tags, take_files
 from .image_files import read_image_of
 from .rows import read_post
@@ -173,7 +173,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     Args:
         argv (`Sequence[str]`, *optional*): The arguments; those of the process by default.
     """
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser(__doc__)
     add_split_arguments(parser, "the JSON file")
     parser.add_argument("--columns", nargs="+", help="OURS=THEIRS pairs, such as tokens=words images=img spans=label")
     options = vars(parser.parse_args(argv))

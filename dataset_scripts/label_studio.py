@@ -8,7 +8,6 @@
 reads what Label Studio exports as JSON.
 """
 
-import argparse
 import json
 import os
 import sys
@@ -24,6 +23,7 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from .columns import parse_columns
+from .command_line import CommandParser
 from .conll import convert_tags
 from .files import check_writable
 from .image_files import find_image, read_image_of
@@ -357,7 +357,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     Args:
         argv (`Sequence[str]`, *optional*): The arguments; those of the process by default.
     """
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser(__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     out = commands.add_parser("export", help="predictions to tasks of Label Studio")
     out.add_argument("--predictions", type=Path, required=True, help=".jsonl or .parquet of predictions")
@@ -378,10 +378,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if options.pop("command") == "import":
         run_command(parser, import_tasks, **options)
         return
-    try:
+    with parser.errors_in_one_line():
         counts = export_tasks(**options)
-    except DataError as error:
-        parser.exit(2, f"{parser.prog}: {error}\n")
     sys.stdout.write(json.dumps(counts) + "\n")
 
 

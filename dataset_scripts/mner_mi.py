@@ -6,7 +6,6 @@ Expects `text/MNER-MI_{train,val,test}.txt` (`text/MNER-UNI_{train,val,test}.txt
     python -m smcl.dataset_scripts.mner_mi --source DIR --output OUT [--plus]
 """
 
-import argparse
 import ast
 import json
 import os
@@ -17,6 +16,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from .command_line import CommandParser
 from .image_files import read_image_of
 from .schema import DataError, Post, make_post, read_lines, require_folder
 from .writer import add_processes_argument, run_command, write_dataset
@@ -132,7 +132,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     Args:
         argv (`Sequence[str]`, *optional*): The arguments; those of the process by default.
     """
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser(__doc__)
     parser.add_argument("--source", type=Path, required=True, help="the published folder")
     parser.add_argument("--output", type=Path, required=True, help="the folder to write Parquet files to")
     parser.add_argument("--plus", action="store_true", help="convert MNER-MI-Plus (MNER-UNI_*.txt)")

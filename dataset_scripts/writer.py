@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from datasets import Features
 from tqdm import tqdm
 
+from .command_line import CommandParser
 from .files import check_writable, write_whole
 from .report import SplitReport, find_duplicate_ids, format_report
 from .schema import LABELS, DataError, Post, features_of, write_json
@@ -140,19 +141,17 @@ def _write_parquet(rows: Iterable[dict[str, Any]], features: Features, path: Pat
             writer.write_table(pa.Table.from_pylist(batch, schema=features.arrow_schema))
 
 
-def run_command(parser: argparse.ArgumentParser, convert: Callable[..., dict[str, Any]], **arguments: Any) -> None:
+def run_command(parser: CommandParser, convert: Callable[..., dict[str, Any]], **arguments: Any) -> None:
     """Run a converter as a command: print its report, or end with a message if the data is not as it must be.
 
     Args:
-        parser (`argparse.ArgumentParser`): The command's parser.
+        parser ([`CommandParser`]): The command's parser.
         convert (`Callable`): The converter.
         arguments (`Any`): What to call it with.
 
     Raises:
-        SystemExit: with status 2 if the converter raises a `DataError`.
+        SystemExit: with status 2 if the data is not as it must be, or can't be read or written.
     """
-    try:
+    with parser.errors_in_one_line():
         report = convert(**arguments)
-    except DataError as error:
-        parser.exit(2, f"{parser.prog}: {error}\n")
     sys.stdout.write(format_report(report))

@@ -196,11 +196,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--rows", nargs="+", choices=CELLS, default=tuple(CELLS), help="which to run (default: all)")
     argv = sys.argv[1:] if argv is None else list(argv)
     options, rest = parser.parse_known_args(argv)
-    try:
+    with parser.errors_in_one_line():
         posts = load_posts(options.dataset, list(SPLITS), ignore_images=True)
         defaults = default_arguments(options, rest, posts)
-    except (OSError, ValueError) as error:
-        parser.error(str(error))
     plan, options = parse_plan("cp_mner", parser, [*defaults, *argv])
     remarks = [*tell_lengths(posts, plan.arguments["text_model"]), *REMARKS]
     rows = [Row(title, cell, group=reads, run=title in options.rows) for title, (reads, cell) in CELLS.items()]

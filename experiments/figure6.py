@@ -9,6 +9,8 @@ import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
+from smcl.dataset_scripts.command_line import require
+
 from . import paper
 from .plan import Plan, parse_plan, plan_parser
 from .run_all import run_all
@@ -97,6 +99,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = plan_parser(__doc__)
     parser.add_argument("--variables", nargs="+", choices=VALUES, default=list(VALUES), help="(default: all four)")
     plan, options = parse_plan("figure6", parser, argv)
+    with parser.errors_in_one_line():
+        require("`figure6.png`", "smcl[plot]", "matplotlib")
     cells = {(variable, value): cell for variable in options.variables for value, cell in points(plan, variable)}
     measured: dict[str, dict[float, list[Measured]]] = {variable: {} for variable in options.variables}
     rows, data = [], {}

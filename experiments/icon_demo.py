@@ -28,13 +28,13 @@ from transformers import (
     set_seed,
 )
 
+from smcl.dataset_scripts.command_line import CommandParser
 from smcl.dataset_scripts.icon_difficulty import SETTINGS
 from smcl.dataset_scripts.icons import KINDS, convert, draw_icon
 from smcl.run_ner_multiimage import main as run_ner
 from smcl.train.metrics import entity_metrics
 
 from .image_dependent import read_predictions
-from .plan import make_parser
 
 WIDTH = 128
 IMAGE_SIZE = 48
@@ -155,7 +155,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     Args:
         argv (`Sequence[str]`, *optional*): The arguments; those of the process by default.
     """
-    parser = make_parser(__doc__)
+    parser = CommandParser(__doc__)
     parser.add_argument("--output", type=Path, default=Path("demo"), help="the folder to write to (%(default)s)")
     parser.add_argument("--setting", choices=SETTINGS, default="default", help="how hard the posts are (%(default)s)")
     parser.add_argument("--train", type=int, help="number of training posts (4000, or that of another setting)")
@@ -176,7 +176,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     training = ["--text_model", str(folders["text"]), "--vision_model", str(folders["vision"]), "--do_train"]
     training += ["--freeze_vision", "--learning_rate", "1e-3", "--per_device_train_batch_size", "32"]
     training += ["--num_train_epochs", str(arguments.epochs), "--warmup_steps", "0.1"]
-    run_ner([*common, *training, "--output_dir", str(folders["model"])])
+    run_ner([*common, *training, "--output_dir", str(folders["model"]), "--overwrite_output_dir"])
     reloaded = ["--model", str(folders["model"]), "--ignore_images", "--output_dir", str(folders["without_images"])]
     run_ner([*common, *reloaded])
     kinds = json.loads((folders["data"] / "image_kinds.json").read_text(encoding="utf-8"))

@@ -11,9 +11,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from smcl.dataset_scripts.command_line import CommandParser
 from smcl.train.metrics import entity_metrics
 
-from .plan import make_parser, read_mentions
+from .plan import read_mentions
 from .significance import entities_of
 
 
@@ -77,15 +78,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     Args:
         argv (`Sequence[str]`, *optional*): The arguments; those of the process by default.
     """
-    parser = make_parser(__doc__)
+    parser = CommandParser(__doc__)
     parser.add_argument("--mentions", type=Path, required=True, help="the image_dependent.json of the data set")
     parser.add_argument("predictions", type=Path, nargs="+", help="files of predictions of the test split")
     arguments = parser.parse_args(argv)
-    try:
+    with parser.errors_in_one_line():
         mentions = read_mentions(arguments.mentions)
         found = {path: score(path, mentions) for path in arguments.predictions}
-    except (OSError, ValueError) as error:
-        parser.error(str(error))
     for path, parts in found.items():
         sys.stdout.write(f"{path}\n")
         for name, scores in parts.items():

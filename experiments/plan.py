@@ -1,24 +1,18 @@
 """What every experiment's command line has in common: data, preset, overrides, seeds."""
 
 import argparse
-import difflib
 import json
 import signal
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from smcl.train.arguments import (
-    DataArguments,
-    ModelArguments,
-    SMCLTrainingArguments,
-    SwitchArguments,
-    parse_arguments,
-)
+from smcl.dataset_scripts.command_line import CommandParser
+from smcl.train.arguments import RUN_ARGUMENTS, parse_arguments
 
 from . import paper
 
@@ -37,7 +31,7 @@ PRESETS = {
 SEEDS = {"paper": paper.SEEDS, "small": 3}
 # What an experiment sets for each run; given for all of them, these would be ignored or stop its runs from being runs.
 RESERVED = {"dataset", "do_eval", "do_predict", "do_train", "input", "model", "output", "output_dir"}
-RESERVED |= {"resume_from_checkpoint", "seed", "split", "system"}
+RESERVED |= {"overwrite_output_dir", "resume_from_checkpoint", "seed", "split", "system"}
 
 
 @dataclass(frozen=True)
@@ -85,17 +79,11 @@ class Plan:
         return torch.cuda.is_available() and self.arguments.get("use_cpu") != "true"
 
 
-def make_parser(description: str, **options: Any) -> argparse.ArgumentParser:
-    """Build the parser of any command here: a module's docstring is its help, as it stands."""
-    formatter = argparse.RawDescriptionHelpFormatter
-    return argparse.ArgumentParser(description=description, formatter_class=formatter, **options)
-
-
-def plan_parser(description: str) -> argparse.ArgumentParser:
+def plan_parser(description: str) -> CommandParser:
     """Build the parser that all experiments share; arguments that it does not know are those of the run script."""
     epilog = "All other arguments go to run_ner_multiimage.py, such as --num_train_epochs 8."
     # `--seed` is the run script's, and no short form of `--seeds`.
-    parser = make_parser(description, epilog=epilog, allow_abbrev=False)
+    parser = CommandParser(description, passes_on=RUN_ARGUMENTS, epilog=epilog, allow_abbrev=False)
     parser.add_argument("--dataset", required=True, help="a folder written by a converter, or a Hub name")
     parser.add_argument("--dataset_name", help="what to call it in results (default: the folder's name)")
     parser.add_argument("--preset", choices=PRESETS, default="small", help="sizes and rates (%(default)s)")
@@ -177,17 +165,11 @@ def make_plan(experiment: str, options: argparse.Namespace, rest: Sequence[str])
         [`Plan`].
 
     Raises:
-        ValueError: if the run script does not take an argument, or encoders or the file of mentions are missing.
+        ValueError: if a run sets an argument itself, or encoders or the file of mentions are missing.
     """
     arguments = PRESETS[options.preset] | read_overrides(rest)
     if reserved := sorted(RESERVED & set(arguments)):
         raise ValueError(f"Each run sets {', '.join('--' + name for name in reserved)} itself: leave that out.")
-    classes = (ModelArguments, SwitchArguments, DataArguments, SMCLTrainingArguments)
-    known = [field.name for one in classes for field in fields(one)]
-    if unknown := [name for name in arguments if name not in known]:
-        near = difflib.get_close_matches(unknown[0], known, 1)
-        hint = f" Did you mean --{near[0]}?" if near else ""
-        raise ValueError(f"Neither this experiment nor run_ner_multiimage.py has the argument --{unknown[0]}.{hint}")
     missing = [f"--{name}" for name in ("text_model", "vision_model") if name not in arguments]
     if missing:
         raise ValueError(f"Expected {' and '.join(missing)}: the preset {options.preset!r} brings no encoders.")
@@ -221,17 +203,13 @@ def to_argv(arguments: dict[str, str | list[str]]) -> list[str]:
     return [part for name, parts in values.items() for part in (f"--{name}", *parts)]
 
 
-def parse_plan(
-    experiment: str, parser: argparse.ArgumentParser, argv: Sequence[str] | None
-) -> tuple[Plan, argparse.Namespace]:
+def parse_plan(experiment: str, parser: CommandParser, argv: Sequence[str] | None) -> tuple[Plan, argparse.Namespace]:
     """Parse an experiment's command line; ends with a message if it can't be run."""
     # A run that is ended by a signal must not leave its child at work.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     options, rest = parser.parse_known_args(argv)
-    try:
+    with parser.errors_in_one_line():
         return make_plan(experiment, options, rest), options
-    except ValueError as error:
-        parser.error(str(error))
 
 
 def read_report(dataset: str) -> dict[str, Any]:

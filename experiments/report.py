@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from smcl.baselines import SYSTEMS
+from smcl.dataset_scripts.command_line import CommandParser
 
 from . import paper
-from .plan import make_parser
 from .runs import code_digest, is_current
 from .tables import NOT_MEASURED, read_table
 
@@ -185,16 +185,14 @@ def run_report(
         write (`Callable`): Makes the text of both; a ValueError that it raises is told in one line.
         argv (`Sequence[str]`, *optional*): The arguments; those of the process by default.
     """
-    parser = make_parser(description)
+    parser = CommandParser(description)
     parser.add_argument("--results", type=Path, default=results, help="folder of results (%(default)s)")
     parser.add_argument("--output", type=Path, default=output, help="file to write (%(default)s)")
     options = parser.parse_args(argv)
-    try:
+    with parser.errors_in_one_line():
         text = write(options.results, options.output)
-    except ValueError as error:
-        parser.error(str(error))
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text(text, encoding="utf-8")
+        options.output.parent.mkdir(parents=True, exist_ok=True)
+        options.output.write_text(text, encoding="utf-8")
     sys.stdout.write(f"{options.output}\n")
 
 

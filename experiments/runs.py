@@ -262,7 +262,8 @@ def _run(plan: Plan, cell: Cell, seed: int) -> Measured | None:
     start = time.monotonic()
     arguments = arguments_of(plan, cell)
     arguments |= {"dataset": plan.dataset, "output_dir": str(output), "seed": str(seed)}
-    arguments |= {"do_train": "true", "do_eval": "true", "do_predict": "true", "resume_from_checkpoint": "true"}
+    arguments |= {"do_train": "true", "do_eval": "true", "do_predict": "true"}
+    arguments |= {"resume_from_checkpoint" if resumed else "overwrite_output_dir": "true"}
     arguments |= {"disable_tqdm": "true"}
     if not _call(arguments, folder, plan.threads):
         return None

@@ -9,7 +9,6 @@ goes on, its unfinished trial first. The best is then for `table2` to test. With
 "smcl[ray]"`) runs trials in parallel, on a cluster if `RAY_ADDRESS` names one.
 """
 
-import importlib.util
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
@@ -20,6 +19,7 @@ from typing import Any
 from transformers import EarlyStoppingCallback
 
 from smcl.baselines import SYSTEMS
+from smcl.dataset_scripts.command_line import require
 from smcl.train.arguments import parse_arguments
 from smcl.train.build import prepare
 from smcl.train.trainer import SMCLTrainer
@@ -164,9 +164,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     if options.space == "wide" and options.system != "smcl":
         parser.error(f"--space wide searches SMCL's own loss weights, which {options.system} lacks: use --space grid")
     plan = replace(plan, arguments=plan.arguments | {"system": options.system})
-    extra = {"optuna": "search", "ray": "ray"}[options.backend]
-    if importlib.util.find_spec(options.backend) is None:
-        parser.error(f'this search needs {options.backend}: pip install "smcl[{extra}]"')
+    extra = {"optuna": "smcl[search]", "ray": "smcl[ray]"}[options.backend]
+    with parser.errors_in_one_line():
+        require(f"`--backend {options.backend}`", extra, options.backend)
     cell = Cell(f"a trial of {options.system}", {"system": options.system})
     if plan.run and not check_needs(plan, {cell.title: cell}):
         end(plan, "none of its trials can be run")

@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from ..configuration_smcl import SMCLConfig
+from ..dataset_scripts.command_line import require
 from ..modeling_smcl import SMCLForTokenClassification
 from ..processing_smcl import SMCLProcessor
 
@@ -82,17 +83,16 @@ def export_onnx(
             f"A {type(model).__name__} can't be exported: it reads {', '.join(columns)}, which the exported "
             "graph has no inputs for. Expected a model of words and images."
         )
+    require("`export_onnx`", "smcl[onnx]", "onnx", "onnxruntime", "onnxscript")
     try:
-        import onnxruntime  # noqa: F401
-
         # `ExportedModel` is what `export` returns since transformers 5.23.
         from transformers.exporters import ExportedModel, OnnxConfig, OnnxExporter  # noqa: F401
 
         exporter = OnnxExporter()
     except ImportError as error:
         raise ImportError(
-            "Export needs onnx, onnxruntime, onnxscript and transformers 5.23 or later, which needs Python 3.11 or "
-            'later: run `pip install "smcl[onnx]"` there.'
+            "`export_onnx` needs transformers 5.23 or later, which needs Python 3.11 or later: run `pip install "
+            '"smcl[onnx]"` there.'
         ) from error
 
     emissions = SMCLEmissions(copy.deepcopy(model).cpu().float().eval())

@@ -45,7 +45,7 @@ class OnnxTagger:
         try:
             import onnxruntime
         except ImportError as error:
-            raise ImportError('Running an exported model needs onnxruntime: run `pip install "smcl[onnx]"`.') from error
+            raise ImportError('`OnnxTagger` needs onnxruntime: run `pip install "smcl[onnx]"`.') from error
         folder = Path(folder)
         missing = [name for name in ("model.onnx", "crf.safetensors", "config.json") if not (folder / name).is_file()]
         if missing:

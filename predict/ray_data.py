@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 from transformers.utils import logging
 
+from ..dataset_scripts.command_line import require
 from . import load_pipeline
 from .inputs import Columns
 from .part_files import RECORD_SCHEMA
@@ -96,10 +97,9 @@ def predict_with_ray(
     >>> predict_with_ray(ray.data.read_parquet("s3://posts"), "user/model", "s3://tagged", num_actors=8, num_gpus=1)
     ```
     """
-    try:
-        import ray.data
-    except ImportError as error:
-        raise ImportError('Ray Data is not installed: pip install "smcl[ray]"') from error
+    require("`predict_with_ray`", "smcl[ray]", "ray.data")
+    import ray.data
+
     columns = Columns.parse(options.get("columns"), not options.get("ignore_images", False))
     found = columns.find(_schema(dataset), "The Ray data set")
     if not num_gpus and num_actors >= ray.cluster_resources().get("CPU", 0):

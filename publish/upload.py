@@ -24,11 +24,12 @@ from typing import Any, TypeVar
 import pyarrow.parquet as pq
 from datasets import Features
 from huggingface_hub import HfApi, RepoCard, constants
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError, OfflineModeIsEnabled
 from huggingface_hub.utils import validate_repo_id
 from transformers.trainer_utils import HubStrategy
 
 from ..configuration_smcl import SMCLConfig
+from ..dataset_scripts.command_line import CommandParser
 from ..predict import load_pipeline
 from .dataset_card import check_report, dataset_card, parquet_files
 from .metric import write_metric
@@ -152,13 +153,18 @@ def _ask(name: str, call: Callable[[], T]) -> T:
         raise ValueError(f"{name!r} can't be a name on the Hub, expected 'namespace/name': {error}") from error
     except HfHubHTTPError as error:
         status = error.response.status_code
-        if status not in (401, 403):
-            raise
         said = error.server_message or str(error).splitlines()[0]
+        if status not in (401, 403):
+            raise ValueError(f"The Hub ({constants.ENDPOINT}) answered with status {status}: {said}") from error
         what = "does not know the token" if status == 401 else f"does not let this token write to {name}"
         raise ValueError(
             f"The Hub ({constants.ENDPOINT}) {what}: {said} Log in by `hf auth login` with a token that may write "
             "there, or give it by HF_TOKEN or `--token` (`--hub_token` in training)."
+        ) from error
+    except HTTPError as error:
+        raise ValueError(
+            f"The Hub ({constants.ENDPOINT}) can't be reached: {error}. Publishing {name} needs a network; `python -m "
+            "smcl.publish FOLDER NAME --output NEW_FOLDER` needs none, and writes what would be uploaded."
         ) from error
 
 
@@ -364,7 +370,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     Args:
         argv (`Sequence[str]`, *optional*): The arguments; those of the process by default.
     """
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser(__doc__, prog="python -m smcl.publish")
     parser.add_argument("folder", nargs="?", help="a saved model, or a data set that a converter wrote")
     parser.add_argument("name", nargs="?", help="where to: NAMESPACE/NAME, or NAME in your own namespace")
     parser.add_argument("--metric", metavar="NAME", help="publish the strict entity score there, in place of a folder")
@@ -378,7 +384,5 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.error("expected FOLDER and NAME, or --metric NAME")
     if given.metric is not None and (given.folder, given.license) != (None, None):
         parser.error("--metric takes no FOLDER and no --license: its code is this package's")
-    try:
+    with parser.errors_in_one_line():
         sys.stdout.write(_write(given) if given.output else _publish(given))
-    except ValueError as error:
-        parser.exit(2, f"{parser.prog}: {error}\n")

@@ -1,11 +1,11 @@
 """Arguments of the command line: model, its switches, data and training."""
 
 import datetime
-import difflib
 import inspect
 import re
 import shlex
 from argparse import SUPPRESS, ArgumentDefaultsHelpFormatter, ArgumentTypeError
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, fields, make_dataclass
 from pathlib import Path
@@ -14,11 +14,13 @@ from typing import Any, NamedTuple, get_args, get_origin, get_type_hints
 import yaml
 from transformers import HfArgumentParser, TrainingArguments
 from transformers.hf_argparser import string_to_bool
+from transformers.integrations import get_available_reporting_integrations
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 from transformers.utils import logging
 
 from ..baselines import SYSTEMS
 from ..configuration_smcl import SMCLConfig
+from ..dataset_scripts.command_line import OneLineErrors, did_you_mean, require
 from ..dataset_scripts.schema import parse_json
 from ..dataset_scripts.tag_schemes import SCHEMES
 
@@ -187,6 +189,10 @@ LEAST = {
     "dataloader_num_workers": 0,
     "seed": 0,
 }
+# Trackers whose package, or what brings it, is called otherwise or has their name.
+TRACKERS = {"tensorboard": "smcl[track]"} | {
+    name: name for name in ("clearml", "codecarbon", "comet_ml", "dvclive", "mlflow", "swanlab", "trackio", "wandb")
+}
 SAMPLING_STRATEGIES = ("random", "sequential", "group_by_length")
 
 
@@ -197,6 +203,7 @@ class SMCLTrainingArguments(TrainingArguments):
     Arguments that could not be honoured are refused by name: those of `FIXED`, and what splits batches anew.
 
     Raises:
+        ImportError: if a tracker of `report_to` is not installed.
         ValueError: if an argument has a value that can't be honoured.
     """
 
@@ -224,6 +231,9 @@ class SMCLTrainingArguments(TrainingArguments):
     restore_callback_states_from_checkpoint: bool = field(
         default=True, metadata={"help": "Whether a resumed run goes on counting evaluations for early stopping."}
     )
+    overwrite_output_dir: bool = field(
+        default=False, metadata={"help": "Train into an --output_dir that holds a trained model, and replace it."}
+    )
     logging_nan_inf_filter: bool = field(default=False, metadata={"help": SUPPRESS})
     remove_unused_columns: bool = field(default=False, metadata={"help": SUPPRESS})
 
@@ -240,6 +250,7 @@ class SMCLTrainingArguments(TrainingArguments):
                 f"`--train_sampling_strategy` must be one of {', '.join(SAMPLING_STRATEGIES)}, got "
                 f"{self.train_sampling_strategy!r}."
             )
+        _require_trackers(self.report_to)
         if str(getattr(self.eval_strategy, "value", self.eval_strategy)) == "no":
             # There is no best model then; the last one is kept.
             self.load_best_model_at_end = False
@@ -259,6 +270,13 @@ class SMCLTrainingArguments(TrainingArguments):
             self._n_gpu = 1
 
 
+def _require_trackers(report_to: str | list[str] | None) -> None:
+    """Refuse trackers that are not installed, before data is read for them."""
+    for name in [report_to] if isinstance(report_to, str) else report_to or ():
+        if name in TRACKERS and name not in get_available_reporting_integrations():
+            require(f"`--report_to {name}`", TRACKERS[name], name)
+
+
 class Arguments(NamedTuple):
     """All arguments of a run.
 
@@ -276,6 +294,25 @@ class Arguments(NamedTuple):
 
 
 _CLASSES = (ModelArguments, SwitchArguments, DataArguments, SMCLTrainingArguments)
+# The names of all arguments, for commands that hand them on.
+RUN_ARGUMENTS = tuple(f.name for one in _CLASSES for f in fields(one))
+
+# What `--help` shows first, room by room; the rest of `TrainingArguments` follows.
+_OUTPUT = ("output_dir", "overwrite_output_dir", "output", "dry_run", "push_to_hub", "hub_model_id")
+_STAGES = ("do_train", "do_eval", "do_predict", "calibrate", "resume_from_checkpoint", "seed")
+_OWN_TRAINING = [name for name in SMCLTrainingArguments.__annotations__ if name not in _OUTPUT]
+_ROOMS: dict[str, Sequence[str]] = {
+    "model": [f.name for f in fields(ModelArguments) if f.name not in _STAGES],
+    "model: fields of its configuration": [f.name for f in fields(SwitchArguments)],
+    "data": [f.name for f in fields(DataArguments) if f.name not in _OUTPUT],
+    "training": [*_STAGES, *_OWN_TRAINING],
+    "output": _OUTPUT,
+}
+_REST = "transformers.TrainingArguments"
+_USAGE = """run_ner_multiimage.py --dataset DATA --text_model TEXT --vision_model VISION --output_dir OUT --do_train ...
+       run_ner_multiimage.py --dataset DATA --model OUT --output_dir PREDICTIONS --do_predict
+       run_ner_multiimage.py --model OUT --do_predict --input posts.jsonl --output tagged.jsonl
+       run_ner_multiimage.py arguments.yaml"""
 
 
 class _HelpFormatter(ArgumentDefaultsHelpFormatter):
@@ -285,7 +322,31 @@ class _HelpFormatter(ArgumentDefaultsHelpFormatter):
         return action.help if action.default is None else super()._get_help_string(action)
 
 
-class _FileParser(HfArgumentParser):
+class _Parser(OneLineErrors, HfArgumentParser):
+    """The parser of a run. Names with hyphens and `--no_NAME` are understood too, but shown nowhere."""
+
+    def __init__(self, **options: Any):
+        super().__init__(_CLASSES, formatter_class=_HelpFormatter, usage=_USAGE, **options)
+        for action in self._actions:
+            action.option_strings = [text for text in action.option_strings if "-" not in text.strip("-")]
+            if action.option_strings[-1].startswith("--no_"):
+                action.help = SUPPRESS
+
+    def format_help(self) -> str:
+        """Write the help room by room."""
+        shown = {action.dest: action for action in self._actions if action.help is not SUPPRESS}
+        rest = [name for name in shown if name != "help" and not any(name in names for names in _ROOMS.values())]
+        formatter = self._get_formatter()
+        formatter.add_usage(self.usage, self._actions, ())
+        formatter.add_arguments([shown["help"]])
+        for title, names in (_ROOMS | {_REST: rest}).items():
+            formatter.start_section(title)
+            formatter.add_arguments([shown[name] for name in names if name in shown])
+            formatter.end_section()
+        return formatter.format_help()
+
+
+class _FileParser(_Parser):
     """Reads values of a file as the command line does; what does not fit is a `ValueError`."""
 
     def error(self, message):
@@ -309,7 +370,7 @@ def parse_arguments(argv: list[str]) -> Arguments:
             return Arguments(*_parse_file(Path(argv[0])))
         except (OSError, ValueError, yaml.YAMLError) as error:
             raise ValueError(f"The arguments in {argv[0]} can't be read: {error}") from error
-    return Arguments(*HfArgumentParser(_CLASSES, formatter_class=_HelpFormatter).parse_args_into_dataclasses(argv))
+    return Arguments(*_Parser().parse_args_into_dataclasses(argv))
 
 
 class _UniqueLoader(yaml.SafeLoader):
@@ -331,12 +392,11 @@ def _parse_file(path: Path) -> tuple[Any, ...]:
         raise ValueError(f"expected names with values, got {type(given).__name__}.")
     # As it is written: YAML would read `no` as a truth, `010` as 8, and some names as dates.
     written = given if path.suffix == ".json" else yaml.load(text, yaml.BaseLoader)
-    parser, values = _FileParser(_CLASSES, allow_abbrev=False), {}
+    parser, values = _FileParser(allow_abbrev=False), {}
     hints = {name: hint for one in _CLASSES for name, hint in get_type_hints(one).items()}
     for name, value in given.items():
         if name not in hints:
-            near = difflib.get_close_matches(str(name), hints, 1)
-            raise ValueError(f"there is no argument `{name}`.{f' Did you mean `{near[0]}`?' if near else ''}")
+            raise ValueError(f"there is no argument `{name}`.{did_you_mean(str(name), hints, dashes='')}")
         takes = {get_origin(kind) or kind for kind in (hints[name], *get_args(hints[name]))}
         if list in takes and isinstance(value, str | dict):
             # As the command line takes several values, or pairs that a file may write as names with values.
@@ -356,6 +416,7 @@ def _parse_file(path: Path) -> tuple[Any, ...]:
 
 
 __all__ = [
+    "RUN_ARGUMENTS",
     "Arguments",
     "DataArguments",
     "ModelArguments",

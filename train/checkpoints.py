@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import zipfile
 from pathlib import Path
 
@@ -117,4 +118,57 @@ def checkpoint_to_resume(arguments: TrainingArguments) -> str | None:
     return given
 
 
-__all__ = ["checkpoint_faults", "checkpoint_to_resume", "last_complete_checkpoint", "sharding_of"]
+def check_overwrites(arguments: TrainingArguments, checkpoint: str | None) -> None:
+    """Refuse to train over an earlier run without being asked to.
+
+    Args:
+        arguments (`SMCLTrainingArguments`): Those of the run.
+        checkpoint (`str`, *optional*): What training goes on from.
+
+    Raises:
+        ValueError: if `output_dir` holds a trained model, or a complete checkpoint of one, that this run would replace.
+    """
+    if not arguments.do_train:
+        return
+    if arguments.overwrite_output_dir and checkpoint is not None:
+        raise ValueError(
+            f"`--overwrite_output_dir` would remove {checkpoint}, which `--resume_from_checkpoint` goes on from: leave "
+            "one of them out."
+        )
+    folder = Path(arguments.output_dir)
+    goes_on = checkpoint is not None and Path(checkpoint).resolve().parent == folder.resolve()
+    if arguments.overwrite_output_dir or goes_on:
+        return
+    weights = [name for name in (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME) if (folder / name).is_file()]
+    checkpoints = [path.name for path in sorted(folder.glob("checkpoint-*")) if not checkpoint_faults(path)]
+    if weights or checkpoints:
+        resuming = " To go on from its last checkpoint: `--resume_from_checkpoint true`." if checkpoints else ""
+        raise ValueError(
+            f"`--output_dir {folder}` holds a trained model ({', '.join(weights + checkpoints)}). Choose another "
+            f"folder, or give `--overwrite_output_dir` to train anew and replace it.{resuming}"
+        )
+
+
+def clear_earlier_run(folder: str | Path) -> None:
+    """Remove what an earlier run would leave among the files of a new one: its checkpoints, scores and predictions.
+
+    The model and its record are replaced when the new ones are there.
+
+    Args:
+        folder (`str` or `Path`): Output folder of a training run.
+    """
+    for checkpoint in Path(folder).glob("checkpoint-*"):
+        shutil.rmtree(checkpoint)
+    for name in ("*_results.json", "predictions.jsonl", "trainer_state.json"):
+        for path in Path(folder).glob(name):
+            path.unlink()
+
+
+__all__ = [
+    "check_overwrites",
+    "checkpoint_faults",
+    "checkpoint_to_resume",
+    "clear_earlier_run",
+    "last_complete_checkpoint",
+    "sharding_of",
+]

@@ -9,6 +9,7 @@ from transformers import TrainerCallback
 from transformers.integrations import MLflowCallback, TensorBoardCallback, WandbCallback
 from transformers.utils import logging
 
+from ..dataset_scripts.command_line import require
 from ..dataset_scripts.gate import Posts
 from ..pipeline_smcl import MultiImageNERPipeline, find_entities
 from ..predict.figures.png import draw_card
@@ -56,9 +57,9 @@ def add_prediction_figures(trainer: SMCLTrainer, posts: Posts, on_extra_images: 
     if not trackers or "images" not in posts.column_names:
         return
     try:
-        import matplotlib  # noqa: F401
-    except ImportError:
-        logger.warning("Trackers get no figures of predictions without matplotlib: `pip install smcl[track]`.")
+        require("A tracker's figures of predictions", "smcl[track]", "matplotlib")
+    except ImportError as error:
+        logger.warning(f"There will be none. {error}")
         return
     if trainer.is_sharded:
         logger.warning("Trackers get no figures of predictions where processes share parts of a model.")

@@ -19,8 +19,8 @@ from torch import nn
 from transformers import AutoModel, BertConfig, ViTConfig, ViTImageProcessorPil
 
 from smcl.configuration_smcl import SMCLConfig
+from smcl.dataset_scripts.command_line import CommandParser
 from smcl.dataset_scripts.schema import LABELS
-from smcl.experiments.plan import make_parser
 from smcl.experiments.runs import write
 from smcl.experiments.tables import spread
 from smcl.layers_smcl import real_image_indices
@@ -114,7 +114,7 @@ def timing_parser(about: str, repeats: int = 5, threads: int | None = 1) -> argp
         repeats (`int`, *optional*, defaults to 5): How often each is timed by default.
         threads (`int`, *optional*, defaults to 1): Threads of PyTorch by default; `None` if they can't be chosen.
     """
-    parser = make_parser(about)
+    parser = CommandParser(about)
     if threads is not None:
         parser.add_argument("--threads", type=int, default=threads, help="threads of PyTorch (%(default)s)")
     parser.add_argument("--repeats", type=int, default=repeats, help="how often each is timed (%(default)s)")

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from datasets import Dataset
 
+from smcl.dataset_scripts.command_line import require
 from smcl.experiments.runs import circumstances
 from smcl.experiments.tables import markdown
 from smcl.modeling_smcl import SMCLForTokenClassification
@@ -163,6 +164,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--dataset", required=True, help="folder or Hub name of a data set; its test split is taken")
     parser.add_argument("--max_batches", type=int, default=32, help="how many batches of each size are timed")
     arguments = parser.parse_args(argv)
+    with parser.errors_in_one_line():
+        require("This benchmark", "smcl[onnx]", "onnx", "onnxruntime", "onnxscript")
     results = compare(arguments.model, arguments.dataset, arguments.threads, arguments.repeats, arguments.max_batches)
     save(results, arguments.output, "onnx", table)
 

@@ -6,18 +6,18 @@
 `post.json` is `{"text": ..., "images": [paths from its folder]}`.
 """
 
-import argparse
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from ...dataset_scripts.command_line import CommandParser
 from ...pipeline_smcl import Explanation
 from .. import load_pipeline
 from ..inputs import read_row
 from ..predict_file import what_to_read
 from .html import explanation_to_html
-from .png import draw_card, draw_heat_map
+from .png import draw_card, draw_heat_map, require_matplotlib
 
 DRAWERS = {"card": draw_card, "heat_map": draw_heat_map}
 
@@ -27,7 +27,7 @@ def plot_explanation(explanation: Explanation, path: str | os.PathLike, kind: st
 
     Args:
         explanation ([`Explanation`]): What [`MultiImageNERPipeline.explain`] returned.
-        path (`str` or `os.PathLike`): The file. `.png` is drawn with matplotlib (`pip install smcl[plot]`; before its
+        path (`str` or `os.PathLike`): The file. `.png` is drawn with matplotlib (`pip install "smcl[plot]"`; before its
             release 3.11 it has no scripts from right to left), `.html` is a page of one file without programs.
         kind (`str`, *optional*, defaults to `"card"`): What to draw:
 
@@ -48,13 +48,32 @@ def plot_explanation(explanation: Explanation, path: str | os.PathLike, kind: st
     """
     if kind not in DRAWERS:
         raise ValueError(f"`kind` must be one of {', '.join(map(repr, DRAWERS))}, got {kind!r}.")
-    path = Path(path)
+    path = check_path(path)
     if path.suffix.lower() == ".html":
         path.write_text(explanation_to_html(explanation, kind), encoding="utf-8")
-    elif path.suffix.lower() == ".png":
-        DRAWERS[kind](explanation).save(path)
     else:
+        DRAWERS[kind](explanation).save(path)
+
+
+def check_path(path: str | os.PathLike) -> Path:
+    """Refuse a file that could not be drawn, before anything is computed for it.
+
+    Args:
+        path (`str` or `os.PathLike`): As in [`plot_explanation`].
+
+    Returns:
+        `Path`: the path.
+
+    Raises:
+        ImportError: if matplotlib is missing and needed.
+        ValueError: if the path's suffix is unknown.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in (".png", ".html"):
         raise ValueError(f"`path` must end in .png or .html, got {str(path)!r}.")
+    if path.suffix.lower() == ".png":
+        require_matplotlib()
+    return path
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -64,23 +83,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
         arguments (`Sequence[str]`, *optional*, defaults to those of the command line): See the top of this file.
 
     Raises:
-        ValueError: if the post can't be used.
+        SystemExit: if the post can't be used; says why in one line.
     """
-    parser = argparse.ArgumentParser(description="Draw what the images of a post do for its entities.")
+    parser = CommandParser(__doc__)
     parser.add_argument("--model", required=True, help="folder or Hub name of a model")
     parser.add_argument("--post", type=Path, required=True, help='JSON: {"text": ..., "images": [paths from here]}')
     parser.add_argument("--output", type=Path, required=True, help="the figure, .png or .html")
     parser.add_argument("--kind", choices=list(DRAWERS), default="card")
     parser.add_argument("--patch_grid", type=int, default=6, help="patches along a side, 0 for none (default: 6)")
     options = parser.parse_args(arguments)
-    if not options.post.is_file():
-        raise ValueError(f"There is no file {options.post}. Expected a post as JSON.")
-    pipe = load_pipeline(options.model)
-    post = read_row(options.post.read_bytes(), 0, str(options.post.parent), what_to_read(pipe, None, False))[1]
-    if "error" in post:
-        raise ValueError(f"`--post {options.post}`: {post['error']}")
-    patch_grid = options.patch_grid if options.kind == "card" else 0
-    plot_explanation(pipe.explain(post, patch_grid), options.output, options.kind)
+    with parser.errors_in_one_line():
+        check_path(options.output)
+        if not options.post.is_file():
+            raise ValueError(f"There is no file {options.post}. Expected a post as JSON.")
+        pipe = load_pipeline(options.model)
+        post = read_row(options.post.read_bytes(), 0, str(options.post.parent), what_to_read(pipe, None, False))[1]
+        if "error" in post:
+            raise ValueError(f"`--post {options.post}`: {post['error']}")
+        patch_grid = options.patch_grid if options.kind == "card" else 0
+        plot_explanation(pipe.explain(post, patch_grid), options.output, options.kind)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import numpy as np
 from PIL import Image
 
+from ...dataset_scripts.command_line import require
 from ...pipeline_smcl import EntityExplanation, Explanation, ImageEvidence
 from .style import (
     ATTENTION_COLOURS,
@@ -96,6 +97,11 @@ def _is_invisible(letter: str) -> bool:
     return unicodedata.category(letter) in ("Cc", "Cf") or "VARIATION SELECTOR" in unicodedata.name(letter, "")
 
 
+def require_matplotlib() -> None:
+    """Refuse to draw a figure without matplotlib, by an `ImportError`."""
+    require("A figure as .png (as .html it does not)", "smcl[plot]", "matplotlib")
+
+
 class Page:
     """A figure that grows downwards. Places are in points from its upper left corner.
 
@@ -108,12 +114,10 @@ class Page:
     """
 
     def __init__(self, explanation: Explanation, width: float = WIDTH):
-        try:
-            from matplotlib.backends.backend_agg import FigureCanvasAgg
-            from matplotlib.figure import Figure
-        except ImportError as error:
-            message = "A figure as .png needs matplotlib: run `pip install smcl[plot]`, or choose a path in .html."
-            raise ImportError(message) from error
+        require_matplotlib()
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+
         # Not pyplot's, whose state belongs to the caller.
         self.figure = Figure(dpi=DPI)
         self.renderer = FigureCanvasAgg(self.figure).get_renderer()

@@ -19,6 +19,7 @@ def test_arguments_may_come_from_one_file(data, encoders, tmp_path):
     arguments |= {"use_cpu": True, "use_fusion": False, "disable_tqdm": True, "early_stopping_patience": 2}
     (tmp_path / "run.json").write_text(json.dumps(arguments))
     assert main([str(tmp_path / "run.json")]) == {}
+    arguments["overwrite_output_dir"] = True
     lines = [f"{name}: {json.dumps(value)}" for name, value in arguments.items()]
     (tmp_path / "run.yaml").write_text("\n".join(lines))
     main([str(tmp_path / "run.yaml")])
