@@ -33,6 +33,8 @@ IMAGE_NAME = re.compile(
 IMAGE_TYPES = (str, bytes, dict, list, tuple)
 # Variants of a post that an explanation computes at once.
 BATCH_SIZE = 16
+# How many words around an entity can still sway its posterior: emissions beyond them are taken as they were.
+NEAR_WORDS = 16
 CHOICES = {
     "on_bad_image": ("error", "skip"),
     "on_extra_images": ("error", "first"),
@@ -68,19 +70,20 @@ class ImageEvidence:
             images, averaged over the words; `None` without the symmetric fusion.
         guidance_attention (`float`, *optional*): Attention of the entity's words to this image inside the text encoder,
             averaged over words, heads and layers; `None` without image guidance.
-        score_without (`float`): The entity's posterior when the image is taken out of the post.
-        label_without (`str`): What is then most probable of these very words: a type, or `"O"` for no entity of exactly
-            these words.
-        label_score_without (`float`): The posterior of that.
+        score_without (`float`, *optional*): The entity's posterior when the image is taken out of the post; `None`, as
+            what follows, if nothing was taken away.
+        label_without (`str`, *optional*): What is then most probable of these very words: a type, or `"O"` for no
+            entity of exactly these words.
+        label_score_without (`float`, *optional*): The posterior of that.
         patch_effects (`np.ndarray` of shape `(grid, grid)`, *optional*): How much the log-odds of the entity fall when
             one patch of the image is painted in the normalisation's mean colour; negative where they rise.
     """
 
     fusion_attention: float | None
     guidance_attention: float | None
-    score_without: float
-    label_without: str
-    label_score_without: float
+    score_without: float | None
+    label_without: str | None
+    label_score_without: float | None
     patch_effects: np.ndarray | None = None
 
 
@@ -90,16 +93,16 @@ class EntityExplanation:
 
     Attributes:
         entity (`dict`): The entity, as the pipeline returns it.
-        score_without_images (`float`): Its posterior when all images are taken out of the post.
-        label_without_images (`str`): What is then most probable of its words, as in [`ImageEvidence`].
-        label_score_without_images (`float`): The posterior of that.
+        score_without_images (`float`, *optional*): Its posterior when all images are taken out of the post.
+        label_without_images (`str`, *optional*): What is then most probable of its words, as in [`ImageEvidence`].
+        label_score_without_images (`float`, *optional*): The posterior of that.
         images (`list[ImageEvidence]`): What each image did.
     """
 
     entity: dict[str, Any]
-    score_without_images: float
-    label_without_images: str
-    label_score_without_images: float
+    score_without_images: float | None
+    label_without_images: str | None
+    label_score_without_images: float | None
     images: list[ImageEvidence]
 
 
@@ -268,10 +271,16 @@ class MultiImageNERPipeline(ChunkPipeline):
                 first = self.processor.with_image(post, next(iter(images), None if post["images"] else 0))
                 given = {"images": [given["images"][0][:1]], "context": {name: [first[name]] for name in columns}}
                 (num_appended,) = self.processor.count_context(self.processor.read_contexts(num_posts=1, **given))
-            windows = [
-                {"inputs": dict(self.processor(words=[about.words[start:stop]], **given)), "core": core}
-                for start, stop, core in self._split(about.words, num_appended)
-            ]
+            windows, pixels = [], {}
+            for start, stop, core in self._split(about.words, num_appended):
+                inputs = dict(self.processor(words=[about.words[start:stop]], **given)) | pixels
+                windows.append({"inputs": inputs, "core": core})
+                if not columns:
+                    # Images are read once, for all windows.
+                    given, pixels = (
+                        {},
+                        {name: inputs[name] for name in ("pixel_values", "image_mask") if name in inputs},
+                    )
         except ValueError as error:
             message = str(error).replace("Post 0 of the batch", f"The post {ascii(post['text'])[:60]}")
             raise ValueError(message) from error
@@ -427,12 +436,16 @@ class MultiImageNERPipeline(ChunkPipeline):
         # In float64, for what is almost certain: 1 - score still has its digits.
         return self.crf.entity_posteriors(emissions.double(), spans, self.model.config.temperature).tolist()
 
-    def explain(self, post: dict, patch_grid: int = 0, **settings) -> Explanation:
+    def explain(self, post: dict, patch_grid: int = 0, without: bool = True, **settings) -> Explanation:
         """Tell what each image did for each entity of a post.
+
+        Of a long post, windows without an entity near them are read with all images only.
 
         Args:
             post (`dict`): A post, as in a call.
             patch_grid (`int`, *optional*, defaults to 0): With g > 0, also measure each of g x g patches of each image.
+            without (`bool`, *optional*, defaults to `True`): Whether to take images away. `False` gives entities and
+                attentions alone, in about twice the time of a call.
             **settings: `on_bad_image` and `on_extra_images`, as in a call.
 
         Returns:
@@ -441,7 +454,7 @@ class MultiImageNERPipeline(ChunkPipeline):
         Raises:
             ValueError: if the post can't be used.
         """
-        return explain_post(self, post, patch_grid, **settings)
+        return explain_post(self, post, patch_grid, without, **settings)
 
     def save_pretrained(self, save_directory: str, **kwargs) -> None:
         """Save model, processor and code into one folder that `pipeline(model=...)` loads.
@@ -506,13 +519,16 @@ def _load_good_images(images: list[Any], post: Post) -> dict[int, Any]:
 
 
 @torch.no_grad()
-def explain_post(pipe: MultiImageNERPipeline, post: dict, patch_grid: int = 0, **settings) -> Explanation:
+def explain_post(
+    pipe: MultiImageNERPipeline, post: dict, patch_grid: int = 0, without: bool = True, **settings
+) -> Explanation:
     """Explain the entities of a post by taking its images, and patches of them, away.
 
     Args:
         pipe ([`MultiImageNERPipeline`]): The pipeline.
         post (`dict`): A post, as in a call of the pipeline.
-        patch_grid (`int`, *optional*, defaults to 0): With g > 0, also measure each of g x g patches of each image.
+        patch_grid (`int`, *optional*, defaults to 0): As in [`~MultiImageNERPipeline.explain`].
+        without (`bool`, *optional*, defaults to `True`): Likewise.
         **settings: `on_bad_image` and `on_extra_images`, as in a call of the pipeline, and with the same defaults.
 
     Returns:
@@ -523,7 +539,7 @@ def explain_post(pipe: MultiImageNERPipeline, post: dict, patch_grid: int = 0, *
     """
     settings = _read_settings(pipe, settings)
     if pipe.processor.context_columns:
-        return _explain_context(pipe, post, patch_grid, settings)
+        return _explain_context(pipe, post, patch_grid, without, settings)
     if getattr(pipe.model.config, "vision_config", None) is None:
         raise ValueError(
             f"`explain` tells what images do, but a {type(pipe.model).__name__} reads none. Expected a model that does."
@@ -538,13 +554,19 @@ def explain_post(pipe: MultiImageNERPipeline, post: dict, patch_grid: int = 0, *
         )
     vectors = _encode(pipe.model, pixels)
     numbers = range(len(vectors))
-    variants = [vectors, vectors[:0], *(vectors[[n for n in numbers if n != gone]] for gone in numbers)]
-    emissions = _score(pipe, windows, variants)
-    found = pipe.entities(about, emissions[0], pipe.decode(emissions[0]))
     batches = [_text_inputs(pipe, [window]) | _image_inputs([vectors]) for window in windows]
-    fusion, guidance = _attentions(pipe, windows, batches, len(vectors))
+    parts, fusion, guidance = _attend(pipe, windows, batches, len(vectors))
+    if without or patch_grid:
+        # With attentions, other kernels compute: what is compared must come from the same.
+        parts = [_score_window(pipe, window, [vectors])[0] for window in windows]
+    emissions = [torch.cat(parts)]
+    found = pipe.entities(about, emissions[0], pipe.decode(emissions[0]))
+    known = _far_from_entities(parts, found)
+    if without:
+        variants = [vectors[:0], *(vectors[[n for n in numbers if n != gone]] for gone in numbers)]
+        emissions += _score(pipe, windows, variants, known)
     has_patches = patch_grid > 0 and found and len(pixels)
-    effects = _patch_effects(pipe, windows, vectors, pixels, found, patch_grid) if has_patches else None
+    effects = _patch_effects(pipe, windows, vectors, pixels, found, patch_grid, known) if has_patches else None
     seen = [_to_image(pixel_values, pipe.processor.image_processor) for pixel_values in pixels]
     return _explanation(pipe, about, found, seen, emissions, fusion, guidance, effects)
 
@@ -552,16 +574,18 @@ def explain_post(pipe: MultiImageNERPipeline, post: dict, patch_grid: int = 0, *
 def _explanation(
     pipe, about: Post, found: list[dict], seen: list, emissions: list, fusion=None, guidance=None, effects=None
 ) -> Explanation:
-    """Build an explanation; the emissions are those with all images, without any, and without each in turn."""
+    """Build an explanation of emissions with all images and, if they are, without any, and without each in turn."""
+    changed = [_without(pipe, scores, found) for scores in emissions[1:]]
+    changed = changed or [[(None, None, None)] * len(found)] * (1 + len(seen))
     explained = [
         EntityExplanation(
             entity,
-            *_without(pipe, emissions[1], entity),
+            *changed[0][row],
             [
                 ImageEvidence(
                     _mean_over_words(fusion, entity, image),
                     _mean_over_words(guidance, entity, image),
-                    *_without(pipe, emissions[2 + image], entity),
+                    *changed[1 + image][row],
                     None if effects is None else effects[image][row],
                 )
                 for image in range(len(seen))
@@ -572,7 +596,7 @@ def _explanation(
     return Explanation(about.words, seen, explained, fusion, guidance, about.skipped_images, pipe.crf.types)
 
 
-def _explain_context(pipe, post: dict, patch_grid: int, settings: dict[str, str]) -> Explanation:
+def _explain_context(pipe, post: dict, patch_grid: int, without: bool, settings: dict[str, str]) -> Explanation:
     """Explain a post whose first image is read with what is said of it: that is taken away with the image.
 
     The second image is then the first; where nothing is known of it, there is none.
@@ -588,9 +612,9 @@ def _explain_context(pipe, post: dict, patch_grid: int, settings: dict[str, str]
         variants.append(second if pipe.processor.is_computed(second) else variants[0])
     scored = [_score_as_read(pipe, part) for part in (windows, *(pipe.read_post(other)[1] for other in variants))]
     # With all, without any, without the first, and without each of the others.
-    emissions = [*scored[:2], scored[-1], *scored[:1] * (len(kept) - 1)]
+    emissions = [*scored[:2], scored[-1], *scored[:1] * (len(kept) - 1)] if without else scored[:1]
     batches = [pipe.collate([window["inputs"]]) for window in windows]
-    _, guidance = _attentions(pipe, windows, batches, min(1, len(kept)))
+    _, _, guidance = _attend(pipe, windows, batches, min(1, len(kept)))
     guidance = None if guidance is None else np.pad(guidance, ((0, 0), (0, len(kept) - 1)))
     found = pipe.entities(about, emissions[0], pipe.decode(emissions[0]))
     return _explanation(pipe, about, found, [*map(load_image, kept.values())], emissions, guidance=guidance)
@@ -619,12 +643,28 @@ def _encode(model, pixels: torch.Tensor) -> torch.Tensor:
     return torch.cat([model.base_model.encode_images_in_groups(part.to(model.device, model.dtype)) for part in parts])
 
 
-def _score(pipe, windows: list[dict], variants: list[torch.Tensor]) -> list[torch.Tensor]:
-    """Return the emissions `(num_words, num_labels)` of a post with each of several lists of image vectors."""
+def _far_from_entities(parts: list[torch.Tensor], found: list[dict]) -> list[torch.Tensor | None]:
+    """Keep the emissions of windows that hold no entity and no word near one; `None` for those that matter."""
+    ends = np.cumsum([len(part) for part in parts])
+    reach = [(entity["words"][0] - NEAR_WORDS, entity["words"][1] + NEAR_WORDS) for entity in found]
+    return [
+        None if any(first < end and last >= end - len(part) for first, last in reach) else part
+        for part, end in zip(parts, ends, strict=True)
+    ]
+
+
+def _score(
+    pipe, windows: list[dict], variants: list[torch.Tensor], known: list[torch.Tensor | None]
+) -> list[torch.Tensor]:
+    """Return the emissions `(num_words, num_labels)` of a post with each of several lists of image vectors.
+
+    Windows whose emissions are known are not read again.
+    """
     emissions = []
     for start in range(0, len(variants), BATCH_SIZE):
         batch = variants[start : start + BATCH_SIZE]
-        parts = [_score_window(pipe, window, batch) for window in windows]
+        pairs = zip(windows, known, strict=True)
+        parts = [_score_window(pipe, w, batch) if part is None else [part] * len(batch) for w, part in pairs]
         emissions += [torch.cat(rows) for rows in zip(*parts, strict=True)]
     return emissions
 
@@ -651,26 +691,27 @@ def _image_inputs(variants: list[torch.Tensor]) -> dict[str, torch.Tensor]:
     return {"image_embeds": image_embeds, "image_mask": image_mask.to(image_embeds.device)}
 
 
-def _attentions(
+def _attend(
     pipe, windows: list[dict], batches: list[dict], num_images: int
-) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """Return the fusion's and the guidance's attention of words over images, each `(num_words, num_images)`."""
-    if not num_images:
-        return None, None
-    fusion, guidance = [], []
+) -> tuple[list[torch.Tensor], np.ndarray | None, np.ndarray | None]:
+    """Return emissions by window, and the fusion's and guidance's attention of words over images, one row a word."""
+    parts, fusion, guidance = [], [], []
     for window, inputs in zip(windows, batches, strict=True):
-        outputs, word_mask = pipe.model(**inputs, output_attentions=True), inputs["word_mask"][0]
+        outputs, word_mask = pipe.model(**inputs, output_attentions=num_images > 0), inputs["word_mask"][0]
+        parts.append(outputs.logits[0][word_mask][window["core"]].cpu())
+        if not num_images:
+            continue
         if outputs.fusion_attentions is not None:
             fusion.append(outputs.fusion_attentions[1][0][word_mask][window["core"]])
         if pipe.model.config.use_image_guidance:
             # shape: (num_tokens, num_images)
             weights = torch.stack(outputs.attentions)[..., :num_images].mean(dim=(0, 1, 2))
             guidance.append(weights[word_mask][window["core"]])
-    return tuple(torch.cat(rows).float().cpu().numpy() if rows else None for rows in (fusion, guidance))
+    return parts, *(torch.cat(rows).float().cpu().numpy() if rows else None for rows in (fusion, guidance))
 
 
 def _patch_effects(
-    pipe, windows: list[dict], vectors: torch.Tensor, pixels: torch.Tensor, found: list[dict], grid: int
+    pipe, windows: list[dict], vectors: torch.Tensor, pixels: torch.Tensor, found: list[dict], grid: int, known: list
 ) -> list[np.ndarray]:
     """Return for each image `(num_entities, grid, grid)`: what each entity's log-odds lose without each patch."""
     log_odds = _log_odds([entity["score"] for entity in found])
@@ -685,7 +726,9 @@ def _patch_effects(
         variants = [
             torch.cat([vectors[:image], vector[None], vectors[image + 1 :]]) for vector in _encode(pipe.model, painted)
         ]
-        without = _log_odds([_posteriors(pipe, emissions, found) for emissions in _score(pipe, windows, variants)])
+        without = _log_odds(
+            [_posteriors(pipe, emissions, found) for emissions in _score(pipe, windows, variants, known)]
+        )
         effects.append((log_odds - without).T.reshape(len(found), grid, grid))
     return effects
 
@@ -706,12 +749,19 @@ def _posteriors(pipe, emissions: torch.Tensor, entities: list[dict]) -> list[flo
     return pipe.posteriors(emissions, [(*entity["words"], entity["entity_group"]) for entity in entities])
 
 
-def _without(pipe, emissions: torch.Tensor, entity: dict) -> tuple[float, str, float]:
-    """Return an entity's posterior, the most probable type of its words, `"O"` for none, and the posterior of that."""
+def _without(pipe, emissions: torch.Tensor, found: list[dict]) -> list[tuple[float, str, float]]:
+    """Return each entity's posterior, the most probable type of its words, `"O"` for none, and the posterior of that.
+
+    All at once: each call goes through all words of the post.
+    """
     types = pipe.crf.types
-    scores = _posteriors(pipe, emissions, [{**entity, "entity_group": name} for name in types])
-    best = max([*zip(types, scores, strict=True), ("O", 1 - sum(scores))], key=lambda pair: pair[1])
-    return scores[types.index(entity["entity_group"])], *best
+    scores = _posteriors(pipe, emissions, [{**entity, "entity_group": name} for entity in found for name in types])
+    changed = []
+    for row, entity in enumerate(found):
+        own = scores[row * len(types) : (row + 1) * len(types)]
+        best = max([*zip(types, own, strict=True), ("O", 1 - sum(own))], key=lambda pair: pair[1])
+        changed.append((own[types.index(entity["entity_group"])], *best))
+    return changed
 
 
 def _mean_over_words(attention: np.ndarray | None, entity: dict, image: int) -> float | None:

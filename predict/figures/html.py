@@ -11,21 +11,24 @@ from PIL import Image
 from ...pipeline_smcl import EntityExplanation, Explanation, ImageEvidence
 from .style import (
     ATTENTION_COLOURS,
+    DARK_FAINT,
+    DARK_INK,
+    DARK_PAPER,
     FAINT,
     FRAME,
     INK,
     LINE,
     PAPER,
     PATCH_COLOURS,
+    attention_colour,
     attention_digits,
-    attention_range,
+    attention_scale,
     attention_text,
     choose_attention,
     cut,
     fade,
     ink_on,
     is_right_to_left,
-    mix,
     patch_legend,
     patch_limit,
     patches,
@@ -36,8 +39,16 @@ from .style import (
     without_text,
 )
 
+
+def _shade(name: str, light: str, dark: str) -> str:
+    """Declare a colour in both modes; a browser that does not know them has the light one."""
+    return f"{name}: {light}; {name}: light-dark({light}, {dark});"
+
+
 STYLE = f"""
-body {{ margin: 0 auto; padding: 16px; max-width: 820px; background: {PAPER}; color: {INK};
+:root {{ color-scheme: light dark; }}
+body {{ margin: 0 auto; padding: 16px; max-width: 820px; {_shade("background", PAPER, DARK_PAPER)}
+  {_shade("color", INK, DARK_INK)}
   font: 15px/1.5 system-ui, sans-serif; overflow-wrap: anywhere; }}
 .post {{ font-size: 20px; line-height: 1.7; margin: 0 0 12px; }}
 mark {{ border-radius: 6px; padding: 1px 5px; color: {INK}; -webkit-box-decoration-break: clone;
@@ -52,7 +63,10 @@ figure svg {{ display: block; width: 100%; border: 1px solid {LINE}; border-radi
 section {{ border-top: 1px solid {LINE}; padding: 12px 0; margin-top: 16px; }}
 h2 {{ font-size: 17px; font-weight: 600; margin: 0 0 2px; }}
 section > p {{ margin: 0 0 10px; }}
-.faint, .legend {{ color: {FAINT}; }}
+.faint, .legend {{ {_shade("color", FAINT, DARK_FAINT)} }}
+/* On light colours whatever the mode. */
+tbody th[style] {{ color: {INK}; }}
+@media print {{ :root {{ color-scheme: light; }} }}
 .legend {{ font-size: 13px; margin: 4px 0; }}
 .swatch {{ display: inline-block; width: 12px; height: 12px; border-radius: 3px; vertical-align: -1px; }}
 .frame {{ outline: 2px solid {FAINT}; outline-offset: -2px; }}
@@ -60,7 +74,7 @@ section > p {{ margin: 0 0 10px; }}
 .defs {{ position: absolute; }}
 table {{ border-collapse: separate; border-spacing: 2px; width: 100%; }}
 th {{ font-weight: 400; text-align: start; padding: 2px 6px; }}
-thead th {{ position: sticky; top: 0; padding: 2px 0; background: {PAPER}; text-align: center;
+thead th {{ position: sticky; top: 0; padding: 2px 0; {_shade("background", PAPER, DARK_PAPER)} text-align: center;
   vertical-align: bottom; }}
 thead svg {{ display: block; width: 100%; max-width: 88px; margin: 0 auto; border-radius: 4px; }}
 tbody th {{ min-width: 86px; }}
@@ -79,17 +93,24 @@ rect {{ shape-rendering: crispEdges; }}
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 
-def explanation_to_html(explanation: Explanation, kind: str = "card") -> str:
+def explanation_to_html(explanation: Explanation, kind: str = "card", numbers: Sequence[int] | None = None) -> str:
     """Draw an explanation as a web page; see [`plot_explanation`].
 
     Args:
         explanation ([`Explanation`]): What [`MultiImageNERPipeline.explain`] returned.
         kind (`str`, *optional*, defaults to `"card"`): `"card"` or `"heat_map"`.
+        numbers (`Sequence[int]`, *optional*): What to call the images, by default 1 and so on.
 
     Returns:
         `str`: the page.
+
+    Raises:
+        ValueError: if a card is asked for, and no image was taken away.
     """
-    body = {"card": _card, "heat_map": _heat_map}[kind](explanation)
+    if kind == "card" and any(explained.score_without_images is None for explained in explanation.entities):
+        raise ValueError("A card tells what entities become without images: expected `explain(post)`, `without=True`.")
+    numbers = range(1, len(explanation.images) + 1) if numbers is None else numbers
+    body = {"card": _card, "heat_map": _heat_map}[kind](explanation, numbers)
     left_out = [f'<p class="legend">Left out: {escape(reason)}</p>' for reason in explanation.skipped_images]
     return page("What the images did", [*body, *left_out])
 
@@ -170,16 +191,16 @@ def mark_words(words: Sequence[str], spans: Iterable[tuple[int, int, str, str]])
     return f'<p class="post" dir="{direction}">{" ".join(parts) or "(no words)"}</p>'
 
 
-def _card(explanation: Explanation) -> list[str]:
+def _card(explanation: Explanation, numbers: Sequence[int]) -> list[str]:
     """Return the parts of a post card."""
     limit = patch_limit(explanation)
     colours = type_colours(explanation.types)
-    parts = [_define_images(explanation.images, faded=limit is not None), _post(explanation, colours)]
-    parts += _gallery([_figure(number, image) for number, image in enumerate(explanation.images, start=1)])
+    parts = [_define_images(explanation.images, numbers, faded=limit is not None), _post(explanation, colours)]
+    parts += _gallery([_figure(*pair) for pair in zip(numbers, explanation.images, strict=True)])
     if not explanation.entities:
         parts.append('<p class="faint">No entities found.</p>')
     for explained in explanation.entities:
-        parts += _evidence(explained, explanation.images, limit, colours)
+        parts += _evidence(explained, explanation.images, numbers, limit, colours)
     if limit is not None:
         for colour, meaning in zip(PATCH_COLOURS, patch_legend(limit), strict=True):
             parts.append(f'<p class="legend"><span class="swatch" style="background:{colour}"></span> {meaning}</p>')
@@ -188,11 +209,11 @@ def _card(explanation: Explanation) -> list[str]:
     return parts
 
 
-def _define_images(images: list[Image.Image], faded: bool = False) -> str:
+def _define_images(images: list[Image.Image], numbers: Sequence[int], faded: bool = False) -> str:
     """Embed each image once, for figures to refer to."""
-    named = [(f"image-{number}", image) for number, image in enumerate(images, start=1)]
+    named = [(f"image-{number}", image) for number, image in zip(numbers, images, strict=True)]
     if faded:
-        named += [(f"faded-{number}", fade(image)) for number, image in enumerate(images, start=1)]
+        named += [(f"faded-{number}", fade(image)) for number, image in zip(numbers, images, strict=True)]
     embedded = [
         f'<image id="{name}" width="{image.width}" height="{image.height}" href="{data_uri(image)}"/>'
         for name, image in named
@@ -228,7 +249,11 @@ def _svg(image: Image.Image, content: str, label: str) -> str:
 
 
 def _evidence(
-    explained: EntityExplanation, images: list[Image.Image], limit: float | None, colours: dict[str, str]
+    explained: EntityExplanation,
+    images: list[Image.Image],
+    numbers: Sequence[int],
+    limit: float | None,
+    colours: dict[str, str],
 ) -> list[str]:
     """Return what each image did for one entity."""
     entity, colour = explained.entity, colours[explained.entity["entity_group"]]
@@ -242,7 +267,7 @@ def _evidence(
     else:
         parts.append('<p class="faint">The post has no images.</p>')
     figures = []
-    for number, (image, evidence) in enumerate(zip(images, explained.images, strict=True), start=1):
+    for number, image, evidence in zip(numbers, images, explained.images, strict=True):
         layers = "" if evidence.patch_effects is None else _patches(evidence.patch_effects, image, limit)
         turns = evidence.label_without != entity["entity_group"]
         figures.append(_figure(number, image, layers, _caption(entity, evidence), turns))
@@ -266,18 +291,19 @@ def _patches(effects: np.ndarray, image: Image.Image, limit: float) -> str:
     )
 
 
-def _heat_map(explanation: Explanation) -> list[str]:
+def _heat_map(explanation: Explanation, numbers: Sequence[int]) -> list[str]:
     """Return the parts of a heat map, a row for each word and a column for each image."""
     title, attention = choose_attention(explanation)
-    parts = [_define_images(explanation.images), f'<p class="faint">{title}</p>']
-    bounds = (0.0, 1.0)
+    parts = [_define_images(explanation.images, numbers), f'<p class="faint">{title}</p>']
+    scale = (0.5, 1.0)
     if attention is not None:
-        bounds = attention_range(attention)
-        low, high = (f"{bound:.{attention_digits(*bounds)}f}" for bound in bounds)
+        scale = attention_scale(attention)
+        middle, top = (f"{bound:.{attention_digits(scale[1])}f}" for bound in scale)
         gradient = f"linear-gradient(to right, {', '.join(ATTENTION_COLOURS)})"
-        parts.append(f'<p class="legend">{low} <span class="bar" style="background:{gradient}"></span> {high}</p>')
+        bar = f'0 <span class="bar" style="background:{gradient}"></span> {top}'
+        parts.append(f'<p class="legend" dir="ltr">{bar}; the middle is attention spread evenly, {middle}</p>')
     heads = ["<th></th><th></th>"]
-    for number, image in enumerate(explanation.images, start=1):
+    for number, image in zip(numbers, explanation.images, strict=True):
         drawing = _svg(image, f'<use href="#image-{number}"/>', f"image {number}")
         heads.append(f"<th>{drawing}{number}</th>")
     parts.append(f"<table>\n<thead><tr>{''.join(heads)}</tr></thead>\n<tbody>")
@@ -285,7 +311,7 @@ def _heat_map(explanation: Explanation) -> list[str]:
     for first, end, explained in runs(explanation):
         for word in range(first, end):
             head = _word(explanation.words[word], explained, end - first if word == first else 0, colours)
-            cells = "" if attention is None else _cells(attention[word], *bounds)
+            cells = "" if attention is None else _cells(attention[word], *scale)
             parts.append(f"<tr>{head}{cells}</tr>")
     return [*parts, "</tbody>\n</table>"]
 
@@ -300,12 +326,12 @@ def _word(word: str, explained: EntityExplanation | None, num_words: int, colour
     return f'{span if num_words else ""}<th dir="auto" style="background:{tint(colour)}">{escape(word)}</th>'
 
 
-def _cells(weights: np.ndarray, low: float, high: float) -> str:
+def _cells(weights: np.ndarray, middle: float, top: float) -> str:
     """Return a word's cells, each with its number."""
     cells = []
     for weight in weights:
-        colour = mix(ATTENTION_COLOURS, (weight - low) / (high - low))
-        text = f"{weight:.{attention_digits(low, high)}f}"
+        colour = attention_colour(weight, middle, top)
+        text = f"{weight:.{attention_digits(top)}f}"
         cells.append(f'<td style="background:{colour};color:{ink_on(colour)}">{text}</td>')
     return "".join(cells)
 

@@ -19,8 +19,9 @@ from .style import (
     INK,
     LINE,
     PATCH_COLOURS,
+    attention_colour,
     attention_digits,
-    attention_range,
+    attention_scale,
     attention_text,
     choose_attention,
     fade,
@@ -383,14 +384,16 @@ def draw_heat_map(explanation: Explanation) -> Page:
 
 
 def _draw_scale(page: Page, attention: np.ndarray) -> None:
-    """Draw the colours of a heat map between the least and the greatest attention."""
-    low, high = attention_range(attention)
-    digits = attention_digits(low, high)
-    x, y = MARGIN + page.measure(f"{low:.{digits}f}", SMALL) + 5, page.y + 5
-    page.write(MARGIN, y, f"{low:.{digits}f}", SMALL, FAINT)
+    """Draw the colours of a heat map, from 0 over attention spread evenly to all of it on one image."""
+    middle, top = attention_scale(attention)
+    digits = attention_digits(top)
+    x, y = MARGIN + page.measure("0", SMALL) + 5, page.y + 5
+    page.write(MARGIN, y, "0", SMALL, FAINT)
     colours = [to_rgb(mix(ATTENTION_COLOURS, share)) for share in np.linspace(0, 1, 64)]
     page.image(x, y - 5, 110, 10, np.array(colours)[None])
-    page.write(x + 115, y, f"{high:.{digits}f}", SMALL, FAINT)
+    page.write(
+        x + 115, y, f"{top:.{digits}f}; the middle is attention spread evenly, {middle:.{digits}f}", SMALL, FAINT
+    )
     page.y += 10 + GAP
 
 
@@ -426,11 +429,11 @@ def _draw_span(page: Page, x: float, y: float, num_words: int, explained: Entity
 
 def _draw_cells(page: Page, x: float, y: float, weights: np.ndarray, attention: np.ndarray) -> None:
     """Draw a word's cells, each with its number."""
-    low, high = attention_range(attention)
+    scale = attention_scale(attention)
     for number, weight in enumerate(weights):
-        colour, left = mix(ATTENTION_COLOURS, (weight - low) / (high - low)), x + number * CELL_WIDTH
+        colour, left = attention_colour(weight, *scale), x + number * CELL_WIDTH
         page.box(left + 1, y + 1, CELL_WIDTH - 2, ROW - 2, colour)
-        text = f"{weight:.{attention_digits(low, high)}f}"
+        text = f"{weight:.{attention_digits(scale[1])}f}"
         page.write(left + CELL_WIDTH / 2, y + ROW / 2, text, SMALL, ink_on(colour), align="center")
 
 

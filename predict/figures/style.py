@@ -14,6 +14,7 @@ T = TypeVar("T")
 # Okabe and Ito's colours, told apart with any colour vision; blue before those that are alike to some.
 TYPE_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442")
 INK, FAINT, LINE, PAPER = "#1F2328", "#57606A", "#D0D7DE", "#FFFFFF"
+DARK_INK, DARK_FAINT, DARK_PAPER = "#E6EDF3", "#9DA7B1", "#16181D"
 # From low to high.
 ATTENTION_COLOURS = ("#FCFBFD", "#9E9AC8", "#3F007D")
 # Patches that speak for an entity, and against it; also told apart with any colour vision.
@@ -165,17 +166,38 @@ def choose_attention(explanation: Explanation) -> tuple[str, np.ndarray | None]:
     return "No attention to draw: the model has neither the symmetric fusion nor image guidance.", None
 
 
-def attention_range(attention: np.ndarray) -> tuple[float, float]:
-    """Return the ends of the colour scale: those of the data, or 0 to the one value that all of it has."""
+def attention_scale(attention: np.ndarray) -> tuple[float, float]:
+    """Return the middle and the top of the colour scale, which begins at 0.
+
+    Whatever the data, the middle is attention that is spread evenly, and the top all of it on one image: 1/n and 1 in
+    the fusion, whose weights sum to 1; inside the text encoder, whose words look at one another too, the mean and n
+    times that. What hardly differs then looks alike.
+
+    Args:
+        attention (`np.ndarray` of shape `(num_words, num_images)`): The attention.
+
+    Returns:
+        `tuple[float, float]`: the middle and the top.
+    """
     if not attention.size:
-        return 0.0, 1.0
-    low, high = float(attention.min()), float(attention.max())
-    return (low, high) if high - low > 1e-6 else (0.0, max(high, 1e-6))
+        return 0.5, 1.0
+    middle = max(float(attention.mean()), 1e-6)
+    return middle, middle * attention.shape[1]
 
 
-def attention_digits(low: float, high: float) -> int:
+def attention_colour(weight: float, middle: float, top: float) -> str:
+    """Return the colour of an attention on the scale of `attention_scale`."""
+    return mix(ATTENTION_COLOURS, float(np.interp(weight, *_stops(middle, top))))
+
+
+def _stops(middle: float, top: float) -> tuple[list[float], list[float]]:
+    # Of a single image, the middle is the top.
+    return ([0.0, middle, top], [0.0, 0.5, 1.0]) if top > middle else ([0.0, middle], [0.0, 0.5])
+
+
+def attention_digits(top: float) -> int:
     """Return how many decimals it takes to see differences."""
-    return 2 if high - low >= 0.1 else 3
+    return 2 if top >= 0.1 else 3
 
 
 def patch_limit(explanation: Explanation) -> float | None:
@@ -228,14 +250,18 @@ def patch_legend(limit: float) -> tuple[str, str]:
 
 __all__ = [
     "ATTENTION_COLOURS",
+    "DARK_FAINT",
+    "DARK_INK",
+    "DARK_PAPER",
     "FAINT",
     "FRAME",
     "INK",
     "LINE",
     "PAPER",
     "PATCH_COLOURS",
+    "attention_colour",
     "attention_digits",
-    "attention_range",
+    "attention_scale",
     "attention_text",
     "choose_attention",
     "contrast",
