@@ -97,7 +97,7 @@ def predict_with_ray(
     >>> predict_with_ray(ray.data.read_parquet("s3://posts"), "user/model", "s3://tagged", num_actors=8, num_gpus=1)
     ```
     """
-    require("`predict_with_ray`", "smcl[ray]", "ray.data")
+    require("`predict_with_ray`", "smcl[ray]", "ray")
     import ray.data
 
     columns = Columns.parse(options.get("columns"), not options.get("ignore_images", False))

@@ -306,7 +306,8 @@ def _heat_map(explanation: Explanation, numbers: Sequence[int]) -> list[str]:
     for number, image in zip(numbers, explanation.images, strict=True):
         drawing = _svg(image, f'<use href="#image-{number}"/>', f"image {number}")
         heads.append(f"<th>{drawing}{number}</th>")
-    parts.append(f"<table>\n<thead><tr>{''.join(heads)}</tr></thead>\n<tbody>")
+    direction = "rtl" if is_right_to_left(" ".join(explanation.words)) else "ltr"
+    parts.append(f'<table dir="{direction}">\n<thead><tr>{"".join(heads)}</tr></thead>\n<tbody>')
     colours = type_colours(explanation.types)
     for first, end, explained in runs(explanation):
         for word in range(first, end):
@@ -319,11 +320,11 @@ def _heat_map(explanation: Explanation, numbers: Sequence[int]) -> list[str]:
 def _word(word: str, explained: EntityExplanation | None, num_words: int, colours: dict[str, str]) -> str:
     """Return a word's head, and before the first of an entity's words the cell that marks them all."""
     if explained is None:
-        return f'<th></th><th dir="auto">{escape(word)}</th>'
+        return f"<th></th><th><bdi>{escape(word)}</bdi></th>"
     colour = colours[explained.entity["entity_group"]]
     label = chip(type_text(explained.entity), colour)
     span = f'<th class="span" rowspan="{num_words}" style="background:{colour}">{label}</th>'
-    return f'{span if num_words else ""}<th dir="auto" style="background:{tint(colour)}">{escape(word)}</th>'
+    return f'{span if num_words else ""}<th style="background:{tint(colour)}"><bdi>{escape(word)}</bdi></th>'
 
 
 def _cells(weights: np.ndarray, middle: float, top: float) -> str:

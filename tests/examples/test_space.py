@@ -1,4 +1,6 @@
+import base64
 import importlib.util
+import json
 import os
 import re
 import shutil
@@ -10,6 +12,8 @@ import urllib.request
 from pathlib import Path
 
 import gradio
+import gradio_client
+import gradio_client.exceptions
 import pytest
 import torch
 from datasets import load_dataset
@@ -37,6 +41,7 @@ def load(name: str):
     return module
 
 
+sys.path.insert(0, str(SPACE))
 analysis = load("analysis")
 EXAMPLES = analysis.read_examples(SPACE / "examples")
 
@@ -128,10 +133,39 @@ def test_bundled_examples_are_small_and_varied():
 
 def test_without_a_model_the_program_says_what_to_set(monkeypatch, capsys):
     monkeypatch.delenv("SMCL_MODEL", raising=False)
-    monkeypatch.syspath_prepend(str(SPACE))
     with pytest.raises(SystemExit):
         load("app").main([])
     assert "give --model, or set the variable SMCL_MODEL" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("missing", "message"),
+    [(None, "nowhere/at/all"), ("gradio", 'The page needs gradio: run `pip install "smcl[app]"`.')],
+)
+def test_what_keeps_the_program_from_starting_is_told_in_one_line(monkeypatch, capsys, missing, message):
+    monkeypatch.setitem(sys.modules, missing or "nothing", None)
+    with pytest.raises(SystemExit):
+        load("app").main(["--model", "nowhere/at/all"])
+    told = capsys.readouterr().err
+    assert message in told and told.count("\n") == 1
+
+
+def write_run(folder: Path, title: str) -> str:
+    run = {"stages": ["train"], "data": {"title": title, "name": "x", "splits": {"train": {"posts": 4000}}}}
+    folder.mkdir(exist_ok=True)
+    (folder / "run.json").write_text(json.dumps({"runs": [run]}))
+    return str(folder)
+
+
+def test_the_page_says_which_model_it_shows_and_what_that_knows(pipe, tmp_path):
+    demo = analysis.describe_model(write_run(tmp_path / "demo", "icons"), pipe)
+    assert "demo" in demo and "4,000 posts" in demo and "knows icon posts alone" in demo and "PER (person)" in demo
+    other = analysis.describe_model(write_run(tmp_path / "other", "<b>mine"), pipe)
+    assert "“&lt;b&gt;mine”" in other and "icon posts" not in other
+    assert "not recorded" in analysis.describe_model("someone/model", pipe)
+    assert "Tweets &amp; more" in analysis.describe_model("someone/model", pipe, "Tweets & more")
+    (tmp_path / "demo" / "run.json").write_text("[]")
+    assert "not recorded" in analysis.describe_model(str(tmp_path / "demo"), pipe)
 
 
 def test_examples_of_a_data_set_are_chosen_to_differ_and_read_back_as_they_were(tmp_path):
@@ -162,37 +196,104 @@ def test_entities_of_the_same_words_are_compared():
     assert pairs == [(before[0], after[0]), (None, after[1]), (before[1], None), (None, after[2])]
 
 
-def test_text_is_shown_as_text_and_not_run_as_markup(monkeypatch, pipe, photos):
-    text = "<script>1</script> <b>joey</b> & niko"
-    found = [{**entity(0, 0, "PER"), "start": 0, "end": 8, "word": text[:8]}]
-    monkeypatch.setattr(MultiImageNERPipeline, "__call__", lambda self, posts: [found, []][: len(posts)])
-    html = analysis.analyse(pipe, text, photos[:1], [False])
-    assert html.count("&lt;script&gt;") == 3 and "<script" not in html and "<b>joey" not in html
+def test_text_is_shown_as_text_and_not_run_as_markup(pipe, photos):
+    text = '<script>1</script> "<b>joey</b>" & niko'
+    for html in analysis.analyse(pipe, text, photos[:2], [False, True]):
+        assert "&lt;" in html and "<script" not in html and "<b>joey" not in html and '"<b' not in html
+
+
+def result(html: str) -> dict:
+    """The result that a page offers as a file."""
+    return json.loads(base64.b64decode(re.search(r"application/json;base64,([\w+/=]+)", html)[1]))
+
+
+def test_the_result_as_a_file_is_that_of_the_pipeline(decided):
+    pipe, number, slot = decided
+    post = EXAMPLES[number]
+    html, _ = analysis.analyse(pipe, post["text"], post["images"], [n != slot for n in range(len(post["images"]))])
+    found, expected = result(html), pipe(without(post, slot))
+    assert found["text"] == post["text"] and slot + 1 not in found["images"]
+    assert describe(found["entities"]) == describe(expected)
+
+
+def test_entities_below_the_least_score_are_left_out_everywhere(decided):
+    pipe, number, _ = decided
+    post = EXAMPLES[number]
+    scores = sorted(entity["score"] for entity in pipe(post))
+    used = [True] * len(post["images"])
+    html, heat_map = analysis.analyse(pipe, post["text"], post["images"], used, threshold=scores[0] + 1e-6)
+    assert len(result(html)["entities"]) == len(scores) - 1 == html.count("<mark") == heat_map.count("class=&quot;span")
+
+
+def test_words_that_the_tokenizer_has_never_seen_are_marked(pipe):
+    text = "joey 日 <niko"
+    assert [text[slice(*place)] for place in analysis.find_unknown(pipe, text)] == ["日", "<"]
+    html, _ = analysis.analyse(pipe, text, [], [])
+    assert '<span class="smcl-unknown">日</span>' in html and '<span class="smcl-unknown">&lt;</span>' in html
+    assert "has never seen this word" in html
+    assert "smcl-unknown" not in analysis.analyse(pipe, "joey and niko", [], [])[0]
+
+
+def test_text_beyond_the_most_is_cut_at_a_gap_and_said(pipe, monkeypatch):
+    monkeypatch.setattr(analysis, "MAX_CHARACTERS", 12)
+    assert analysis.cut_text("joey and rest") == ("joey and", [analysis.CUT.format(8, 13, 12)])
+    assert analysis.cut_text("joey and res") == ("joey and res", [])
+    assert analysis.cut_text("x" * 20)[0] == "x" * 12
+    html, _ = analysis.analyse(pipe, "joey and rest", [], [])
+    assert "Only the first 8 of 13 characters" in html and 'data-text="joey and rest"' in html
+    assert analysis.answer(pipe, "joey and rest", [])["notes"] == [analysis.CUT.format(8, 13, 12)]
+
+
+def test_text_from_right_to_left_runs_that_way_throughout(pipe, photos):
+    for text, direction, arrow in (("زرت joey مدينة", "rtl", "←"), ("joey زرت", "ltr", "→")):
+        html, heat_map = analysis.analyse(pipe, text, photos[:2], [True, False])
+        assert html.count(f'<p dir="{direction}">') == 2 and f'<table dir="{direction}">' in html
+        assert f"table dir=&quot;{direction}" in heat_map
+        assert (arrow in html) == ("<tr" in html)
+
+
+def test_images_are_moved_and_removed_with_their_marks():
+    images, used = ["a", "b", "c"], [True, False, True, True]
+    assert analysis.move_image(images, used, 1, -1) == (["b", "a", "c"], [False, True, True])
+    assert analysis.move_image(images, used, 1, 1) == (["a", "c", "b"], [True, True, False])
+    assert analysis.move_image(images, used, 0, -1) == analysis.move_image(images, used, 2, 1) == (images, used[:3])
+    assert analysis.remove_image(images, used, 1) == (["a", "c"], [True, True])
+    assert images == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize(("looks", "count"), [(1000, 36), (20, 16), (0, 0)])
+def test_cards_of_long_posts_look_at_larger_parts(pipe, photos, monkeypatch, looks, count):
+    monkeypatch.setattr(analysis, "MAX_LOOKS", looks)
+    text = next(post["text"] for post in EXAMPLES if pipe({"text": post["text"], "images": photos[:1]}))
+    html = analysis.draw_card(pipe, text, photos[:2], [True, False])
+    entities = len(pipe({"text": text, "images": photos[:1]}))
+    assert html.count("&lt;rect ") == count * entities and ("too long" in html) == (count == 0)
 
 
 @pytest.mark.parametrize("text", ["", "  \n"])
 def test_empty_text_gives_a_message(pipe, text):
-    assert analysis.analyse(pipe, text, [], []) == analysis.render_notes([analysis.NO_TEXT])
-    assert analysis.draw_figure(pipe, text, EXAMPLES[0]["images"], [True], "heat_map") == ""
+    assert analysis.analyse(pipe, text, [], []) == (analysis.render_notes([analysis.NO_TEXT]), "")
+    assert analysis.draw_card(pipe, text, EXAMPLES[0]["images"], [True]) == ""
 
 
 def test_images_that_were_deleted_give_a_message(pipe, photos):
     os.remove(photos[0])
-    assert analysis.analyse(pipe, "joey", photos[:2], [True, True]) == analysis.render_notes([analysis.GONE])
-    assert analysis.draw_figure(pipe, "joey", photos[:2], [True, True], "heat_map") == ""
+    assert analysis.analyse(pipe, "joey", photos[:2], [True, True]) == (analysis.render_notes([analysis.GONE]), "")
+    assert analysis.draw_card(pipe, "joey", photos[:2], [True, True]) == ""
     images, used, notes = analysis.add_images(photos[:2], [True, False], photos[2:3], 4)
     assert images == photos[1:3] and used == [False, True] and len(notes) == 1
 
 
-def test_what_the_pipeline_refuses_is_told(pipe, photos, broken):
-    html = analysis.analyse(pipe, "joey & niko", [photos[0], broken], [True, True])
-    assert html.startswith('<p class="smcl-note"') and "joey &amp; niko" in html and "is no image" in html
+def test_what_the_pipeline_refuses_is_told_to_visitors_and_logged_for_the_host(pipe, photos, broken, caplog):
+    told = analysis.analyse(pipe, "joey & niko", [photos[0], broken], [True, True])
+    assert told == (analysis.render_notes([analysis.UNREADABLE]), "")
+    assert "is no image" in caplog.text
 
 
 def test_broken_files_are_left_out_and_named(photos, broken):
     images, used, notes = analysis.add_images([photos[0]], [False], [broken, photos[1]], 4)
     assert images == photos[:2] and used == [False, True]
-    assert len(notes) == 1 and notes[0].startswith("broken.png is no image.")
+    assert notes == [analysis.BAD_IMAGE.format("broken.png")]
 
 
 def test_images_beyond_the_most_are_left_out_and_named(photos):
@@ -221,7 +322,8 @@ def address(decided, tmp_path_factory):
     (folder / "smcl").mkdir()
     for path in [ROOT / "__init__.py", *ROOT.glob("*_smcl.py")]:
         shutil.copy(path, folder / "smcl")
-    shutil.copytree(ROOT / "predict", folder / "smcl" / "predict", ignore=shutil.ignore_patterns("__pycache__"))
+    for room in ("predict", "dataset_scripts"):
+        shutil.copytree(ROOT / room, folder / "smcl" / room, ignore=shutil.ignore_patterns("__pycache__"))
     decided[0].save_pretrained(str(folder / "model"))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -247,7 +349,7 @@ def address(decided, tmp_path_factory):
 
 def wait_for(address: str, server: subprocess.Popen, log: Path) -> None:
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    end = time.monotonic() + 2 * SECONDS
+    end = time.monotonic() + 6 * SECONDS
     while time.monotonic() < end:
         assert server.poll() is None, log.read_text()
         try:
@@ -341,17 +443,21 @@ def test_taking_an_image_away_shows_what_changes_and_putting_it_back_ends_it(pag
     assert shown(page) == describe(pipe(post))
 
 
-def test_heat_map_and_patches_are_drawn_and_fit_their_frames(page):
+def test_heat_map_and_card_are_drawn_and_fit_their_frames(page):
     open_example(page, 3)
     cells = page.frame_locator("#heat_map iframe").locator("td")
     sync_api.expect(cells).to_have_count(len(EXAMPLES[3]["text"].split()) * len(EXAMPLES[3]["images"]))
     page.locator("#look").click()
-    page.frame_locator("#patches iframe").locator("rect").first.wait_for()
+    page.frame_locator("#card iframe").locator("rect").first.wait_for()
     fits = "frame => Math.abs(frame.clientHeight - frame.contentDocument.body.offsetHeight) < 2"
     for frame in page.locator("iframe").all():
         page.wait_for_function(fits, arg=frame.element_handle())
     box(page, 0).uncheck()
-    sync_api.expect(page.locator("#patches iframe")).to_have_count(0)
+    sync_api.expect(page.locator("#card iframe")).to_have_count(0)
+    # The images keep their numbers.
+    expect_sides(page, 2)
+    page.locator("#heat_map h3", has_text="without image 1").wait_for()
+    sync_api.expect(page.frame_locator("#heat_map iframe").locator("thead th").last).to_have_text("3")
 
 
 def test_own_post_with_own_images(page, pipe, photos):
@@ -372,7 +478,7 @@ def test_own_post_with_own_images(page, pipe, photos):
 def test_broken_file_gives_a_message_and_the_post_is_kept(page, broken, photos):
     open_example(page, 0)
     page.locator("#files input[type=file]").set_input_files([broken, photos[0]])
-    sync_api.expect(page.locator("#note")).to_contain_text("broken.png is no image")
+    sync_api.expect(page.locator("#note")).to_contain_text("broken.png was left out")
     sync_api.expect(page.locator(".smcl-slot:visible img")).to_have_count(len(EXAMPLES[0]["images"]) + 1)
     expect_sides(page, 1)
 
@@ -394,10 +500,96 @@ def test_empty_text_gives_a_message_and_clear_empties_the_page(page):
     assert page.locator("#text textarea").input_value() == ""
 
 
-def test_narrow_screen_needs_no_sideways_scrolling(page):
-    page.set_viewport_size({"width": 400, "height": 800})
+BACKGROUND = "element => getComputedStyle(element).backgroundColor"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_screens_of_any_width_and_shade_show_all_of_the_page(page, scheme):
+    page.emulate_media(color_scheme=scheme)
+    page.reload()
+    page.locator(".smcl-example").first.wait_for()
     open_example(page, 3)
     box(page, 0).uncheck()
     expect_sides(page, 2)
-    page.locator("#heat_map iframe").wait_for()
-    assert page.evaluate("document.documentElement.scrollWidth") <= 400
+    page.locator("#look").click()
+    page.locator("#card iframe").wait_for()
+    for width in (1280, 390):
+        page.set_viewport_size({"width": width, "height": 900})
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+    for place in (
+        page.locator("body"),
+        *(page.frame_locator(f"#{x} iframe").locator("body") for x in ("heat_map", "card")),
+    ):
+        red = int(re.search(r"\d+", place.evaluate(BACKGROUND))[0])
+        assert (red < 60) == (scheme == "dark")
+
+
+def test_a_text_that_was_changed_greys_the_old_result(page):
+    open_example(page, 0)
+    stale, area = page.locator("body.smcl-stale"), page.locator("#text textarea")
+    sync_api.expect(stale).to_have_count(0)
+    text = area.input_value()
+    area.fill(text + " niko")
+    sync_api.expect(stale).to_have_count(1)
+    area.fill(text)
+    sync_api.expect(stale).to_have_count(0)
+    area.fill(text + " niko")
+    page.locator("#run").click()
+    sync_api.expect(page.locator("#result p").first).to_contain_text("niko")
+    sync_api.expect(stale).to_have_count(0)
+
+
+def test_images_are_moved_and_removed(page, pipe):
+    post = EXAMPLES[3]
+    open_example(page, 3)
+    first, second, third = post["images"]
+    page.get_by_role("button", name="Move image 1 later").click()
+    expected = describe(pipe({**post, "images": [second, first, third]}))
+    page.wait_for_function("count => document.querySelectorAll('#result mark').length === count", arg=len(expected))
+    page.get_by_role("button", name="Remove image 1").click()
+    sync_api.expect(page.locator(".smcl-slot:visible img")).to_have_count(2)
+    page.frame_locator("#heat_map iframe").locator("thead svg").nth(1).wait_for()
+    sync_api.expect(page.frame_locator("#heat_map iframe").locator("thead svg")).to_have_count(2)
+    assert shown(page) == describe(pipe({**post, "images": [first, third]}))
+
+
+def test_the_result_is_saved_as_a_file_by_a_click(page, pipe, tmp_path):
+    open_example(page, 0)
+    with page.expect_download() as download:
+        page.get_by_text("Save as JSON").click()
+    download.value.save_as(tmp_path / "entities.json")
+    saved = json.loads((tmp_path / "entities.json").read_text(encoding="utf-8"))
+    assert describe(saved["entities"]) == describe(pipe(EXAMPLES[0]))
+    page.locator("#look").click()
+    with page.expect_download() as download:
+        page.get_by_text("Save this figure").click()
+    assert download.value.suggested_filename == "card.html"
+
+
+def test_a_long_post_is_read_and_its_card_keeps_nobody_waiting(page, browser, address):
+    words = "joey and niko rest here "
+    open_example(page, 5)
+    page.locator("#text textarea").fill(words * 210)
+    page.locator("#run").click()
+    sync_api.expect(page.locator("#result .smcl-note")).to_contain_text("Only the first")
+    page.locator("#look").click()
+    other = browser.new_page()
+    other.goto(address)
+    other.locator(".smcl-example").first.click()
+    other.locator("#result .smcl-post").wait_for()
+    assert page.locator("#card iframe").count() == 0
+    other.close()
+    page.locator("#card iframe").wait_for()
+
+
+def test_programs_ask_by_the_named_endpoint(address, pipe, photos, broken):
+    client = gradio_client.Client(address, verbose=False)
+    files = [gradio_client.handle_file(path) for path in (*photos[:2], broken)]
+    answer = client.predict("joey and niko rest", files, 0.1, api_name="/find_entities")
+    expected = pipe({"text": "joey and niko rest", "images": photos[:2]}, threshold=0.1)
+    assert describe(answer["entities"]) == describe(expected)
+    assert answer["notes"] == [analysis.BAD_IMAGE.format("broken.png")]
+    with pytest.raises(gradio_client.exceptions.AppError, match="no text yet"):
+        client.predict(" ", None, 0, api_name="/find_entities")
+    named = client.view_api(return_format="dict", print_info=False)["named_endpoints"]
+    assert [*named] == ["/find_entities"]

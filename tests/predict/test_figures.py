@@ -231,27 +231,47 @@ def test_words_cannot_turn_what_follows_them():
 
 
 @pytest.mark.parametrize("attention", ["fusion", "guidance"])
-def test_heat_map_has_a_cell_for_each_word_and_image_on_the_scale_of_the_data(attention):
+def test_heat_map_has_a_cell_for_each_word_and_image_on_a_scale_around_even_attention(attention):
     explanation = make_explanation(attention=attention)
     weights = explanation.fusion_attention if attention == "fusion" else explanation.guidance_attention
     html = explanation_to_html(explanation, "heat_map")
     cells = re.findall(r'<td style="background:(#\w+);color:(#\w+)">([\d.]+)</td>', html)
     assert [float(text) for _, _, text in cells] == pytest.approx(weights.ravel(), abs=0.0051)
-    low, high = (cells[int(index)][0] for index in (weights.argmin(), weights.argmax()))
-    assert (low, high) == (style.ATTENTION_COLOURS[0], style.ATTENTION_COLOURS[-1])
+    middle = float(weights.mean())
+    colours = [style.attention_colour(weight, middle, 2 * middle) for weight in weights.ravel()]
+    assert [colour for colour, _, _ in cells] == colours
     assert all(style.contrast(colour, ink) >= 4.5 for colour, ink, _ in cells)
-    assert f"{weights.min():.2f} <span" in html and f"</span> {weights.max():.2f}" in html
+    assert "0 <span" in html and f"</span> {2 * middle:.2f}; the middle is " in html and f"evenly, {middle:.2f}" in html
     assert ("in the fusion" in html) == (attention == "fusion")
     assert [x["rowspan"] for tag, x in Page(html).elements if "rowspan" in x] == ["1", "2"]
 
 
-def test_heat_map_of_even_attention_has_a_scale_too():
+def test_attention_that_hardly_differs_looks_alike():
     even = np.full((len(WORDS), 2), 0.5, dtype=np.float32)
     html = explanation_to_html(make_explanation(fusion_attention=even), "heat_map")
-    assert html.count(f"background:{style.ATTENTION_COLOURS[-1]}") == 2 * len(WORDS)
-    close = even + np.linspace(-0.01, 0.01, even.size, dtype=np.float32).reshape(even.shape)
-    html = explanation_to_html(make_explanation(fusion_attention=close), "heat_map")
-    assert "0.490 <span" in html and "</span> 0.510" in html
+    assert html.count(f"background:{style.ATTENTION_COLOURS[1]}") == 2 * len(WORDS)
+    close, middle = (style.to_rgb(style.attention_colour(x, 0.5, 1.0)) for x in (0.496, 0.5))
+    assert np.abs(close - middle).max() < 0.01
+    ends = [style.attention_colour(x, 0.25, 1.0) for x in (0.0, 0.25, 1.0)]
+    assert ends == [*style.ATTENTION_COLOURS]
+    # One image has all attention, which says nothing.
+    assert style.attention_colour(1.0, 1.0, 1.0) == style.ATTENTION_COLOURS[1]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_images_keep_the_numbers_that_they_are_given(kind):
+    html = explanation_to_html(make_explanation(num_images=2), kind, numbers=[1, 3])
+    assert 'aria-label="image 3"' in html and 'aria-label="image 2"' not in html
+    assert len(re.findall(r'id="image-(\d)"', html)) == 2 and 'href="#image-2"' not in html
+
+
+def test_a_card_of_attentions_alone_is_refused():
+    explanation = make_explanation()
+    for explained in explanation.entities:
+        explained.score_without_images = None
+    with pytest.raises(ValueError, match="`without=True`"):
+        explanation_to_html(explanation)
+    assert explanation_to_html(explanation, "heat_map")
 
 
 @pytest.mark.parametrize(
@@ -382,7 +402,7 @@ def test_without_matplotlib_png_says_what_to_install_and_html_is_drawn(monkeypat
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     for kind in KINDS:
-        with pytest.raises(ImportError, match=r"pip install smcl\[plot\]"):
+        with pytest.raises(ImportError, match=r'needs matplotlib: run `pip install "smcl\[plot\]"`'):
             plot_explanation(make_explanation(), tmp_path / "figure.png", kind)
         plot_explanation(make_explanation(), tmp_path / "figure.html", kind)
     assert not (tmp_path / "figure.png").exists()
@@ -460,7 +480,7 @@ def test_colours_of_types_follow_the_order_of_the_labels():
     assert style.TYPE_COLOURS[3] not in one
 
 
-def test_command_line_draws_a_post_of_a_file(processor, photo, tmp_path, monkeypatch):
+def test_command_line_draws_a_post_of_a_file(processor, photo, tmp_path, monkeypatch, capsys):
     make_model().save_pretrained(tmp_path / "model")
     processor.save_pretrained(tmp_path / "model")
     (tmp_path / "post").mkdir()
@@ -477,8 +497,10 @@ def test_command_line_draws_a_post_of_a_file(processor, photo, tmp_path, monkeyp
     assert (tmp_path / "heat_map.png").exists()
     main(["--model", "model", "--post", "post/bare.json", "--output", "bare.html"])
     assert (tmp_path / "bare.html").exists()
-    with pytest.raises(ValueError, match="Expected a post"):
+    with pytest.raises(SystemExit):
         main(["--model", "model", "--post", "post/list.json", "--output", "list.html"])
+    message = capsys.readouterr().err
+    assert "Expected an object" in message and message.count("\n") == 1
 
 
 @pytest.mark.parametrize(
@@ -499,7 +521,7 @@ def test_command_line_draws_a_post_of_a_file(processor, photo, tmp_path, monkeyp
         (None, "There is no file .*post.json"),
     ],
 )
-def test_the_post_of_the_command_is_read_as_a_line_to_predict_is(tmp_path, monkeypatch, text, expected):
+def test_the_post_of_the_command_is_read_as_a_line_to_predict_is(tmp_path, monkeypatch, capsys, text, expected):
     seen, path = [], tmp_path / "post.json"
     processor = SimpleNamespace(context_columns=())
     pipe = SimpleNamespace(model=make_model(), processor=processor, explain=lambda post, patch_grid: seen.append(post))
@@ -509,8 +531,10 @@ def test_the_post_of_the_command_is_read_as_a_line_to_predict_is(tmp_path, monke
     monkeypatch.setattr(plot, "plot_explanation", lambda *args: None)
     argv = ["--model", "m", "--post", str(path), "--output", "card.png"]
     if isinstance(expected, str):
-        with pytest.raises(ValueError, match=expected):
+        with pytest.raises(SystemExit):
             plot.main(argv)
+        message = capsys.readouterr().err
+        assert re.search(expected, message) and message.count("\n") == 1
         return
     plot.main(argv)
     images = [image.replace("FOLDER", str(tmp_path)) for image in expected["images"]]
