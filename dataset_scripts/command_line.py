@@ -86,13 +86,13 @@ def _names(parser: argparse.ArgumentParser) -> Iterator[tuple[str, bool]]:
                 yield from _names(command)
 
 
-def did_you_mean(name: str, names: Iterable[str], dashes: str = "--") -> str:
+def did_you_mean(name: str, names: Iterable[str], form: str = "--{}") -> str:
     """Ask whether another argument was meant.
 
     Args:
         name (`str`): What there is not, without dashes.
         names (`Iterable[str]`): What there is.
-        dashes (`str`, *optional*, defaults to `"--"`): What to write before a name.
+        form (`str`, *optional*, defaults to `"--{}"`): How to write a name.
 
     Returns:
         `str`: a question with a space before it, or an empty string if nothing is near.
@@ -100,7 +100,7 @@ def did_you_mean(name: str, names: Iterable[str], dashes: str = "--") -> str:
     names = sorted({*names})
     near = difflib.get_close_matches(name, names, 1, cutoff=0.8)
     near = near or [known for known in names if name in known][:3] or difflib.get_close_matches(name, names, 1)
-    return f" Did you mean {' or '.join(dashes + known for known in near)}?" if near else ""
+    return f" Did you mean {' or '.join(map(form.format, near))}?" if near else ""
 
 
 def describe(error: BaseException) -> str:

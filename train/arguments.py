@@ -203,7 +203,6 @@ class SMCLTrainingArguments(TrainingArguments):
     Arguments that could not be honoured are refused by name: those of `FIXED`, and what splits batches anew.
 
     Raises:
-        ImportError: if a tracker of `report_to` is not installed.
         ValueError: if an argument has a value that can't be honoured.
     """
 
@@ -250,7 +249,6 @@ class SMCLTrainingArguments(TrainingArguments):
                 f"`--train_sampling_strategy` must be one of {', '.join(SAMPLING_STRATEGIES)}, got "
                 f"{self.train_sampling_strategy!r}."
             )
-        _require_trackers(self.report_to)
         if str(getattr(self.eval_strategy, "value", self.eval_strategy)) == "no":
             # There is no best model then; the last one is kept.
             self.load_best_model_at_end = False
@@ -270,8 +268,15 @@ class SMCLTrainingArguments(TrainingArguments):
             self._n_gpu = 1
 
 
-def _require_trackers(report_to: str | list[str] | None) -> None:
-    """Refuse trackers that are not installed, before data is read for them."""
+def require_trackers(report_to: str | list[str] | None) -> None:
+    """Refuse trackers that are not installed, before data is read for them.
+
+    Args:
+        report_to (`str` or `list[str]`, *optional*): As in `TrainingArguments`.
+
+    Raises:
+        ImportError: if one is missing.
+    """
     for name in [report_to] if isinstance(report_to, str) else report_to or ():
         if name in TRACKERS and name not in get_available_reporting_integrations():
             require(f"`--report_to {name}`", TRACKERS[name], name)
@@ -396,7 +401,7 @@ def _parse_file(path: Path) -> tuple[Any, ...]:
     hints = {name: hint for one in _CLASSES for name, hint in get_type_hints(one).items()}
     for name, value in given.items():
         if name not in hints:
-            raise ValueError(f"there is no argument `{name}`.{did_you_mean(str(name), hints, dashes='')}")
+            raise ValueError(f"there is no argument `{name}`.{did_you_mean(str(name), hints, '`{}`')}")
         takes = {get_origin(kind) or kind for kind in (hints[name], *get_args(hints[name]))}
         if list in takes and isinstance(value, str | dict):
             # As the command line takes several values, or pairs that a file may write as names with values.
@@ -423,4 +428,5 @@ __all__ = [
     "SMCLTrainingArguments",
     "SwitchArguments",
     "parse_arguments",
+    "require_trackers",
 ]

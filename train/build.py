@@ -31,7 +31,7 @@ from ..dataset_scripts.columns import parse_columns
 from ..dataset_scripts.gate import PostsDict
 from ..modeling_smcl import SMCLTaggingModel
 from ..processing_smcl import SMCLProcessor
-from .arguments import Arguments, DataArguments, ModelArguments, SMCLTrainingArguments
+from .arguments import Arguments, DataArguments, ModelArguments, SMCLTrainingArguments, require_trackers
 from .collator import SMCLDataCollator
 from .data import label_names, load_posts
 from .image_cache import CachedImages, ImageFeatures, ImagePixels
@@ -158,8 +158,10 @@ def prepare(arguments: Arguments, splits: list[str]) -> Run:
         [`Run`].
 
     Raises:
+        ImportError: if a tracker that the run reports to is missing.
         ValueError: if the arguments, the data and the model do not fit together.
     """
+    require_trackers(arguments.training.report_to)
     data, switches = arguments.data, arguments.switches.given()
     system, config = find_system(arguments.model), saved_config(arguments.model)
     if data.streaming:

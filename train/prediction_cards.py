@@ -57,9 +57,9 @@ def add_prediction_figures(trainer: SMCLTrainer, posts: Posts, on_extra_images: 
     if not trackers or "images" not in posts.column_names:
         return
     try:
-        require("A tracker's figures of predictions", "smcl[track]", "matplotlib")
+        require("Sending figures of predictions to trackers", "smcl[track]", "matplotlib")
     except ImportError as error:
-        logger.warning(f"There will be none. {error}")
+        logger.warning(f"Trackers get none: {error}")
         return
     if trainer.is_sharded:
         logger.warning("Trackers get no figures of predictions where processes share parts of a model.")

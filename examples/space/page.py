@@ -28,20 +28,22 @@ HEAD = """<div class="smcl-head"><h1>{title}</h1>
 {about}</div>"""
 # The examples come last, what they fill in comes first.
 SCROLL_UP = "() => document.getElementById('text').scrollIntoView({behavior: 'smooth'})"
-# A result is grey while it is not that of the text above it; a text runs the way its first letter does.
+# A result is grey while it is not that of the text above; a text runs the way its first letter does; signs are named.
 WATCH = """() => {
   const box = document.querySelector('#text textarea'), result = document.getElementById('result');
   const compare = () => {
     const shown = result.querySelector('[data-text]');
     document.body.classList.toggle('smcl-stale', shown !== null && shown.dataset.text !== box.value);
   };
-  box.dir = 'auto';
   const labels = {earlier: 'Move image # earlier', later: 'Move image # later', remove: 'Remove image #'};
-  for (const [name, label] of Object.entries(labels))
-    for (const button of document.querySelectorAll(`[id^=${name}_]`))
-      button.ariaLabel = button.title = label.replace('#', button.id.split('_')[1]);
+  const name = () => document.querySelectorAll('.smcl-movers button').forEach(button => {
+    const [sign, number] = button.id.split('_'), label = labels[sign].replace('#', number);
+    if (button.title !== label) button.title = button.ariaLabel = label;
+  });
+  box.dir = 'auto';
   box.addEventListener('input', compare);
   new MutationObserver(compare).observe(result, {childList: true, subtree: true});
+  new MutationObserver(name).observe(document.querySelector('.smcl-slots'), {childList: true, subtree: true});
 }"""
 PART = {"elem_classes": "smcl-part", "apply_default_css": False}
 HIDDEN = {"api_visibility": "private"}
@@ -186,7 +188,7 @@ class Page:
         try:
             return answer(self.pipe, text, files or [], threshold or 0)
         except ValueError as error:
-            raise gr.Error(str(error)) from None
+            raise gr.Error(str(error), print_exception=False) from None
 
     def add(self, files: list[str] | None, images: list[str], *used: bool) -> list:
         """Take files that were dropped; empty the drop zone for more."""

@@ -134,7 +134,7 @@ def test_the_program_tesseract_reads_or_is_told_to_be_missing(photos, monkeypatc
     with pytest.raises(RuntimeError, match="out of ink"):
         source.annotate(photos)
     monkeypatch.setitem(sys.modules, "pytesseract", None)
-    with pytest.raises(DataError, match=r"pip install smcl\[enrich\]"):
+    with pytest.raises(ImportError, match=r'pip install "smcl\[enrich\]"'):
         Tesseract()
 
 

@@ -65,7 +65,7 @@ def test_commands_of_a_command_know_their_arguments(capsys):
 def test_the_nearest_name_comes_first_then_those_that_contain_it():
     names = ["per_device_train_batch_size", "graph_size", "learning_rate", "head_learning_rate"]
     assert did_you_mean("batch_size", names) == " Did you mean --per_device_train_batch_size?"
-    assert did_you_mean("learning_rat", names, dashes="") == " Did you mean learning_rate?"
+    assert did_you_mean("learning_rat", names, "{}") == " Did you mean learning_rate?"
 
 
 @pytest.mark.parametrize(

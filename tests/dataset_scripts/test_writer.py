@@ -1,4 +1,3 @@
-import argparse
 import io
 import json
 
@@ -7,6 +6,7 @@ from datasets import load_dataset
 from PIL import Image
 
 from smcl.dataset_scripts import writer
+from smcl.dataset_scripts.command_line import CommandParser
 from smcl.dataset_scripts.report import count_illegal_transitions
 from smcl.dataset_scripts.schema import FEATURES, DataError, make_post
 from smcl.dataset_scripts.writer import run_command, write_dataset
@@ -153,7 +153,7 @@ def test_an_output_that_is_a_file_is_refused(tmp_path):
 
 
 def test_the_command_prints_the_report(tmp_path, capsys):
-    run_command(argparse.ArgumentParser(), write_dataset, output=tmp_path, name="demo", splits=make_splits(), read=read)
+    run_command(CommandParser(), write_dataset, output=tmp_path, name="demo", splits=make_splits(), read=read)
     rows = {line[:20].strip(): line[20:].split() for line in capsys.readouterr().out.splitlines()}
     assert rows["posts"] == ["3", "1", "1", "5"]
     assert rows["entities"] == ["4", "0", "1", "5"]
@@ -166,6 +166,6 @@ def test_the_command_ends_with_the_message_alone(capsys):
         raise DataError("No such thing. Look elsewhere.")
 
     with pytest.raises(SystemExit) as stop:
-        run_command(argparse.ArgumentParser(prog="convert"), convert)
+        run_command(CommandParser(prog="convert"), convert)
     assert stop.value.code == 2
     assert capsys.readouterr().err == "convert: No such thing. Look elsewhere.\n"

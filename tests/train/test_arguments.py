@@ -9,7 +9,7 @@ from transformers.utils import logging
 
 from smcl.baselines import SYSTEMS
 from smcl.run_ner_multiimage import main
-from smcl.train.arguments import FIXED, SMCLTrainingArguments, parse_arguments
+from smcl.train.arguments import FIXED, RUN_ARGUMENTS, SMCLTrainingArguments, parse_arguments
 
 
 def test_arguments_may_come_from_one_file(data, encoders, tmp_path):
@@ -157,6 +157,42 @@ def test_help_of_switches_is_what_the_docstrings_of_the_configurations_say(help_
     )
     assert help_texts["dropout"].endswith("the two backbones (default: 0.1; 0.5 with bilstm-crf, hbilstm-crf).")
     assert not [name for name, text in help_texts.items() if "(default: None)" in text]
+
+
+def test_help_shows_each_argument_once_in_its_room_ours_first(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    with pytest.raises(SystemExit):
+        parse_arguments(["--help"])
+    text = capsys.readouterr().out
+    rooms = re.findall(r"^(\w.*):$", text, re.MULTILINE)
+    names = [
+        "model",
+        "model: fields of its configuration",
+        "data",
+        "training",
+        "output",
+        "transformers.TrainingArguments",
+    ]
+    assert rooms == names
+    shown = re.findall(r"^  (--\S+)", text, re.MULTILINE)
+    assert len(shown) == len(set(shown)) and not [name for name in shown if "-" in name.strip("-") or "--no_" in name]
+    hidden = {"remove_unused_columns", "logging_nan_inf_filter"}
+    assert {name.strip("-") for name in shown} == {*RUN_ARGUMENTS} - hidden
+    places = [
+        text.index(f"\n  {name} ") for name in ("--text_model", "--use_fusion", "--dataset", "--head_learning_rate")
+    ]
+    assert places == sorted(places) and places[-1] < text.index("\n  --output_dir") < text.index("\n  --weight_decay")
+
+
+def test_other_spellings_are_still_understood_and_unknown_ones_named(capsys):
+    arguments = parse_arguments(["--output-dir", "x", "--learning-rate", "1e-3", "--no_gather_losses"]).training
+    assert (arguments.output_dir, arguments.learning_rate, arguments.gather_losses) == ("x", 1e-3, False)
+    with pytest.raises(SystemExit):
+        parse_arguments(["--outputdir", "x"])
+    message = capsys.readouterr().err
+    assert (
+        message.endswith("there is no argument --outputdir. Did you mean --output_dir?\n") and message.count("\n") == 1
+    )
 
 
 def test_switch_with_a_value_that_is_no_choice_is_refused(capsys):

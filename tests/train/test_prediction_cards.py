@@ -120,4 +120,4 @@ def test_missing_matplotlib_is_told(trainer, data, monkeypatch, caplog):
     logging.get_logger("smcl.train.prediction_cards").addHandler(caplog.handler)
     tracked = trainer(report_to="tensorboard")
     add_prediction_figures(tracked, load_dataset(data, split="validation"))
-    assert count_figures(tracked) == 0 and "pip install smcl[track]" in caplog.text
+    assert count_figures(tracked) == 0 and 'pip install "smcl[track]"' in caplog.text

@@ -61,6 +61,33 @@ def test_same_seed_gives_the_same_weights(data, encoders, tmp_path):
     assert weights[0] == weights[1]
 
 
+def test_training_over_a_trained_model_asks_first_and_leaves_nothing_of_it(data, encoders, tmp_path):
+    arguments = ["--dataset", data, *encoders, "--output_dir", str(tmp_path), *TRAINING]
+    main([*arguments, "--do_predict"])
+    before = (tmp_path / "model.safetensors").read_bytes()
+    with pytest.raises(ValueError, match="trained model .model.safetensors, checkpoint-.*--overwrite_output_dir"):
+        main([*arguments, "--seed", "7"])
+    with pytest.raises(ValueError, match="holds a trained model"):
+        main([*arguments, "--dry_run"])
+    with pytest.raises(ValueError, match="leave one of them out"):
+        main([*arguments, "--overwrite_output_dir", "--resume_from_checkpoint", "true"])
+    assert (tmp_path / "model.safetensors").read_bytes() == before
+    main([*arguments, "--seed", "7", "--overwrite_output_dir"])
+    assert (tmp_path / "model.safetensors").read_bytes() != before
+    assert not (tmp_path / "predictions.jsonl").exists()
+    assert "test_f1" not in json.loads((tmp_path / "all_results.json").read_text())
+    # What applies the model, or goes on, needs no leave.
+    main(["--dataset", data, "--model", str(tmp_path), "--output_dir", str(tmp_path), "--do_predict", "--use_cpu"])
+    main([*arguments, "--resume_from_checkpoint", "true", "--num_train_epochs", "2"])
+
+
+def test_a_tracker_that_is_missing_is_named_before_data_is_read(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "dvclive", None)
+    arguments = ["--dataset", "none", "--output_dir", str(tmp_path), "--do_train", "--report_to", "dvclive"]
+    with pytest.raises(ImportError, match='needs dvclive: run `pip install "dvclive"`'):
+        main(arguments)
+
+
 def rewrite(data, folder, features=FEATURES, **changes) -> str:
     """Copy a data set, with other rows for some splits; `None` drops a split."""
     folder.mkdir()
