@@ -183,7 +183,7 @@ def test_renamed_columns_and_another_scheme_train_as_the_schema_does(data, encod
     main([*odd, "--columns", "images=photo", "tokens=words", "ner_tags=tags", "--tag_scheme", "iobes"])
     assert (tmp_path / "a" / "model.safetensors").read_bytes() == (tmp_path / "b" / "model.safetensors").read_bytes()
     with pytest.raises(ValueError, match="tag_scheme iobes"):
-        main([*odd, "--columns", "images=photo", "tokens=words", "ner_tags=tags"])
+        main([*odd[:-1], str(tmp_path / "c"), "--columns", "images=photo", "tokens=words", "ner_tags=tags"])
 
 
 def test_a_folder_of_json_lines_is_trained_on_with_paths_from_there(data, encoders, tmp_path):
