@@ -18,7 +18,6 @@ nothing, lie anywhere between.
 As in the published set, a record is JSON or a Python literal, and some images are missing, truncated or empty.
 """
 
-import argparse
 import json
 import os
 import random
@@ -33,6 +32,7 @@ from seqeval.scheme import IOB2, Entities
 from tqdm import tqdm
 
 from . import mner_mi, twitter
+from .command_line import CommandParser
 from .files import check_writable
 from .image_files import SUFFIXES
 from .schema import DataError, Post, require_folder
@@ -331,19 +331,17 @@ def run_maker(doc: str, photographs: type[Photographs], argv: Sequence[str] | No
         photographs (`type`): The subclass of [`Photographs`].
         argv (`Sequence[str]`, *optional*): The arguments; those of the process by default.
     """
-    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser(doc)
     parser.add_argument("--tweets", type=Path, required=True, help="the folder of {train,valid,test}.txt")
     parser.add_argument("--photos", type=Path, required=True, help="the folder of photographs, see above")
     parser.add_argument("--output", type=Path, required=True, help="a new or empty folder to write to")
     parser.add_argument("--scale", type=float, default=1.0, help="share of each split's tweets (default: all)")
     parser.add_argument("--seed", type=int, default=0, help="seed of everything random (default: %(default)s)")
     arguments = parser.parse_args(argv)
-    try:
+    with parser.errors_in_one_line():
         counts = make_posts(
             arguments.tweets, photographs(arguments.photos), arguments.output, arguments.scale, arguments.seed
         )
-    except DataError as error:
-        parser.exit(2, f"{parser.prog}: {error}\n")
     sys.stdout.write(
         f"{counts['posts']} posts, {counts['images']} images; {counts['mentions']} mentions replaced, "
         f"{counts['shown']} of them shown by an image. Next:\n"

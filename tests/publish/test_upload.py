@@ -14,7 +14,7 @@ import pytest
 import transformers.utils.hub
 from factories import TEXT_SIZE, make_model
 from hub_server import HubServer, Repository
-from huggingface_hub import ModelCard, constants
+from huggingface_hub import HfApi, ModelCard, constants, get_session
 from safetensors.torch import load_file, save_file
 from transformers import BertConfig
 
@@ -225,6 +225,21 @@ def test_offline_is_named(hub, saved, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(ValueError, match="unset HF_HUB_OFFLINE"):
         publish(saved, DEMO)
+
+
+def test_a_hub_that_is_not_reached_is_told_in_one_line(saved, monkeypatch, capsys):
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(HfApi, "create_repo", unreachable)
+    with pytest.raises(SystemExit) as stop:
+        publish_main([str(saved), "someone/x", "--token", "hf_good"])
+    told = capsys.readouterr().err
+    assert stop.value.code == 2 and told.count("\n") == 1
+    assert told.startswith("python -m smcl.publish: The Hub (http://127.0.0.1:9) can't be reached: ")
+
+
+def unreachable(self, name, **settings):
+    """Ask a machine that does not answer, as a person without a network does."""
+    return get_session().get("http://127.0.0.1:9")
 
 
 def test_data_set_comes_back_as_it_was_published(hub, data, tmp_path, capsys):
