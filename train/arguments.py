@@ -410,7 +410,8 @@ def _parse_file(path: Path) -> tuple[Any, ...]:
             values[name] = getattr(parser.parse_args([f"--{name}", *items]), name)
         elif isinstance(value, str | int | float | datetime.date):
             is_truth = isinstance(value, bool) and (bool in takes or name == "resume_from_checkpoint")
-            text = str(value).lower() if is_truth else str(written.get(name, value))
+            text = value if is_truth else written.get(name, value)
+            text = str(text).lower() if isinstance(text, bool) else str(text)
             values[name] = getattr(parser.parse_args([f"--{name}={text}"]), name)
         elif type(value) in takes:
             values[name] = value
