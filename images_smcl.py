@@ -1,12 +1,15 @@
 """Reading an image of a post: whole, upright, of bounded size, as RGB."""
 
+import base64
 import concurrent.futures
 import http.client
 import io
+import ipaddress
 import itertools
 import math
 import os
 import re
+import socket
 import struct
 import threading
 import time
@@ -91,23 +94,27 @@ def check_size(image: Image.Image) -> None:
         )
 
 
-def load_image(image: Any) -> Image.Image:
+def load_image(image: Any, **allowed: bool) -> Image.Image:
     """Read an image as RGB, turned upright by its EXIF orientation.
 
     Args:
-        image (`PIL.Image.Image`, `str`, `Path`, `bytes` or `dict`): An image of any mode, a path, an `http(s)` URL, the
-            content of an image file, or `{"bytes": ..., "path": ...}` as in `datasets`, with one of them `None`.
+        image (`PIL.Image.Image`, `str`, `Path`, `bytes` or `dict`): An image of any mode, a path, an `http(s)` URL, a
+            data URI, the content of an image file, or `{"bytes": ..., "path": ...}` as in `datasets`, where the bytes
+            or the path may be `None`.
+        **allowed (`bool`): `allow_paths`, `allow_urls` and `allow_private_urls`, as in `fetch_image`.
 
     Returns:
         `PIL.Image.Image`: in RGB. Of animations the first frame, transparent parts on white; greys of more than 8 bits
         scaled by the range that the file states, or that its kind has.
 
     Raises:
-        ImageError: if the image is of another kind, missing, cut, damaged, no image, too large or without a pixel.
+        ImageError: if the image is of another kind, missing, cut, damaged, no image, too large or without a pixel, or
+            may not be taken from where it is.
     """
-    source = image
-    if isinstance(image, dict) and image.keys() == {"bytes", "path"}:
-        source = image["path"] if image["bytes"] is None else image["bytes"]
+    source = fetch_image(image, **allowed)
+    if isinstance(source, dict) and source.keys() == {"bytes", "path"}:
+        source = source["path"] if source["bytes"] is None else source["bytes"]
+    name = _name(image)
     try:
         if isinstance(source, Image.Image):
             check_size(source)
@@ -121,18 +128,100 @@ def load_image(image: Any) -> Image.Image:
                     raise
             return _to_rgb(open_image(shorter))
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ImageError(f"{_name(source)} can't be used: {error} Scale it down, or leave it out.") from error
+        raise ImageError(f"{name} can't be used: {error} Scale it down, or leave it out.") from error
     except Image.UnidentifiedImageError as error:
         raise ImageError(
-            f"{_name(source)} is no image. Expected one of {', '.join(FORMATS)}. Replace it, or leave it out."
+            f"{name} is no image. Expected one of {', '.join(FORMATS)}. Replace it, or leave it out."
         ) from error
     except ImageError as error:
-        raise ImageError(f"{_name(source)} can't be used: {error}") from error
+        raise ImageError(f"{name} can't be used: {error}") from error
     except DECODE_ERRORS as error:
         raise ImageError(
-            f"{_name(source)} is cut or damaged: {error}. Replace it, or leave it out; the converters of "
+            f"{name} is cut or damaged: {error}. Replace it, or leave it out; the converters of "
             "smcl.dataset_scripts keep what such a file still shows."
         ) from error
+
+
+def fetch_image(
+    image: Any, *, allow_paths: bool = True, allow_urls: bool = True, allow_private_urls: bool = False
+) -> Any:
+    """Take an image from where it is, if that is allowed; its content is not looked at.
+
+    What is refused is neither opened nor asked for anything, and all of it by the same words: they do not tell whether
+    there is such a file, or such a host.
+
+    Args:
+        image (`Any`): An image, as of [`load_image`].
+        allow_paths (`bool`, *optional*, defaults to `True`): Whether it may be a path.
+        allow_urls (`bool`, *optional*, defaults to `True`): Whether it may be an `http(s)` URL.
+        allow_private_urls (`bool`, *optional*, defaults to `False`): Whether the URL's host, or one that it redirects
+            to, may be this machine or in a private network.
+
+    Returns:
+        `{"bytes": ..., "path": url}` for a URL, the `bytes` of a data URI, and anything else as it is.
+
+    Raises:
+        ImageError: if it may not be taken from there, a download fails, or a data URI can't be read.
+    """
+    source = image
+    if isinstance(image, dict) and image.keys() == {"bytes", "path"} and image["bytes"] is None:
+        source = image["path"]
+    if not isinstance(source, str | Path):
+        return image
+    allowed = {"allow_paths": allow_paths, "allow_urls": allow_urls, "allow_private_urls": allow_private_urls}
+    try:
+        if isinstance(source, str) and is_data_uri(source):
+            return _read_data_uri(source)
+        if isinstance(source, str) and is_address(source):
+            if not allow_urls:
+                raise _NotAllowedError
+            return {"bytes": _download(source.strip(), allow_private_urls), "path": source}
+        if not allow_paths:
+            raise _NotAllowedError
+    except _NotAllowedError as error:
+        raise ImageError(f"{_name(source)} can't be used: {_what_is_allowed(**allowed)}") from error
+    except ImageError as error:
+        raise ImageError(f"{_name(source)} can't be used: {error}") from error
+    return image
+
+
+def take_images(images: list[Any], skips: bool = False, **allowed: bool) -> tuple[dict[int, Any], list[str]]:
+    """Take the images of a post from where they are.
+
+    Args:
+        images (`list`): Its images, as of [`load_image`].
+        skips (`bool`, *optional*, defaults to `False`): Whether to read them at once, and to go on without those that
+            can't be read.
+        **allowed (`bool`): As in `fetch_image`.
+
+    Returns:
+        Images as of `load_image` by their number in the post, and for each that was left out, why.
+
+    Raises:
+        ImageError: if an image can't be taken and none is to be left out; names it.
+    """
+    good, notes = {}, []
+    for slot, image in enumerate(images):
+        try:
+            good[slot] = load_image(image, **allowed) if skips else fetch_image(image, **allowed)
+        except ImageError as error:
+            if not skips:
+                raise ImageError(f"Post 0 of the batch, image {slot}: {error}") from error
+            notes.append(f"Image {slot}: {error}")
+    return good, notes
+
+
+class _NotAllowedError(Exception):
+    """An image may not be taken from where it is said to be."""
+
+
+def _what_is_allowed(allow_paths: bool, allow_urls: bool, allow_private_urls: bool) -> str:
+    urls = "an http(s) URL" if allow_private_urls else "an http(s) URL whose host is a public one"
+    kinds = ["the image itself (its bytes, a PIL image or a data URI)", *["a path"] * allow_paths, *[urls] * allow_urls]
+    return (
+        f"expected {' or '.join(kinds)}. Nothing else is opened or asked for here, unless `allow_paths`, `allow_urls` "
+        "and `allow_private_urls` say so."
+    )
 
 
 def is_address(source: str) -> bool:
@@ -140,12 +229,47 @@ def is_address(source: str) -> bool:
     return source.strip().lower().startswith(("http://", "https://"))
 
 
+def is_data_uri(source: str) -> bool:
+    """Tell whether a string is an image itself, as `data:image/png;base64,...`."""
+    return source[:5].lower() == "data:"
+
+
+def _read_data_uri(uri: str) -> bytes:
+    """Return the content of `data:[<type>][;base64],<content>`, read as leniently as browsers do."""
+    head, comma, content = uri.partition(",")
+    data = urllib.parse.unquote_to_bytes(content)
+    try:
+        if not comma:
+            raise ValueError("no comma ends its head")
+        return decode_base64(data) if head.lower().replace(" ", "").endswith(";base64") else data
+    except ValueError as error:
+        raise ImageError(f"{error}. Expected 'data:image/png;base64,...'.") from error
+
+
+def decode_base64(text: str | bytes) -> bytes:
+    """Decode base64, its own alphabet or that of URLs, with or without white space and the padding at its end.
+
+    Args:
+        text (`str` or `bytes`): The text.
+
+    Returns:
+        `bytes`.
+
+    Raises:
+        ValueError: if it is none.
+    """
+    data = b"".join((text.encode() if isinstance(text, str) else text).split()).rstrip(b"=")
+    data = data.replace(b"-", b"+").replace(b"_", b"/")
+    try:
+        return base64.b64decode(data + b"=" * (-len(data) % 4), validate=True)
+    except ValueError as error:
+        raise ValueError("it is no base64") from error
+
+
 def _open_source(source: Any) -> BinaryIO:
-    """Open a path, a URL or bytes."""
+    """Open a path or bytes."""
     if isinstance(source, bytes):
         return io.BytesIO(source)
-    if isinstance(source, str) and is_address(source):
-        return io.BytesIO(_download(source.strip()))
     if not isinstance(source, str | Path):
         raise ImageError(
             f"it is of type {type(source).__name__}. Expected a PIL image, a path, a URL or the bytes of an image "
@@ -170,18 +294,20 @@ def _similar_files(path: str) -> list[str]:
         return sorted(entry.name for entry in entries if os.path.splitext(entry.name)[0].casefold() == stem)[:3]
 
 
-def _download(url: str) -> bytes:
+def _download(url: str, allow_private: bool) -> bytes:
     """Download a file within `DOWNLOAD_SECONDS`, however slowly the server sends what."""
     if is_offline_mode():
         raise ImageError("HF_HUB_OFFLINE is set. Download it first and give its path.")
     future: concurrent.futures.Future[bytes] = concurrent.futures.Future()
     # A thread of its own: looking up the name, and each line of the header, may take any time.
-    threading.Thread(target=_fetch, args=(url, future), daemon=True).start()
+    threading.Thread(target=_fetch, args=(url, allow_private, future), daemon=True).start()
     try:
         data = future.result(DOWNLOAD_SECONDS)
     except (TimeoutError, concurrent.futures.TimeoutError) as error:
         reason = str(error) or f"it takes more than {DOWNLOAD_SECONDS} s"
         raise ImageError(f"the download failed: {reason}. Download it yourself and give its path.") from error
+    except ImageError:
+        raise
     except (OSError, http.client.HTTPException, ValueError) as error:
         raise ImageError(f"the download failed: {error}. Download it yourself and give its path.") from error
     if len(data) > MAX_FILE_BYTES:
@@ -189,11 +315,11 @@ def _download(url: str) -> bytes:
     return data
 
 
-def _fetch(url: str, future: concurrent.futures.Future[bytes]) -> None:
+def _fetch(url: str, allow_private: bool, future: concurrent.futures.Future[bytes]) -> None:
     """Download a file; stop when it has become too large, or nobody waits for it any more."""
     end, data = time.monotonic() + DOWNLOAD_SECONDS, bytearray()
     try:
-        with urllib.request.urlopen(_to_ascii(url), timeout=DOWNLOAD_SECONDS) as response:
+        with _make_opener(allow_private).open(_to_ascii(url), timeout=DOWNLOAD_SECONDS) as response:
             while time.monotonic() < end and len(data) <= MAX_FILE_BYTES and (block := response.read1(2**16)):
                 data += block
     except Exception as error:
@@ -201,6 +327,76 @@ def _fetch(url: str, future: concurrent.futures.Future[bytes]) -> None:
     else:
         if time.monotonic() < end:
             future.set_result(bytes(data))
+
+
+def _make_opener(allow_private: bool) -> urllib.request.OpenerDirector:
+    """Make what opens `http(s)` addresses, and follows redirects to such alone: not to files or by FTP."""
+    opener = urllib.request.OpenerDirector()
+    kinds = (urllib.request.ProxyHandler, urllib.request.HTTPHandler, urllib.request.HTTPSHandler)
+    for kind in (
+        *(kinds if allow_private else (_PublicHandler,)),
+        urllib.request.HTTPRedirectHandler,
+        urllib.request.HTTPDefaultErrorHandler,
+        urllib.request.HTTPErrorProcessor,
+        urllib.request.UnknownHandler,
+    ):
+        opener.add_handler(kind())
+    return opener
+
+
+class _PublicHandler(urllib.request.HTTPSHandler):
+    """Open `http(s)` addresses of public hosts alone. Those that a server redirects to come here as well."""
+
+    http_request = urllib.request.AbstractHTTPHandler.do_request_
+
+    def http_open(self, request: urllib.request.Request) -> http.client.HTTPResponse:
+        return self.do_open(http.client.HTTPConnection, request)
+
+    def do_open(self, http_class, req, **settings) -> http.client.HTTPResponse:
+        if urllib.request.getproxies().get(req.type) and not urllib.request.proxy_bypass(req.host):
+            raise ImageError(
+                "this machine reaches others by a proxy, which looks up hosts by itself, so that nothing here can tell "
+                "whether they are public. Pass `allow_private_urls=True` where the proxy sees to that."
+            )
+
+        def connect(host: str, **more) -> http.client.HTTPConnection:
+            connection = http_class(host, **more)
+            connection._create_connection = _connect_publicly
+            return connection
+
+        return super().do_open(connect, req, **settings)
+
+
+def _connect_publicly(address: tuple[str, int], *settings: Any) -> socket.socket:
+    """Connect to a host by the very numbers that were looked at: a second look-up may give others."""
+    try:
+        found = socket.getaddrinfo(*address, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError):
+        found = []
+    numbers = [place[0] for *_, place in found]
+    if not numbers or not all(map(_is_public, numbers)):
+        raise _NotAllowedError
+    for left, number in enumerate(numbers, 1 - len(numbers)):
+        try:
+            return socket.create_connection((number, address[1]), *settings)
+        except OSError:
+            if not left:
+                raise
+
+
+def _is_public(number: str) -> bool:
+    """Tell whether an address of the internet protocol is one of the public internet."""
+    address = ipaddress.ip_address(number)
+    if address.version == 6:
+        # Ways to write an address of version 4, of which NAT64 is what some networks have for all.
+        inner = address.ipv4_mapped or address.sixtofour
+        if address in ipaddress.ip_network("64:ff9b::/96"):
+            inner = ipaddress.IPv4Address(int(address) % 2**32)
+        if inner is not None:
+            return _is_public(str(inner))
+        if address.is_site_local:
+            return False
+    return address.is_global and not address.is_multicast and not address.is_reserved
 
 
 def _to_ascii(url: str) -> str:
@@ -250,6 +446,10 @@ def _text_size(chunk: bytes) -> int:
 
 
 def _name(source: Any) -> str:
+    if isinstance(source, dict) and source.keys() == {"bytes", "path"}:
+        source = source["path"] or source["bytes"]
+    if isinstance(source, str) and is_data_uri(source):
+        return "the image of a data URI"
     if isinstance(source, str | Path):
         text = ascii(str(source))
         return text if len(text) <= 200 else f"{text[:197]}..."
@@ -367,7 +567,11 @@ __all__ = [
     "ImageError",
     "check_size",
     "cut_to_middle",
+    "decode_base64",
+    "fetch_image",
     "is_address",
+    "is_data_uri",
     "load_image",
     "open_image",
+    "take_images",
 ]

@@ -15,7 +15,7 @@ from transformers.pipelines.base import ChunkPipeline
 from transformers.utils import logging
 
 from .crf_smcl import find_entities
-from .images_smcl import ImageError, load_image
+from .images_smcl import load_image, take_images
 from .processing_smcl import check_words, split_into_windows
 
 logger = logging.get_logger(__name__)
@@ -39,6 +39,7 @@ CHOICES = {
     "on_bad_image": ("error", "skip"),
     "on_extra_images": ("error", "first"),
     "on_error": ("raise", "return"),
+    **dict.fromkeys(("allow_paths", "allow_urls", "allow_private_urls"), (False, True)),
 }
 
 
@@ -176,9 +177,9 @@ class MultiImageNERPipeline(ChunkPipeline):
             posts (`dict`, `str`, or an iterable of these): A post, a list, or a generator or data set of posts, each
                 `{"text": ..., "images": [...]}`, or a string for a post without images. The text is a string, split
                 into words as the tokenizer does, or a list of words; however long, all of it is read. Images are
-                paths, URLs, PIL images or the bytes of image files, in post order; a post may have none, and one alone
-                may stand as `image`. Of records of a data set, `tokens` is taken as the text (if it is empty, `text`),
-                and other columns are passed over.
+                paths, URLs, data URIs, PIL images or the bytes of image files, in post order; a post may have none, and
+                one alone may stand as `image`. Of records of a data set, `tokens` is taken as the text (if it is empty,
+                `text`), and other columns are passed over.
             batch_size (`int`, *optional*, defaults to 1): Posts (windows of long posts) that are computed at once.
             threshold (`float`, *optional*, defaults to 0): Leave out entities of a lower score.
             return_tags (`bool`, *optional*, defaults to `False`): Return for each post a `dict` of `entities`, `words`,
@@ -189,6 +190,10 @@ class MultiImageNERPipeline(ChunkPipeline):
                 `"error"`, or `"first"` to use the first ones.
             on_error (`str`, *optional*, defaults to `"raise"`): With a post that can't be processed: `"raise"`, or
                 `"return"` to give `{"error": message}` in its place.
+            allow_paths, allow_urls (`bool`, *optional*, default to `True`): Whether images may be paths, and URLs. Give
+                `False` to a pipeline that strangers reach; see SECURITY.md.
+            allow_private_urls (`bool`, *optional*, defaults to `False`): Whether URLs may lead to this machine or into
+                a private network.
 
         Returns:
             A list for a list, an iterator for a generator; for each post its entities in order:
@@ -243,15 +248,13 @@ class MultiImageNERPipeline(ChunkPipeline):
         for row, window in enumerate(windows):
             yield {"window": {**window, "post": about}, "is_last": row == len(windows) - 1}
 
-    def read_post(
-        self, post: dict, on_bad_image: str = "error", on_extra_images: str = "error"
-    ) -> tuple[Post, list[dict[str, Any]]]:
+    def read_post(self, post: dict, **settings) -> tuple[Post, list[dict[str, Any]]]:
         """Check and read a post.
 
         Args:
             post (`dict` or `str`): A post, as in a call.
-            on_bad_image (`str`, *optional*, defaults to `"error"`): As in a call.
-            on_extra_images (`str`, *optional*, defaults to `"error"`): As in a call.
+            **settings: `on_bad_image`, `on_extra_images`, `allow_paths`, `allow_urls` and `allow_private_urls`, as in a
+                call and with the same defaults.
 
         Returns:
             What is known of the post, and its windows: each with `inputs` (the processor's tensors, a batch of one) and
@@ -264,7 +267,7 @@ class MultiImageNERPipeline(ChunkPipeline):
         post = self._to_post(post)
         try:
             about = self._read_text(post["text"])
-            images = self._read_images(post, about, on_bad_image, on_extra_images)
+            images = self._read_images(post, about, **settings)
             given, num_appended = {"images": [list(images.values())]}, 0
             if columns:
                 # Systems with context read the first image alone.
@@ -291,14 +294,19 @@ class MultiImageNERPipeline(ChunkPipeline):
         columns = self.processor.context_columns
         return _to_post(post, bool(columns) or getattr(self.model.config, "vision_config", None) is not None, columns)
 
-    def _read_images(self, post: dict, about: Post, on_bad_image: str, on_extra_images: str) -> dict[int, Any]:
+    def _read_images(
+        self, post: dict, about: Post, on_bad_image: str = "error", on_extra_images: str = "error", **allowed: bool
+    ) -> dict[int, Any]:
         """Return the images of a post that are read, by their number; note in `about` those that are left out."""
         images = post.get("images")
-        if hasattr(self.processor, "image_processor") or not self.processor.context_columns:
-            images = self.processor.limit_images([images], on_extra_images)[0]
-            if on_bad_image == "skip":
-                return _load_good_images(images, about)
-        return dict(enumerate(images if isinstance(images, list | tuple) else [] if images is None else [images]))
+        images = [] if images is None else images if isinstance(images, list | tuple) else [images]
+        if not hasattr(self.processor, "image_processor") and self.processor.context_columns:
+            return dict(enumerate(images))
+        images = self.processor.limit_images([images], on_extra_images)[0]
+        good, about.skipped_images = take_images(images, on_bad_image == "skip", **allowed)
+        if about.skipped_images:
+            logger.warning(f"{len(about.skipped_images)} images were left out. {' '.join(about.skipped_images)}")
+        return good
 
     def _read_text(self, text: str | list[str]) -> Post:
         """Return the words of a text with their places."""
@@ -446,7 +454,7 @@ class MultiImageNERPipeline(ChunkPipeline):
             patch_grid (`int`, *optional*, defaults to 0): With g > 0, also measure each of g x g patches of each image.
             without (`bool`, *optional*, defaults to `True`): Whether to take images away. `False` gives entities and
                 attentions alone, in about twice the time of a call.
-            **settings: `on_bad_image` and `on_extra_images`, as in a call.
+            **settings: All of a call that is about images.
 
         Returns:
             [`Explanation`].
@@ -505,19 +513,6 @@ def _to_text(record: dict[str, Any], reads_images: bool) -> dict[str, Any]:
     return {"text": text if not words and isinstance(text, str) else words} | images
 
 
-def _load_good_images(images: list[Any], post: Post) -> dict[int, Any]:
-    """Read images by their number, note those that can't be read in the post, and warn of them."""
-    good = {}
-    for slot, image in enumerate(images):
-        try:
-            good[slot] = load_image(image)
-        except ImageError as error:
-            post.skipped_images.append(f"Image {slot}: {error}")
-    if post.skipped_images:
-        logger.warning(f"{len(post.skipped_images)} images were left out. {' '.join(post.skipped_images)}")
-    return good
-
-
 @torch.no_grad()
 def explain_post(
     pipe: MultiImageNERPipeline, post: dict, patch_grid: int = 0, without: bool = True, **settings
@@ -529,7 +524,7 @@ def explain_post(
         post (`dict`): A post, as in a call of the pipeline.
         patch_grid (`int`, *optional*, defaults to 0): As in [`~MultiImageNERPipeline.explain`].
         without (`bool`, *optional*, defaults to `True`): Likewise.
-        **settings: `on_bad_image` and `on_extra_images`, as in a call of the pipeline, and with the same defaults.
+        **settings: All of a call of the pipeline that is about images, with the same defaults.
 
     Returns:
         [`Explanation`].
@@ -605,19 +600,22 @@ def _explain_context(pipe, post: dict, patch_grid: int, without: bool, settings:
         raise ValueError(f"`patch_grid` must be 0 for a {type(pipe.model).__name__}, which reads context of images.")
     post = pipe._to_post(post)
     about, windows = pipe.read_post(post, **settings)
-    kept = pipe._read_images(post, Post(), **{"on_bad_image": "error", "on_extra_images": "error"} | settings)
+    kept = pipe._read_images(post, Post(), **settings)
+    allowed = {name: value for name, value in settings.items() if name.startswith("allow_")}
     variants = [pipe.processor.with_image(post, None)]
     if len(kept) > 1:
         second = pipe.processor.with_image(post, [*kept][1])
         variants.append(second if pipe.processor.is_computed(second) else variants[0])
-    scored = [_score_as_read(pipe, part) for part in (windows, *(pipe.read_post(other)[1] for other in variants))]
+    variants = [windows, *(pipe.read_post(other, **allowed)[1] for other in variants)]
+    scored = [_score_as_read(pipe, variant) for variant in variants]
     # With all, without any, without the first, and without each of the others.
     emissions = [*scored[:2], scored[-1], *scored[:1] * (len(kept) - 1)] if without else scored[:1]
     batches = [pipe.collate([window["inputs"]]) for window in windows]
     _, _, guidance = _attend(pipe, windows, batches, min(1, len(kept)))
     guidance = None if guidance is None else np.pad(guidance, ((0, 0), (0, len(kept) - 1)))
     found = pipe.entities(about, emissions[0], pipe.decode(emissions[0]))
-    return _explanation(pipe, about, found, [*map(load_image, kept.values())], emissions, guidance=guidance)
+    seen = [load_image(image, **allowed) for image in kept.values()]
+    return _explanation(pipe, about, found, seen, emissions, guidance=guidance)
 
 
 def _score_as_read(pipe, windows: list[dict]) -> torch.Tensor:
@@ -626,11 +624,11 @@ def _score_as_read(pipe, windows: list[dict]) -> torch.Tensor:
     return torch.cat([window["emissions"] for window in scored])
 
 
-def _read_settings(pipe, settings: dict[str, str]) -> dict[str, str]:
+def _read_settings(pipe, settings: dict[str, Any]) -> dict[str, Any]:
     """Return how to read a post: what the pipeline was built with, but for what is asked for here."""
-    known = ("on_bad_image", "on_extra_images")
+    known = [name for name in CHOICES if name != "on_error"]
     if settings.keys() - set(known):
-        raise ValueError(f"Expected {' and '.join(known)} as settings of an explanation, got {sorted(settings)}.")
+        raise ValueError(f"Expected {', '.join(known)} as settings of an explanation, got {sorted(settings)}.")
     checked, _, _ = pipe._sanitize_parameters(**settings)
     return {name: value for name, value in (pipe._preprocess_params | checked).items() if name in known}
 

@@ -156,6 +156,7 @@ def predict_input(arguments: Arguments) -> dict[str, int]:
         ignore_images=data.ignore_images,
         on_bad_image=data.on_bad_image,
         on_extra_images=data.on_extra_images,
+        allow_private_urls=data.allow_private_urls,
     )
 
 

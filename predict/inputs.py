@@ -23,7 +23,7 @@ from ..dataset_scripts.columns import (
 )
 from ..dataset_scripts.rows import read_id, read_post
 from ..dataset_scripts.schema import parse_json
-from ..images_smcl import is_address
+from ..images_smcl import is_address, is_data_uri
 
 READ = ("id", "tokens", "text", "images")
 # Of a Parquet file whose row groups are large, so much of each column is held at once, in bytes.
@@ -304,7 +304,7 @@ def place_image(image: Any, folder: str | None) -> Any:
     """Make a relative path, alone or as `datasets` stores it, a path below `folder`."""
     if isinstance(image, dict) and image.keys() <= {"bytes", "path"}:
         image = image.get("path") if image.get("bytes") is None else image["bytes"]
-    if not isinstance(image, str) or is_address(image) or os.path.isabs(image):
+    if not isinstance(image, str) or is_address(image) or is_data_uri(image) or os.path.isabs(image):
         return image
     if folder is None:
         raise ValueError(f"the image {ascii(image)[:200]} is a relative path, and there is no folder to look in.")

@@ -43,7 +43,8 @@ def predict_rows(
         ignore_images (`bool`, *optional*, defaults to `False`): Take all images away.
         columns (`str`, `Sequence[str]` or `Mapping[str, str]`, *optional*): Names that the rows have for ours, as of
             `parse_columns`.
-        **options: `on_bad_image` and `on_extra_images`, as in a call of the pipeline.
+        **options: What a call of the pipeline takes about images: `on_bad_image`, `on_extra_images`, `allow_paths`,
+            `allow_urls`, `allow_private_urls`.
 
     Returns:
         `list[dict]`: for each row `id`, `words`, `tags`, `entities` and, if any image was left out, `skipped_images`;
@@ -111,7 +112,7 @@ def predict_file(
         disable_tqdm (`bool`, *optional*, defaults to `False`): Show no progress.
         columns (`str`, `Sequence[str]` or `Mapping[str, str]`, *optional*): As of `predict_rows`.
         ignore_images (`bool`, *optional*, defaults to `False`): Take all images away.
-        **options: `on_bad_image` and `on_extra_images`, as of `predict_rows`.
+        **options: As of `predict_rows`.
 
     Returns:
         `dict[str, int]`: numbers of `posts`, of those with `errors`, and of `skipped_images`; empty in all processes

@@ -23,8 +23,8 @@ class RayPredictor:
     Args:
         model (`str`): A saved SMCL that every machine can read: folder or Hub name.
         device (`str`, *optional*, defaults to `"cpu"`): Where it computes.
-        **options: Those of [`~predict_file.predict_rows`]: `folder`, `columns`, `ignore_images`, `on_bad_image`,
-            `on_extra_images`.
+        **options: Those of [`~predict_file.predict_rows`]: `folder`, `columns`, `ignore_images`, and what the pipeline
+            takes about images.
 
     Example:
     ```python
@@ -81,8 +81,8 @@ def predict_with_ray(
         num_actors (`int`, *optional*, defaults to 1): Actors, each with a model of its own.
         num_gpus (`float`, *optional*, defaults to 0): GPUs of each actor; less than 1 for several actors on one.
         batch_size (`int`, *optional*, defaults to 16): Posts that are computed at once.
-        **options: `folder` (which relative paths of images start at), `columns`, `ignore_images`, `on_bad_image` and
-            `on_extra_images`, as of [`~predict_file.predict_rows`].
+        **options: `folder` (which relative paths of images start at), `columns`, `ignore_images`, and what the pipeline
+            takes about images, as of [`~predict_file.predict_rows`].
 
     Returns:
         `ray.data.Dataset`: one record for each post, with the columns of `part_files.RECORD_SCHEMA` (a missing id is

@@ -150,6 +150,12 @@ class DataArguments:
     on_bad_image: str = field(
         default="error", metadata={"help": "With an image of --input that can't be read: 'error', or 'skip' it."}
     )
+    allow_private_urls: bool = field(
+        default=False,
+        metadata={
+            "help": "Fetch images of --input from this machine and from private networks too, not public hosts alone."
+        },
+    )
     dry_run: bool = field(
         default=False, metadata={"help": "Check data, model, memory and time of this run, and write nothing."}
     )

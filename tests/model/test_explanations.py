@@ -270,8 +270,8 @@ def test_settings_of_the_pipeline_hold_unless_others_are_asked_for(pipe, process
         ({"patch_grid": 17}, "`patch_grid` .* got 17"),
         ({"patch_grid": 1.5}, "`patch_grid` .* got 1.5"),
         ({"on_bad_image": "ignore"}, "`on_bad_image` must be one of"),
-        ({"on_error": "return"}, "on_bad_image and on_extra_images .*got .*'on_error'"),
-        ({"threshold": 0.5}, "on_bad_image and on_extra_images .*got .*'threshold'"),
+        ({"on_error": "return"}, "Expected on_bad_image, on_extra_images, allow_paths.*got .*'on_error'"),
+        ({"threshold": 0.5}, "Expected on_bad_image, on_extra_images, allow_paths.*got .*'threshold'"),
     ],
 )
 def test_arguments_that_cannot_be_used_are_named(pipe, photos, arguments, message):

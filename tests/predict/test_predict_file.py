@@ -412,8 +412,11 @@ def test_addresses_of_json_lines_are_fetched(pipe, tmp_path, address):
         patch.setattr("smcl.images_smcl.is_offline_mode", lambda: False)
         threading.Thread(target=server.serve_forever, daemon=True).start()
         row = {"text": "joey", "images": [address.format(f"127.0.0.1:{server.server_port}")]}
-        counts = run(pipe, write_lines(tmp_path / "in.jsonl", [row]), tmp_path / "out.jsonl")
+        source = write_lines(tmp_path / "in.jsonl", [row])
+        refused = run(pipe, source, tmp_path / "refused.jsonl")
+        counts = run(pipe, source, tmp_path / "out.jsonl", allow_private_urls=True)
         server.shutdown()
+    assert refused == {"posts": 1, "errors": 1, "skipped_images": 0}
     assert counts == {"posts": 1, "errors": 0, "skipped_images": 0}
     (record,) = read_lines(tmp_path / "out.jsonl")
     (other,) = [pipe({"text": "joey", "images": [buffer.getvalue()]}, return_tags=True)]

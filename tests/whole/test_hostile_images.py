@@ -348,16 +348,23 @@ def test_urls_are_refused_offline_and_bounded_online(pixels, monkeypatch):
         pixels("https://example.org/a.png")
     monkeypatch.setattr(images_smcl, "is_offline_mode", lambda: False)
     answer = encode(Image.new("RGB", (8, 8), "red"))
-    monkeypatch.setattr(images_smcl.urllib.request, "urlopen", lambda url, timeout: io.BytesIO(answer))
+    opened = []
+
+    def open_address(self, url, timeout):
+        opened.append(url)
+        return io.BytesIO(answer)
+
+    monkeypatch.setattr(images_smcl.urllib.request.OpenerDirector, "open", open_address)
     assert colour(pixels("https://example.org/a.png")) == [255, 0, 0]
+    assert opened == ["https://example.org/a.png"]
     monkeypatch.setattr(images_smcl, "MAX_FILE_BYTES", len(answer) - 1)
     with pytest.raises(ValueError, match="more than .* bytes"):
         pixels("https://example.org/a.png")
 
-    def fail(url, timeout):
+    def fail(self, url, timeout):
         raise TimeoutError("timed out")
 
-    monkeypatch.setattr(images_smcl.urllib.request, "urlopen", fail)
+    monkeypatch.setattr(images_smcl.urllib.request.OpenerDirector, "open", fail)
     with pytest.raises(ValueError, match="the download failed: timed out"):
         pixels("https://example.org/a.png")
 
