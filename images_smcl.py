@@ -164,8 +164,9 @@ def fetch_image(
         ImageError: if it may not be taken from there, a download fails, or a data URI can't be read.
     """
     source = image
-    if isinstance(image, dict) and image.keys() == {"bytes", "path"} and image["bytes"] is None:
-        source = image["path"]
+    if isinstance(image, dict) and image.keys() == {"bytes", "path"}:
+        # Either may be a text, which would be taken for a path or an address later.
+        source = image["path"] if image["bytes"] is None else image["bytes"]
     if not isinstance(source, str | Path):
         return image
     allowed = {"allow_paths": allow_paths, "allow_urls": allow_urls, "allow_private_urls": allow_private_urls}

@@ -15,6 +15,7 @@ from PIL import Image
 from systems import make_context, make_system, own_processor
 
 from smcl import MultiImageNERPipeline, images_smcl
+from smcl.baselines.ita import ITAProcessor
 from smcl.images_smcl import ImageError, decode_base64, fetch_image, load_image, take_images
 
 REFUSED = {"allow_paths": False, "allow_urls": False}
@@ -180,6 +181,7 @@ def test_refused_paths_are_not_looked_at_and_their_errors_are_all_alike(tmp_path
     missing = str(tmp_path / "nothing.png")
     places = [str(tmp_path / "photo.png"), tmp_path / "photo.png", missing, str(tmp_path), "/etc/passwd", "a\0b", ""]
     places += ["file:///etc/passwd", "~/photo.png", "x" * 5000, "http:/x", "ftp://h/x.png", "photo.PNG"]
+    places += [{"bytes": missing, "path": None}, {"bytes": "/etc/passwd", "path": "x"}]
     places += [{"bytes": None, "path": missing}, {"bytes": None, "path": str(tmp_path / "photo.png")}]
 
     def spy(*args, **kwargs):
@@ -334,7 +336,8 @@ def test_the_pipeline_takes_where_images_may_be_from(pipe, processor, tmp_path):
 @pytest.mark.parametrize("name", ["visualpt-moe", "umgf", "ita", "umt-mi"])
 def test_systems_that_look_at_images_in_their_own_ways_open_none_that_is_refused(name, processor, tmp_path):
     (tmp_path / "photo.png").write_bytes(PNG)
-    pipe = MultiImageNERPipeline(make_system(name), own_processor(name, processor))
+    own = ITAProcessor(processor.tokenizer) if name == "ita" else own_processor(name, processor)
+    pipe = MultiImageNERPipeline(make_system(name), own)
     post = {"text": "joey and niko", "images": [str(tmp_path / "photo.png")]}
     post |= {column: rows[0] for column, rows in make_context(pipe.processor.context_columns, [1]).items()}
     pipe.explain(post)
