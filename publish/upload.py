@@ -4,13 +4,15 @@
     python -m smcl.publish FOLDER NAME --output NEW_FOLDER
     python -m smcl.publish --metric NAME [--output NEW_FOLDER]
 
-Of a model, weights, configuration, code, tokenizer and image processor are uploaded; of a data set, its Parquet files
-and `report.json`; and `README.md`, the card. Nothing else that may lie in FOLDER is: no checkpoint, optimizer, log or
+Of a model, weights, configuration, code, tokenizer and image processor are uploaded, with `handler.py` and
+`requirements.txt` for the Hub's hosted inference endpoints; of a data set, its Parquet files and `report.json`; and
+`README.md`, the card. Nothing else that may lie in FOLDER is: no checkpoint, optimizer, log or
 prediction. `--metric` uploads the strict entity score of training as a Space, for others to `evaluate.load(NAME)`.
 `--output` writes what would be uploaded into a new folder, and reaches nothing.
 """
 
 import argparse
+import importlib.metadata
 import json
 import os
 import re
@@ -30,7 +32,7 @@ from transformers.trainer_utils import HubStrategy
 
 from ..configuration_smcl import SMCLConfig
 from ..dataset_scripts.command_line import CommandParser
-from ..predict import load_pipeline
+from ..predict import handler, load_pipeline
 from .dataset_card import check_report, dataset_card, parquet_files
 from .metric import write_metric
 from .model_card import model_card
@@ -39,6 +41,8 @@ from .run_record import REPORT_FILE, RUN_FILE, read_object, read_report, read_ru
 T = TypeVar("T")
 
 CARD_FILE = "README.md"
+# What the code that travels with a model imports, by the names of packages.
+REQUIRED = ("torch", "transformers", "pytorch-crf", "numpy", "pillow", "safetensors")
 # Files of an earlier upload that this one replaces, where it has none of that name.
 REPLACED = {
     "model": ["*.safetensors", "*.safetensors.index.json", "*_smcl.py"],
@@ -281,6 +285,8 @@ def _complete_model(folder: Path, output: Path, name: str, license: str | None) 
             "its scores were measured with that. Install that version; or remove those files and score the model anew: "
             f"`run_ner_multiimage.py --model {folder} --output_dir {folder} --do_predict --dataset DATA`."
         )
+    shutil.copyfile(handler.__file__, output / "handler.py")
+    (output / "requirements.txt").write_text(f"{requirements()}\n", encoding="utf-8")
     runs, results = read_runs(folder), folder / "all_results.json"
     if runs and not tells_of(runs, folder):
         raise ValueError(
@@ -290,6 +296,13 @@ def _complete_model(folder: Path, output: Path, name: str, license: str | None) 
         )
     results = read_object(results, set()) if results.is_file() else {}
     return model_card(name, model.config, model.num_parameters(), runs, results, license)
+
+
+def requirements() -> str:
+    """Return what a published model needs to be loaded, as lines of a requirements.txt: what this package asks for."""
+    asked = importlib.metadata.requires("smcl") or []
+    names = {line: re.match(r"[\w.-]+", line)[0].lower() for line in asked if "extra ==" not in line}
+    return "\n".join(line for name in REQUIRED for line in asked if names.get(line) == name)
 
 
 def _differs(path: Path, other: Path) -> bool:

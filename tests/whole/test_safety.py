@@ -37,7 +37,9 @@ def dangers(source: str) -> list[str]:
 
 def test_sources_run_nothing_that_they_read():
     assert len(SOURCES) > 30
-    assert {path.name: found for path in SOURCES if (found := dangers(path.read_text(encoding="utf-8")))} == {}
+    found = {path.name: found for path in SOURCES if (found := dangers(path.read_text(encoding="utf-8")))}
+    # Beside a published model, where the Hub's endpoints run it, the code that it trusts is its own neighbour.
+    assert found == {"handler.py": ["trust_remote_code"]}
 
 
 @pytest.mark.parametrize(
