@@ -11,7 +11,7 @@ export HF_HUB_OFFLINE := 1
 # Debian's browser, for the tests of the web page; with another one in place nothing is installed.
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
-.PHONY: demo app test test-lowest test-wheel coverage common fuzz quality style browser results
+.PHONY: demo app test test-docker test-lowest test-wheel coverage common fuzz quality style browser results
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
@@ -68,6 +68,10 @@ test-wheel:
 	.venv-wheel/bin/python -m pip wheel --quiet --no-deps --wheel-dir dist .
 	.venv-wheel/bin/python -m pip install --quiet dist/smcl-*.whl
 	.venv-wheel/bin/python -I tests/wheel_smoke.py
+
+# The steps of the Dockerfile, in an empty environment.
+test-docker: .venv/installed-demo | demo/model/model.safetensors
+	$(BIN)/python tests/dockerfile.py demo/model
 
 # Of the rooms that travel to the Hub; pyproject.toml says which, and how much.
 coverage: .venv/installed browser

@@ -229,7 +229,8 @@ class Service:
             except HTTPException as error:
                 raise RequestError(400, f"Expected a form: {error.detail}") from error
         body = await request.body()
-        if kind != "application/json" and not kind.endswith("+json"):
+        # The second is what curl and others say of any body by themselves.
+        if kind not in ("application/json", "application/x-www-form-urlencoded") and not kind.endswith("+json"):
             raise RequestError(415, f"Expected application/json or multipart/form-data, got {kind[:100]}.")
         try:
             return json.loads(body)

@@ -182,7 +182,8 @@ def test_every_way_of_publishing_uploads_one_complete_repository(hub, saved, pip
     whole = hub.repositories["models", "someone/whole"].files()
     for name in ("someone/by-pipeline", "someone/by-parts"):
         files = hub.repositories["models", name].files()
-        assert files.keys() == whole.keys()
+        # For hosted endpoints; training and `publish` write them.
+        assert files.keys() == whole.keys() - {"handler.py", "requirements.txt"}
         same = [path for path in files if path.endswith((".py", ".safetensors"))]
         assert len(same) == 9 and all(files[path].content == whole[path].content for path in same)
     config, processor = (json.loads(whole[name].content) for name in ("config.json", "processor_config.json"))
