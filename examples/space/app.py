@@ -39,7 +39,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
             examples = folder
             write_examples(choose_examples(load_dataset(arguments.examples, split="test")), folder)
-        pipe = load_pipeline(arguments.model)
+        # What visitors send is taken as content alone.
+        pipe = load_pipeline(arguments.model, allow_paths=False, allow_urls=False)
         Page(pipe, read_examples(examples), describe_model(arguments.model, pipe, arguments.about)).launch()
 
 
