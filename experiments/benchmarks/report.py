@@ -12,7 +12,7 @@ from typing import NamedTuple
 from smcl.experiments.report import run_report
 from smcl.experiments.tables import NOT_MEASURED, read_table
 
-from . import convert, crf, data_path, gpu, growth, import_time, inference, onnx, training_step
+from . import convert, crf, data_path, gpu, growth, import_time, inference, onnx, serve, training_step
 from .measure import RESULTS
 
 
@@ -52,6 +52,13 @@ SECTIONS = {
     "growth": Section("Growth", growth.table, "growth --text_model TEXT"),
     "gpu": Section("GPU", gpu.table, "gpu --text_model TEXT"),
     "onnx": Section("ONNX", onnx.table, "onnx --model demo/model --dataset demo/data"),
+    "serve": Section(
+        "Server",
+        serve.table,
+        "serve --model demo/model --dataset demo/data",
+        "8 clients, each of which waits for its answer, in turn with one call of the pipeline; then requests of which "
+        "every fifth is hostile, each answer compared with the pipeline's.\n",
+    ),
     "import_time": Section("Import", import_time.table, "import_time"),
 }
 HEAD = """# Performance
