@@ -7,7 +7,7 @@ from factories import LABELS, make_model
 from PIL import Image
 
 from smcl import MultiImageNERPipeline
-from smcl.pipeline_smcl import find_entities, patch_edges
+from smcl.pipeline_smcl import _far_from_entities, find_entities, patch_edges
 
 TEXT = "joey and niko rest"
 
@@ -224,6 +224,24 @@ def test_long_posts_are_explained_window_by_window(pipe, photos):
             assert explained.images[1].score_without == pytest.approx(score, abs=1e-5)
             same += 1
     assert same > 0
+
+
+def test_attentions_alone_take_nothing_away(pipe, photos):
+    post = {"text": ["joey", "and", "niko"] * 4, "images": photos[:2]}
+    whole, quick = pipe.explain(post), pipe.explain(post, without=False)
+    assert np.allclose(quick.fusion_attention, whole.fusion_attention, atol=1e-5)
+    assert [x.entity["words"] for x in quick.entities] == [x.entity["words"] for x in whole.entities]
+    for one, other in zip(quick.entities, whole.entities, strict=True):
+        assert one.entity["score"] == pytest.approx(other.entity["score"], abs=1e-4)
+        assert one.score_without_images is None and other.score_without_images is not None
+        assert {image.score_without for image in one.images} == {None}
+
+
+def test_only_windows_near_an_entity_are_read_again():
+    parts = [torch.zeros(20, 9) for _ in range(5)]
+    known = _far_from_entities(parts, [{"words": (62, 63)}])
+    assert [part is None for part in known] == [False, False, True, True, False]
+    assert all(part is not None for part in _far_from_entities(parts, []))
 
 
 def test_string_and_list_of_words_have_the_same_explanation(pipe, photos):

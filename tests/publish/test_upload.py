@@ -228,7 +228,7 @@ def test_offline_is_named(hub, saved, monkeypatch):
         publish(saved, DEMO)
 
 
-def test_a_hub_that_is_not_reached_is_told_in_one_line(saved, monkeypatch, capsys):
+def test_a_hub_that_is_not_reached_is_told_in_one_line(hub, saved, monkeypatch, capsys):
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setattr(HfApi, "create_repo", unreachable)
     with pytest.raises(SystemExit) as stop:
