@@ -16,7 +16,6 @@ from transformers.utils import logging
 
 from .crf_smcl import find_entities
 from .images_smcl import load_image, take_images
-from .processing_smcl import check_words, split_into_windows
 
 logger = logging.get_logger(__name__)
 
@@ -266,7 +265,7 @@ class MultiImageNERPipeline(ChunkPipeline):
         columns = self.processor.context_columns
         post = self._to_post(post)
         try:
-            about = self._read_text(post["text"])
+            about = Post(*self.processor.read_text(post["text"]))
             images = self._read_images(post, about, **settings)
             given, num_appended = {"images": [list(images.values())]}, 0
             if columns:
@@ -275,15 +274,13 @@ class MultiImageNERPipeline(ChunkPipeline):
                 given = {"images": [given["images"][0][:1]], "context": {name: [first[name]] for name in columns}}
                 (num_appended,) = self.processor.count_context(self.processor.read_contexts(num_posts=1, **given))
             windows, pixels = [], {}
-            for start, stop, core in self._split(about.words, num_appended):
+            for start, stop, core in self.processor.split_long(about.words, num_appended):
                 inputs = dict(self.processor(words=[about.words[start:stop]], **given)) | pixels
                 windows.append({"inputs": inputs, "core": core})
                 if not columns:
                     # Images are read once, for all windows.
-                    given, pixels = (
-                        {},
-                        {name: inputs[name] for name in ("pixel_values", "image_mask") if name in inputs},
-                    )
+                    given = {}
+                    pixels = {name: inputs[name] for name in ("pixel_values", "image_mask") if name in inputs}
         except ValueError as error:
             message = str(error).replace("Post 0 of the batch", f"The post {ascii(post['text'])[:60]}")
             raise ValueError(message) from error
@@ -307,34 +304,6 @@ class MultiImageNERPipeline(ChunkPipeline):
         if about.skipped_images:
             logger.warning(f"{len(about.skipped_images)} images were left out. {' '.join(about.skipped_images)}")
         return good
-
-    def _read_text(self, text: str | list[str]) -> Post:
-        """Return the words of a text with their places."""
-        if isinstance(text, str):
-            return Post(text, *self.processor.split_words(text))
-        if not isinstance(text, list | tuple):
-            raise ValueError(f"`text` must be a string or a list of words, got {ascii(text)[:80]}.")
-        check_words([text])
-        ends = torch.tensor([len(word) + 1 for word in text]).cumsum(0).tolist()
-        offsets = [(end - 1 - len(word), end - 1) for word, end in zip(text, ends, strict=True)]
-        return Post(" ".join(text), list(text), offsets)
-
-    def _split(self, words: list[str], num_appended: int = 0) -> list[tuple[int, int, slice]]:
-        """Split words into windows that fit the text encoder with what is appended; see `split_into_windows`."""
-        tokenizer = self.processor.tokenizer
-        limit = tokenizer.model_max_length
-        if limit > 1_000_000:
-            return [(0, len(words), slice(None))]
-        encoding = tokenizer(
-            words, is_split_into_words=True, split_special_tokens=True, add_special_tokens=False, verbose=False
-        )
-        # A word without a token gets one from the processor.
-        counts = [0] * len(words)
-        for word in encoding.word_ids() if words else ():
-            counts[word] += 1
-        # At most half is left to what is appended, which is cut to its room.
-        limit -= tokenizer.num_special_tokens_to_add() + min(num_appended, limit // 2)
-        return split_into_windows([max(1, count) for count in counts], limit)
 
     def collate(self, windows: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
         """Pad the inputs of windows, each a batch of one, to one batch.

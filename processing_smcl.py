@@ -1,11 +1,15 @@
-"""Processor of SMCL: words and images of posts to padded tensors."""
+"""Processor of SMCL: words and images of posts to padded tensors.
 
+Needs no torch, so that it serves exported models as well: arrays become PyTorch's tensors at the very end.
+"""
+
+import itertools
 import operator
 import re
 from collections.abc import Sequence
 from typing import Any
 
-import torch
+import numpy as np
 from tokenizers import PreTokenizedString
 from transformers import (
     AutoImageProcessor,
@@ -158,18 +162,17 @@ class SMCLProcessor(ProcessorMixin):
         encoding, positions = self._tokenize(words, **text_kwargs)
         if len(set(map(len, encoding["input_ids"]))) > 1:
             raise ValueError("The posts have different numbers of tokens: expected `padding=True`, got no padding.")
-        data = {name: torch.tensor(values) for name, values in encoding.items()}
-        data["word_mask"] = torch.zeros_like(data["input_ids"], dtype=torch.bool)
+        data = {name: np.array(values, dtype=np.int64) for name, values in encoding.items()}
+        data["word_mask"] = np.zeros_like(data["input_ids"], dtype=bool)
         for row, starts in enumerate(positions):
             data["word_mask"][row, list(starts.values())] = True
         if labels is not None:
             data["labels"] = self._align_labels(words, labels, positions, data["input_ids"].shape)
         data.update(self._process_images(images, len(words), **images_kwargs))
-        if return_tensors == "np":
-            data = {name: tensor.numpy() for name, tensor in data.items()}
+        batch = BatchFeature(data, tensor_type=return_tensors)
         if return_word_offsets:
-            data["word_offsets"] = word_offsets
-        return BatchFeature(data)
+            batch["word_offsets"] = word_offsets
+        return batch
 
     def _to_words(
         self, words: list[list[str]] | None, text: list[str] | None
@@ -216,6 +219,51 @@ class SMCLProcessor(ProcessorMixin):
         splits = pieces.get_splits(offset_referential="original", offset_type="char")
         offsets = _cover(text, [span for _, span, _ in splits])
         return [text[start:end] for start, end in offsets], offsets
+
+    def read_text(self, text: str | list[str]) -> tuple[str, list[str], list[tuple[int, int]]]:
+        """Read the text of one post, in either form.
+
+        Args:
+            text (`str` or `list[str]`): A raw text, or words.
+
+        Returns:
+            The text, of words joined by spaces; its words; their `(start, end)` character offsets in it.
+
+        Raises:
+            ValueError: if it is neither, or a word can't be used.
+        """
+        if isinstance(text, str):
+            return text, *self.split_words(text)
+        if not isinstance(text, list | tuple):
+            raise ValueError(f"`text` must be a string or a list of words, got {ascii(text)[:80]}.")
+        check_words([text])
+        starts = itertools.accumulate((len(word) + 1 for word in text[:-1]), initial=0)
+        offsets = [(start, start + len(word)) for word, start in zip(text, starts, strict=False)]
+        return " ".join(text), list(text), offsets
+
+    def split_long(self, words: list[str], num_appended: int = 0) -> list[tuple[int, int, slice]]:
+        """Split the words of one post into windows that fit the text encoder; see [`split_into_windows`].
+
+        Args:
+            words (`list[str]`): The words.
+            num_appended (`int`, *optional*, defaults to 0): Tokens that a subclass appends to each window.
+
+        Returns:
+            `list[tuple[int, int, slice]]`: windows; one of all words if they fit.
+        """
+        limit = self.tokenizer.model_max_length
+        if limit > 1_000_000:
+            return [(0, len(words), slice(None))]
+        encoding = self.tokenizer(
+            words, is_split_into_words=True, split_special_tokens=True, add_special_tokens=False, verbose=False
+        )
+        # A word without a token gets one in a call.
+        counts = [0] * len(words)
+        for word in encoding.word_ids() if words else ():
+            counts[word] += 1
+        # At most half is left to what is appended, which is cut to its room.
+        limit -= self.tokenizer.num_special_tokens_to_add() + min(num_appended, limit // 2)
+        return split_into_windows([max(1, count) for count in counts], limit)
 
     def limit_images(self, images: list[list[Any] | None], on_extra_images: str = "error") -> list[list[Any]]:
         """See to it that no post has more than `max_images` images.
@@ -330,13 +378,13 @@ class SMCLProcessor(ProcessorMixin):
         return empty
 
     def _align_labels(
-        self, words: list[list[str]], labels: list[list[int]], positions: list[dict[int, int]], shape: torch.Size
-    ) -> torch.Tensor:
+        self, words: list[list[str]], labels: list[list[int]], positions: list[dict[int, int]], shape: tuple[int, int]
+    ) -> np.ndarray:
         """Put each word's tag at its first token."""
         if not isinstance(labels, list) or len(labels) != len(words):
             got = len(labels) if isinstance(labels, list) else type(labels).__name__
             raise ValueError(f"Expected `labels` for {len(words)} posts, got {got}.")
-        aligned = torch.full(shape, -100)
+        aligned = np.full(shape, -100)
         for row, (tags, starts) in enumerate(zip(labels, positions, strict=True)):
             tags = _check_tags(as_list(tags), row)
             if len(tags) != len(words[row]):
@@ -344,12 +392,12 @@ class SMCLProcessor(ProcessorMixin):
                     f"Post {row} of the batch has {len(words[row])} words but {len(tags)} labels: expected one label "
                     f"for each word of {words[row]}."
                 )
-            aligned[row, list(starts.values())] = torch.tensor([tags[word] for word in starts], dtype=torch.long)
+            aligned[row, list(starts.values())] = [tags[word] for word in starts]
         return aligned
 
     def _process_images(
         self, images: list[list[Any] | None] | None, num_posts: int, on_extra_images: str = "error", **images_kwargs
-    ) -> dict[str, torch.Tensor]:
+    ) -> dict[str, np.ndarray]:
         """Return `pixel_values` and `image_mask` of posts, or nothing where no post has an image."""
         if not isinstance(images, list | None):
             raise ValueError(f"`images` must be a list with a list for each post, got {type(images).__name__}.")
@@ -369,13 +417,12 @@ class SMCLProcessor(ProcessorMixin):
         shapes = sorted({tuple(pixels.shape) for pixels in flat})
         if len(shapes) > 1:
             raise ValueError(f"`image_processor` must scale all images to one size, got the shapes {shapes}.")
-        pixels = torch.stack(flat)
-        image_mask = torch.tensor([[slot < len(post) for slot in range(max(map(len, posts)))] for post in posts])
-        pixel_values = pixels.new_zeros(*image_mask.shape, *pixels.shape[1:])
-        pixel_values[image_mask] = pixels
+        image_mask = np.array([[slot < len(post) for slot in range(max(map(len, posts)))] for post in posts])
+        pixel_values = np.zeros((*image_mask.shape, *flat[0].shape), flat[0].dtype)
+        pixel_values[image_mask] = flat
         return {"pixel_values": pixel_values, "image_mask": image_mask}
 
-    def _process_image(self, image: Any, where: str, images_kwargs: dict[str, Any]) -> torch.Tensor:
+    def _process_image(self, image: Any, where: str, images_kwargs: dict[str, Any]) -> np.ndarray:
         """Return the pixel values of one image."""
         try:
             image = load_image(image)
@@ -387,7 +434,8 @@ class SMCLProcessor(ProcessorMixin):
             size = {} if self.image_processor.default_to_square else {"shortest_edge": size}
         if settings["do_center_crop"] and not isinstance(size, list | tuple) and "shortest_edge" in dict(size or {}):
             image = cut_to_middle(image)
-        return self.image_processor(image, **{**images_kwargs, "return_tensors": "pt"})["pixel_values"][0]
+        # Some image processors make arrays, others PyTorch's tensors.
+        return np.asarray(self.image_processor(image, **{**images_kwargs, "return_tensors": None})["pixel_values"][0])
 
 
 def as_list(values: Any) -> Any:

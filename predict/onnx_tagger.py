@@ -1,9 +1,11 @@
 """Run an exported SMCL model: ONNX Runtime for the emissions, NumPy for the CRF; needs neither torch nor this package.
 
-`export_onnx` puts a copy of this file beside the model, so that the folder can be used by itself.
+`export_onnx` puts a copy of this file beside the model, so that the folder can be used by itself. The processor that
+lies there needs transformers, but no torch either.
 """
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +24,7 @@ class OnnxTagger:
         session_options (`onnxruntime.SessionOptions`, *optional*): Such as `intra_op_num_threads`; by default, ONNX
             Runtime takes all cores.
         providers (`list`, *optional*): ONNX Runtime's execution providers, by default the CPU's only.
+        processor (`SMCLProcessor`, *optional*): The processor in the folder, for raw texts and photographs.
 
     Raises:
         FileNotFoundError: if `folder` is no export.
@@ -29,10 +32,10 @@ class OnnxTagger:
 
     Example:
     ```python
-    >>> inputs = processor(words=[["Joey", "and", "Niko", "rest"]], images=[[photo]], return_tensors="np")
-    >>> tagger = OnnxTagger("exported")
-    >>> logits = tagger.logits(**inputs)
-    >>> tags = tagger.decode(logits, inputs["word_mask"])
+    >>> processor = AutoProcessor.from_pretrained("exported", trust_remote_code=True)
+    >>> tagger = OnnxTagger("exported", processor=processor)
+    >>> tagger({"text": "i will never forget Verona", "images": ["building.png"]})
+    [{'entity_group': 'LOC', 'word': 'Verona', 'start': 20, 'end': 26, 'score': 0.998, 'words': (4, 4)}]
     ```
     """
 
@@ -41,6 +44,7 @@ class OnnxTagger:
         folder: str | Path,
         session_options: "onnxruntime.SessionOptions | None" = None,
         providers: list[Any] | None = None,
+        processor: Any = None,
     ):
         try:
             import onnxruntime
@@ -50,6 +54,7 @@ class OnnxTagger:
         missing = [name for name in ("model.onnx", "crf.safetensors", "config.json") if not (folder / name).is_file()]
         if missing:
             raise FileNotFoundError(f"{folder} lacks {', '.join(missing)}: expected a folder that `export_onnx` wrote.")
+        self.processor = processor
         config = json.loads((folder / "config.json").read_text(encoding="utf-8-sig"))
         self.labels = [config["id2label"][str(i)] for i in range(len(config["id2label"]))]
         self.max_images = config["max_images"]
@@ -76,6 +81,53 @@ class OnnxTagger:
                 self.starts[tag] = -np.inf
                 allowed = [other in (f"B-{label[2:]}", label) for other in self.labels]
                 self.transitions[np.logical_not(allowed), tag] = -np.inf
+
+    def __call__(self, posts: dict[str, Any] | str | Iterable[dict[str, Any] | str]) -> list:
+        """Find the entities of posts, one by one; of the same posts, the pipeline of the model finds the same.
+
+        Args:
+            posts (`dict`, `str`, or an iterable of these): Posts `{"text": ..., "images": [...]}`. The text is a string
+                or a list of words, however long; images are paths, URLs, PIL images or the bytes of image files, in
+                post order. A string is a post without images.
+
+        Returns:
+            `list[dict]`: the entities of a post, each with `entity_group`, `word`, `start`, `end` (characters of the
+            text, of words joined by spaces), `score` (its probability under the CRF) and `words` (first and last). For
+            several posts, a list of these.
+
+        Raises:
+            ValueError: if there is no processor, or a post can't be used; names it.
+        """
+        if self.processor is None:
+            raise ValueError(
+                "Tagging posts takes a processor: `OnnxTagger(folder, processor=AutoProcessor.from_pretrained(folder, "
+                "trust_remote_code=True))`. Without one, give tensors to `logits`."
+            )
+        return self._tag(posts) if isinstance(posts, dict | str) else [self._tag(post) for post in posts]
+
+    def _tag(self, post: dict[str, Any] | str) -> list[dict[str, Any]]:
+        """Find the entities of one post, in windows if it is long."""
+        post = {"text": post} if isinstance(post, str) else post
+        if not isinstance(post, dict) or "text" not in post or post.keys() - {"text", "images"}:
+            found = sorted(map(str, post)) if isinstance(post, dict) else type(post).__name__
+            raise ValueError(f"Expected a post with the keys 'text' and, if it has images, 'images', got {found}.")
+        try:
+            text, words, offsets = self.processor.read_text(post["text"])
+            images = self.processor.limit_images([post.get("images")])
+            emissions = [np.zeros((0, len(self.labels)), np.float32)]
+            for start, stop, core in self.processor.split_long(words):
+                inputs = self.processor(words=[words[start:stop]], images=images, return_tensors="np")
+                emissions.append(self.logits(**inputs)[inputs["word_mask"]][core])
+        except ValueError as error:
+            text = ascii(post["text"])[:60]
+            raise ValueError(str(error).replace("Post 0 of the batch", f"The post {text}")) from error
+        emissions = np.concatenate(emissions)
+        entities = self.entities(emissions[None], np.ones((1, len(words)), bool))[0]
+        for entity in entities:
+            start, end = (offsets[word][side] for side, word in enumerate(entity["words"]))
+            entity |= {"word": text[start:end], "start": start, "end": end}
+        order = ("entity_group", "word", "start", "end", "score", "words")
+        return [{name: entity[name] for name in order} for entity in entities]
 
     def logits(
         self,

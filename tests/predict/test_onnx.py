@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from transformers import CLIPVisionConfig, RobertaConfig
 from transformers.exporters import OnnxConfig, OnnxExporter
 
 import smcl
+from smcl import MultiImageNERPipeline
 from smcl.experiments.benchmarks.onnx import score
 from smcl.predict.onnx_export import _check, _sample, export_onnx
 from smcl.predict.onnx_tagger import OnnxTagger
@@ -144,6 +146,57 @@ tags = tagger.decode(tagger.logits(ids), ids % 2 == 1)
 assert ((tags[0] >= 0) == [True, False, True, False, True, False, True]).all(), tags
 """
     subprocess.run([sys.executable, "-c", code, str(folder)], cwd=folder, check=True)
+
+
+def test_raw_posts_give_the_pipelines_entities_without_torch(model, processor, folder, photo, tmp_path):
+    for number in range(4):
+        photo.resize((20 + 9 * number, 31)).rotate(40 * number).save(tmp_path / f"{number}.png")
+    images = [str(tmp_path / f"{number}.png") for number in range(4)]
+    posts = [
+        {"text": "the cat joey, and niko!", "images": images[:2]},
+        {"text": ["joey", "", "\u200b", "[SEP]", "niko"], "images": images[3:]},
+        {"text": "joey and niko sit by the dog " * 30, "images": images},
+        {"text": "", "images": images[:1]},
+        {"text": " \n", "images": None},
+        "joey\u00a0sleeps \U0001f63a niko",
+    ]
+    path = tmp_path / "posts.json"
+    path.write_text(json.dumps(posts))
+    script = Path(__file__).with_name("onnx_without_torch.py")
+    environment = os.environ | {"HF_MODULES_CACHE": str(tmp_path / "modules")}
+    command = [sys.executable, str(script), str(folder), str(path)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    expected = MultiImageNERPipeline(model, processor)(posts)
+    assert [[set(entity) for entity in post] for post in found] == [[set(e) for e in post] for post in expected]
+    assert sum(map(len, expected)) > 10 and len(expected[2]) > 4
+    for post, wanted in zip(found, expected, strict=True):
+        for entity, right in zip(post, wanted, strict=True):
+            assert entity.pop("score") == pytest.approx(right.pop("score"), abs=1e-5)
+            assert entity | {"words": tuple(entity["words"])} == right
+
+
+@pytest.mark.parametrize(
+    ("post", "message"),
+    [
+        ({"images": []}, "Expected a post with the keys 'text' and, .* got \\['images'\\]"),
+        ({"text": "joey", "photos": []}, "got \\['photos', 'text'\\]"),
+        (5, "got int"),
+        ({"text": 5}, "`text` must be a string or a list of words, got 5"),
+        ({"text": ["joey", 5]}, "The post .*expected words as strings, got 5"),
+        ({"text": "joey", "images": ["no.png"]}, "The post 'joey', image 0: 'no.png' can't be used"),
+        ({"text": "joey", "images": ["a.png"] * 5}, "The post 'joey' has 5 images, but `max_images` is 4"),
+    ],
+)
+def test_posts_that_can_not_be_tagged_are_named(post, message, folder, processor):
+    with pytest.raises(ValueError, match=message):
+        OnnxTagger(folder, processor=processor)([post])
+
+
+def test_tagging_posts_without_a_processor_says_how_to_get_one(tagger):
+    with pytest.raises(ValueError, match=r"AutoProcessor.from_pretrained\(folder, trust_remote_code=True\)"):
+        tagger("joey")
 
 
 def test_folder_holds_no_pickle_and_no_trace_of_the_machine(folder):
