@@ -110,6 +110,14 @@ def describe(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
+def positive(text: str) -> int:
+    """Read a whole number of at least 1 from a command line."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {number}")
+    return number
+
+
 def require(what: str, install: str, *packages: str) -> None:
     """Refuse to go on without packages that only some need, before anything is computed.
 
@@ -128,4 +136,4 @@ def require(what: str, install: str, *packages: str) -> None:
             raise ImportError(f'{what} needs {" and ".join(packages)}: run `pip install "{install}"`.') from error
 
 
-__all__ = ["MENDABLE", "CommandParser", "OneLineErrors", "describe", "did_you_mean", "require"]
+__all__ = ["MENDABLE", "CommandParser", "OneLineErrors", "describe", "did_you_mean", "positive", "require"]

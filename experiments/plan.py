@@ -5,16 +5,17 @@ import json
 import signal
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from smcl.dataset_scripts.command_line import CommandParser
+from smcl.dataset_scripts.command_line import CommandParser, positive
 from smcl.train.arguments import RUN_ARGUMENTS, parse_arguments
 
 from . import paper
+from .threads import choose_threads
 
 # Arguments of run_ner_multiimage.py. The paper names no batch size: it searched 8 to 32.
 PRESETS = {
@@ -89,8 +90,9 @@ def plan_parser(description: str) -> CommandParser:
     parser.add_argument("--preset", choices=PRESETS, default="small", help="sizes and rates (%(default)s)")
     parser.add_argument("--seeds", type=int, nargs="+", help="seeds (default: 0-2, with --preset paper 0-4)")
     parser.add_argument("--results", type=Path, default=Path("results"), help="folder of results (%(default)s)")
-    parser.add_argument("--threads", type=int, default=1, help="threads of each run (%(default)s)")
-    parser.add_argument("--jobs", type=int, default=1, help="runs at once, each with its threads (%(default)s)")
+    chosen = "threads of each run (default: the fastest in a few steps; with --preset paper or several --jobs 1)"
+    parser.add_argument("--threads", type=positive, help=chosen)
+    parser.add_argument("--jobs", type=positive, default=1, help="runs at once, each with its threads (%(default)s)")
     parser.add_argument("--mentions", type=Path, help="image_dependent.json of photo posts, to score these apart")
     ways = parser.add_mutually_exclusive_group()
     ways.add_argument("--no_run", action="store_true", help="only write the table of what was measured before")
@@ -173,8 +175,6 @@ def make_plan(experiment: str, options: argparse.Namespace, rest: Sequence[str])
     missing = [f"--{name}" for name in ("text_model", "vision_model") if name not in arguments]
     if missing:
         raise ValueError(f"Expected {' and '.join(missing)}: the preset {options.preset!r} brings no encoders.")
-    if options.jobs < 1:
-        raise ValueError(f"--jobs must be at least 1, got {options.jobs}.")
     if options.mentions:
         read_mentions(options.mentions)
         read_showing(options.mentions)
@@ -188,7 +188,7 @@ def make_plan(experiment: str, options: argparse.Namespace, rest: Sequence[str])
         arguments,
         seeds,
         options.results,
-        options.threads,
+        options.threads or 1,
         options.mentions,
         not options.no_run,
         options.preset,
@@ -209,7 +209,11 @@ def parse_plan(experiment: str, parser: CommandParser, argv: Sequence[str] | Non
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     options, rest = parser.parse_known_args(argv)
     with parser.errors_in_one_line():
-        return make_plan(experiment, options, rest), options
+        plan = make_plan(experiment, options, rest)
+        if options.threads is None and plan.run and plan.preset == "small" and plan.jobs == 1 and not plan.uses_gpu:
+            batch_size = int(plan.arguments["per_device_train_batch_size"])
+            plan = replace(plan, threads=choose_threads(plan.arguments["text_model"], batch_size))
+        return plan, options
 
 
 def read_report(dataset: str) -> dict[str, Any]:

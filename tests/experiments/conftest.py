@@ -3,8 +3,14 @@ import json
 import pytest
 from datasets import load_dataset
 
-from smcl.experiments import disturb
+from smcl.experiments import disturb, plan
 from smcl.experiments.significance import entities_of
+
+
+@pytest.fixture(autouse=True)
+def no_choice_of_threads(monkeypatch):
+    """Tests of experiments run in one thread, whatever would be fastest here."""
+    monkeypatch.setattr(plan, "choose_threads", lambda text_model, batch_size: 1)
 
 
 @pytest.fixture(scope="module")

@@ -4,9 +4,10 @@ import json
 
 import pytest
 import torch
-from factories import make_config, make_inputs
+from factories import make_config, make_inputs, make_model
 
-from smcl.experiments.benchmarks import convert, crf, gpu, growth, measure, report
+from smcl.dataset_scripts import icons
+from smcl.experiments.benchmarks import convert, crf, gpu, growth, measure, report, threads
 from smcl.experiments.benchmarks.measure import BareEncoders, Seconds, floor_inputs, summarise, take_turns
 
 
@@ -72,3 +73,21 @@ def test_report_tells_what_was_not_measured(tmp_path):
     text = report.write_report(tmp_path, tmp_path / "performance.md")
     assert text.count("not measured") == len(report.SECTIONS) - 1
     assert crf.table(json.loads((tmp_path / "crf.json").read_text())) in text
+
+
+def test_threads_and_compilation_are_timed_beside_one_thread(tmp_path, processor, monkeypatch):
+    make_model().save_pretrained(tmp_path / "model")
+    processor.save_pretrained(tmp_path / "model")
+    icons.convert(tmp_path / "data", train=1, validation=1, test=3)
+    monkeypatch.setattr(threads, "count_cores", lambda: 2)
+    before = torch.get_num_threads()
+    results = threads.compare(str(tmp_path / "model"), str(tmp_path / "data"), repeats=1, backend="eager")
+    assert torch.get_num_threads() == before
+    assert list(results["ways"]) == [1, 16]
+    for ways in results["ways"].values():
+        assert list(ways) == ["1 thread", "2 threads", "compiled"]
+        assert ways["1 thread"]["ratio"]["median"] == 1
+    assert results["megabytes"] > 0.1
+    page = threads.table(results)
+    assert page.count("| 16 |") == 3
+    assert "MB in float32" in page
