@@ -11,7 +11,7 @@ export HF_HUB_OFFLINE := 1
 # Debian's browser, for the tests of the web page; with another one in place nothing is installed.
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
-.PHONY: demo app test test-docker test-lowest test-wheel coverage common fuzz quality style browser results
+.PHONY: demo docs app test test-docker test-lowest test-wheel coverage common fuzz quality style browser results
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
@@ -38,6 +38,13 @@ demo: .venv/installed-demo
 
 demo/model/model.safetensors:
 	$(MAKE) demo
+
+# Runs what README and docs show with its output, and lays out docs/performance.md; fails if anything was stale.
+docs: .venv/installed | demo/model/model.safetensors
+	cp docs/performance.md .venv/performance.md
+	$(BIN)/python -m smcl.experiments.benchmarks.report
+	$(BIN)/python tests/printed.py --demo demo
+	cmp docs/performance.md .venv/performance.md
 
 app: .venv/installed-app | demo/model/model.safetensors
 	$(BIN)/python examples/space/app.py --model demo/model --examples demo/data
