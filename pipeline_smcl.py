@@ -16,6 +16,7 @@ from transformers.utils import logging
 
 from .crf_smcl import find_entities
 from .images_smcl import load_image, take_images
+from .processing_smcl import SMCLProcessor
 
 logger = logging.get_logger(__name__)
 
@@ -158,7 +159,7 @@ class MultiImageNERPipeline(ChunkPipeline):
     _load_feature_extractor = False
     _load_video_processor = False
 
-    def __init__(self, model, processor=None, **kwargs):
+    def __init__(self, model, processor: SMCLProcessor | None = None, **kwargs):
         if processor is None:
             raise ValueError(
                 "`processor` must be the model's SMCLProcessor, got None: pass "
