@@ -16,8 +16,10 @@ from collections.abc import Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
 
+from smcl.dataset_scripts.command_line import CommandParser
+from smcl.train.arguments import RUN_ARGUMENTS
+
 from . import report
-from .plan import make_parser
 
 Step = tuple[str, list[str]]
 
@@ -85,7 +87,7 @@ def list_steps(options: argparse.Namespace, rest: Sequence[str]) -> Iterator[Ste
 
 def make_options() -> argparse.ArgumentParser:
     """Build the parser."""
-    parser = make_parser(__doc__, allow_abbrev=False)
+    parser = CommandParser(__doc__, passes_on=RUN_ARGUMENTS, allow_abbrev=False)
     made = {"nargs": 2, "metavar": ("DATA", "MADE")}
     parser.add_argument("--natural", **made, help="natural posts, at the scale of all experiments")
     parser.add_argument("--natural_full", **made, help="natural posts at full scale, for the three multi-image systems")

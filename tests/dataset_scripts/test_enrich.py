@@ -214,7 +214,7 @@ def test_an_image_that_fails_is_none_named_and_counted(run, models, batch_size):
     assert [entry is None for entry in data["validation"]["objects"][0]] == [False, True]
     failed = report["context"]["objects"]["failed"]
     assert (failed["count"], failed["became"]) == (1, "none")
-    assert failed["of"][0].startswith("validation0: broken.png: the image of 8 bytes is no image")
+    assert failed["of"][0].startswith("validation0: broken.png: 'broken.png' is no image")
     status, data, report, _ = run(*arguments, "--on_failed", "empty")
     assert status == 0
     assert data["validation"]["objects"][0][1] == []
