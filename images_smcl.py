@@ -111,9 +111,7 @@ def load_image(image: Any, **allowed: bool) -> Image.Image:
         ImageError: if the image is of another kind, missing, cut, damaged, no image, too large or without a pixel, or
             may not be taken from where it is.
     """
-    source = fetch_image(image, **allowed)
-    if isinstance(source, dict) and source.keys() == {"bytes", "path"}:
-        source = source["path"] if source["bytes"] is None else source["bytes"]
+    source = content_of(fetch_image(image, **allowed))
     name = _name(image)
     try:
         if isinstance(source, Image.Image):
@@ -142,6 +140,13 @@ def load_image(image: Any, **allowed: bool) -> Image.Image:
         ) from error
 
 
+def content_of(image: Any) -> Any:
+    """Return the bytes or, without any, the path of `{"bytes": ..., "path": ...}`; anything else as it is."""
+    if isinstance(image, dict) and image.keys() == {"bytes", "path"}:
+        return image["path"] if image["bytes"] is None else image["bytes"]
+    return image
+
+
 def fetch_image(
     image: Any, *, allow_paths: bool = True, allow_urls: bool = True, allow_private_urls: bool = False
 ) -> Any:
@@ -163,10 +168,8 @@ def fetch_image(
     Raises:
         ImageError: if it may not be taken from there, a download fails, or a data URI can't be read.
     """
-    source = image
-    if isinstance(image, dict) and image.keys() == {"bytes", "path"}:
-        # Either may be a text, which would be taken for a path or an address later.
-        source = image["path"] if image["bytes"] is None else image["bytes"]
+    # Of a pair, either may be a text, which would be taken for a path or an address later.
+    source = content_of(image)
     if not isinstance(source, str | Path):
         return image
     allowed = {"allow_paths": allow_paths, "allow_urls": allow_urls, "allow_private_urls": allow_private_urls}

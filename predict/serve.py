@@ -8,7 +8,6 @@ comes in is bounded (see the arguments), images are taken as content alone, and 
 answered first. Needs `pip install "smcl[serve]"`.
 """
 
-import argparse
 import asyncio
 import contextlib
 import dataclasses
@@ -21,7 +20,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from transformers.utils import logging
 
-from ..images_smcl import DECODE_ERRORS, MAX_IMAGE_PIXELS, ImageError, fetch_image, open_image
+from ..dataset_scripts.command_line import CommandParser
+from ..images_smcl import DECODE_ERRORS, MAX_IMAGE_PIXELS, ImageError, content_of, fetch_image, open_image
 from ..pipeline_smcl import CHOICES, Explanation, MultiImageNERPipeline
 from . import load_pipeline
 from .handler import with_bytes
@@ -272,7 +272,7 @@ class Service:
         except ImageError:
             # Said by the pipeline, which knows what is to be done about it.
             return image
-        content = image["bytes"] if isinstance(image, dict) and image.keys() == {"bytes", "path"} else image
+        content = content_of(image)
         if not isinstance(content, bytes):
             return image
         try:
@@ -510,7 +510,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     Args:
         argv (`Sequence[str]`, *optional*): The arguments; those of the process by default.
     """
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser(__doc__)
     limits = Limits()
     parser.add_argument("--model", required=True, help="folder or Hub name of a saved SMCL")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen at; 0.0.0.0 for all (%(default)s)")
@@ -524,15 +524,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--max_body", type=int, default=limits.body, help="bytes of a request (%(default)s)")
     parser.add_argument("--allow_urls", action="store_true", help="fetch images from URLs, of public hosts alone")
     given = parser.parse_args(argv)
-    try:
+    with parser.errors_in_one_line():
         check_installed()
         for name in ("batch_size", "max_queue"):
             if getattr(given, name) < 1:
                 raise ValueError(f"--{name} must be at least 1, got {getattr(given, name)}.")
         limits = Limits(given.max_characters, given.max_pixels, given.max_body, given.max_posts)
         pipe = load_pipeline(given.model, **({"device": given.device} if given.device else {}))
-    except (ImportError, OSError, ValueError) as error:
-        parser.exit(2, f"{parser.prog}: {' '.join(str(error).split())}\n")
     settings = {"limits": limits, "allow_urls": given.allow_urls, "batch_size": given.batch_size}
     run(make_app(pipe, max_posts=given.max_queue, **settings), given.host, given.port)
 

@@ -12,13 +12,14 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import time
 import venv
 from pathlib import Path
+
+from ports import free_port
 
 ROOT = Path(__file__).parent.parent
 # Needs rights that a test does not have, and changes nothing for what is tested.
@@ -80,9 +81,7 @@ def serve_and_ask(
     steps: list[tuple[str, str]], python: str, model: str, environment: dict[str, str], cwd: Path
 ) -> dict:
     """Start the server as the image does, wait until its health check passes, tag a post, and stop it."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
+    port = str(free_port())
 
     def adapted(words: list[str]) -> list[str]:
         words = [word.replace("8000", port).replace("/model", model) for word in words]

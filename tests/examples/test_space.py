@@ -4,7 +4,6 @@ import json
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -20,6 +19,7 @@ from datasets import load_dataset
 from factories import make_model, noise
 from PIL import Image
 from playwright import sync_api
+from ports import free_port
 
 import smcl
 from smcl import MultiImageNERPipeline
@@ -325,9 +325,7 @@ def address(decided, tmp_path_factory):
     for room in ("predict", "dataset_scripts"):
         shutil.copytree(ROOT / room, folder / "smcl" / room, ignore=shutil.ignore_patterns("__pycache__"))
     decided[0].save_pretrained(str(folder / "model"))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     settings = {"GRADIO_SERVER_PORT": str(port), "GRADIO_SERVER_NAME": "127.0.0.1", "OMP_NUM_THREADS": "1"}
     settings |= {"GRADIO_TEMP_DIR": str(folder / "uploads"), "SMCL_MODEL": str(folder / "model")}
     log = folder / "log"

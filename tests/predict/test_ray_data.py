@@ -5,6 +5,7 @@ import pyarrow as pa
 import pytest
 from factories import make_model
 from PIL import Image
+from ray_cluster import started_ray
 
 from smcl import MultiImageNERPipeline
 from smcl.predict.part_files import RECORD_SCHEMA
@@ -27,16 +28,9 @@ def make_posts() -> list[dict]:
 
 @pytest.fixture(scope="module")
 def ray():
-    import ray
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        # Workers that are nice take minutes on a busy machine.
-        patch.setenv("RAY_worker_niceness", "0")
-        # Two for the actors, one for reading; however many the machine has.
-        ray.init(num_cpus=3, include_dashboard=False, log_to_driver=False)
+    # Two for the actors, one for reading; however many the machine has.
+    with started_ray(num_cpus=3) as ray:
         yield ray
-        ray.shutdown()
 
 
 def test_two_actors_give_the_records_of_one_process_in_order(ray, processor, tmp_path):

@@ -1,10 +1,11 @@
 import concurrent.futures
 import json
-import socket
 import urllib.request
 
 import pytest
 from factories import make_model
+from ports import free_port
+from ray_cluster import started_ray
 
 from smcl import MultiImageNERPipeline
 from smcl.predict.serve import make_app
@@ -12,21 +13,13 @@ from smcl.predict.serve import make_app
 
 @pytest.fixture(scope="module")
 def ray_serve():
-    import ray
     from ray import serve
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        # Workers that are nice take minutes on a busy machine.
-        patch.setenv("RAY_worker_niceness", "0")
-        ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False)
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
+    with started_ray(num_cpus=4):
+        port = free_port()
         serve.start(http_options={"host": "127.0.0.1", "port": port})
         yield serve, f"http://127.0.0.1:{port}"
         serve.shutdown()
-        ray.shutdown()
 
 
 def test_two_copies_under_ray_serve_answer_as_the_pipeline_does(ray_serve, processor, tmp_path):

@@ -19,6 +19,7 @@ import pytest
 import uvicorn
 from factories import make_model
 from PIL import Image
+from ports import free_port
 
 from smcl import MultiImageNERPipeline
 from smcl.predict import serve
@@ -340,12 +341,6 @@ def folder(tmp_path_factory, pipe) -> str:
     folder = tmp_path_factory.mktemp("served")
     pipe.save_pretrained(folder)
     return str(folder)
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
 
 
 def test_under_load_nothing_is_wrong_lost_or_kept_until_the_last_answer(folder, pipe):
