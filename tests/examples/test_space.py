@@ -314,10 +314,32 @@ def test_images_that_were_taken_away_make_room_only_where_it_is_needed(photos):
 # The page in a browser
 
 
+# As app.py, but cards wait as long as there is a file `hold`.
+HOLDING = """
+import time
+from pathlib import Path
+import app, page
+
+def draw_card(*arguments, draw=page.draw_card):
+    while Path(__file__).with_name("hold").exists():
+        time.sleep(0.05)
+    return draw(*arguments)
+
+page.draw_card = draw_card
+app.main()
+"""
+
+
 @pytest.fixture(scope="module")
-def address(decided, tmp_path_factory):
+def space(tmp_path_factory) -> Path:
+    """The folder that the page is served from."""
+    return tmp_path_factory.mktemp("space")
+
+
+@pytest.fixture(scope="module")
+def address(decided, space):
     """The page, served the way a Space is laid out: the package lies beside it."""
-    folder = tmp_path_factory.mktemp("space")
+    folder = space
     shutil.copytree(SPACE, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
     (folder / "smcl").mkdir()
     for path in [ROOT / "__init__.py", *ROOT.glob("*_smcl.py")]:
@@ -330,7 +352,8 @@ def address(decided, tmp_path_factory):
     settings |= {"GRADIO_TEMP_DIR": str(folder / "uploads"), "SMCL_MODEL": str(folder / "model")}
     log = folder / "log"
     with log.open("w") as output:
-        program = [sys.executable, str(folder / "app.py")]
+        (folder / "holding.py").write_text(HOLDING)
+        program = [sys.executable, str(folder / "holding.py")]
         server = subprocess.Popen(program, env=os.environ | settings, stdout=output, stderr=subprocess.STDOUT)
     try:
         wait_for(f"http://127.0.0.1:{port}/", server, log)
@@ -564,18 +587,23 @@ def test_the_result_is_saved_as_a_file_by_a_click(page, pipe, tmp_path):
     assert download.value.suggested_filename == "card.html"
 
 
-def test_a_long_post_is_read_and_its_card_keeps_nobody_waiting(page, browser, address):
+def test_a_long_post_is_read_and_its_card_keeps_nobody_waiting(page, browser, address, space):
     words = "joey and niko rest here "
     open_example(page, 5)
     page.locator("#text textarea").fill(words * 210)
     page.locator("#run").click()
     sync_api.expect(page.locator("#result .smcl-note")).to_contain_text("Only the first")
-    page.locator("#look").click()
-    other = browser.new_page()
-    other.goto(address)
-    other.locator(".smcl-example").first.click()
-    other.locator("#result .smcl-post").wait_for()
-    assert page.locator("#card iframe").count() == 0
+    hold = space / "hold"
+    hold.touch()
+    try:
+        page.locator("#look").click()
+        other = browser.new_page()
+        other.goto(address)
+        other.locator(".smcl-example").first.click()
+        other.locator("#result .smcl-post").wait_for()
+        assert page.locator("#card iframe").count() == 0
+    finally:
+        hold.unlink()
     other.close()
     page.locator("#card iframe").wait_for()
 
