@@ -13,18 +13,14 @@ from transformers.utils import ModelOutput, can_return_tuple, logging
 
 from .configuration_smcl import VISION_BACKBONES, SMCLConfig, backbone_config, without_pooler
 from .crf_smcl import CRFTaggingMixin, LinearChainCRF
+from .guidance_smcl import TEXT_ATTENTIONS, ImageGuidance, SMCLImageGuidance, check_text_backbone, guide_attention
 from .layers_smcl import (
-    TEXT_ATTENTIONS,
-    ImageGuidance,
     SMCLConcatenation,
-    SMCLImageGuidance,
     SMCLImageRelations,
     SMCLImageRelevance,
     SMCLModalityEncoders,
     SMCLSymmetricFusion,
     check_image_indices,
-    check_text_backbone,
-    guide_attention,
     image_mask_like,
     real_image_indices,
 )

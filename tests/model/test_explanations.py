@@ -7,7 +7,8 @@ from factories import LABELS, make_model
 from PIL import Image
 
 from smcl import MultiImageNERPipeline
-from smcl.pipeline_smcl import _far_from_entities, find_entities, patch_edges
+from smcl.explanation_smcl import _far_from_entities, patch_edges
+from smcl.pipeline_smcl import find_entities
 
 TEXT = "joey and niko rest"
 
