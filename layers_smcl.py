@@ -8,6 +8,9 @@ from .configuration_smcl import SMCLConfig
 from .guidance_smcl import weighted_attention
 from .losses_smcl import masked_mean
 
+# The logarithm of no weight at all, small enough to vanish beside any score and finite, so that sums stay numbers.
+IMPOSSIBLE = -1e4
+
 
 class SMCLAttention(nn.Module):
     """Multi-head attention of one sequence over another, without an output projection.
@@ -65,6 +68,77 @@ class SMCLAttention(nn.Module):
             output = F.scaled_dot_product_attention(query, key, value, attn_mask=attended, dropout_p=dropout)
         output = output.transpose(1, 2).flatten(2)
         return torch.where(has_state, output, torch.zeros_like(output)), weights
+
+
+def _earlier_pairs(scores: torch.Tensor) -> torch.Tensor:
+    """Sum, in logarithms, over all ways to match the queries and states in front of each pair, as `in_order_scores`."""
+    # shape: (batch_size, num_queries), of those states that stand in front
+    ways = [torch.zeros_like(scores[:, :, 0])]
+    for column in scores[:, :, :-1].unbind(-1):
+        until = (column + ways[-1]).logcumsumexp(dim=1)
+        ways.append(torch.logaddexp(ways[-1], F.pad(until[:, :-1], (1, 0), value=IMPOSSIBLE)))
+    return torch.stack(ways, dim=-1)
+
+
+def in_order_scores(
+    scores: torch.Tensor, query_mask: torch.Tensor, state_mask: torch.Tensor, max_states: int
+) -> torch.Tensor:
+    """Score each pair of query and state by all ways to match both one to one and in order. Beyond the paper.
+
+    A way is a set of pairs, of any size, in which nobody stands twice and the later query has the later state. It weighs
+    the exponential of the sum of its scores. A pair's new score is the logarithm of the weights of all ways with it.
+
+    Args:
+        scores (`torch.FloatTensor` of shape `(batch_size, num_queries, num_states)`): The scores, in float32 or better.
+        query_mask (`torch.BoolTensor` of shape `(batch_size, num_queries)`): `True` marks a real query.
+        state_mask (`torch.BoolTensor` of shape `(batch_size, num_states)`): `True` marks a real state.
+        max_states (`int`): Largest number of states.
+
+    Returns:
+        `torch.FloatTensor` of shape `(batch_size, num_queries, num_states)`.
+    """
+    num_states = scores.shape[-1]
+    scores = scores.masked_fill(~(query_mask[:, :, None] & state_mask[:, None, :]), IMPOSSIBLE)
+    # A fixed number of steps, so that the loops below can be exported.
+    scores = F.pad(scores, (0, max_states - num_states), value=IMPOSSIBLE)
+    scores = scores + _earlier_pairs(scores) + _earlier_pairs(scores.flip(1, 2)).flip(1, 2)
+    return scores[:, :, :num_states]
+
+
+class SMCLOrderedAttention(SMCLAttention):
+    """Attention of one head in which the k-th query that looks for a state tends to find the k-th that is looked for.
+
+    Args:
+        hidden_size (`int`): Width of both sequences.
+        max_states (`int`): Largest number of states.
+        dropout (`float`): Dropout of the weights.
+    """
+
+    def __init__(self, hidden_size: int, max_states: int, dropout: float):
+        super().__init__(hidden_size, 1, dropout)
+        self.max_states = max_states
+
+    def forward(
+        self,
+        queries: torch.Tensor,
+        states: torch.Tensor,
+        mask: torch.Tensor,
+        output_attentions: bool = False,
+        *,
+        query_mask: torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Attend; see [`SMCLAttention.forward`]. `query_mask` `(batch_size, num_queries)` is `True` at real queries."""
+        query, key, value = self.query(queries), self.key(states), self.value(states)
+        exact = torch.promote_types(query.dtype, torch.float32)
+        with torch.autocast(query.device.type, enabled=False):
+            scores = (query.to(exact) @ key.to(exact).transpose(1, 2)) * query.shape[-1] ** -0.5
+            scores = in_order_scores(scores, query_mask, mask, self.max_states)
+            # What a padded token has in front of it is impossible throughout: it, too, sees real images alone.
+            scores = scores.masked_fill(~mask[:, None], torch.finfo(exact).min)
+            weights = scores.softmax(dim=-1).to(value.dtype)
+        weights = weights * mask.any(dim=1)[:, None, None]
+        output = F.dropout(weights, self.dropout, self.training) @ value
+        return output, weights[:, None] if output_attentions else None
 
 
 class SMCLFeedForward(nn.Module):
@@ -197,7 +271,8 @@ class SMCLSymmetricFusion(nn.Module):
     As printed, Eq. 13-15 end in one vector for each image, but the CRF needs one for each token: the second attention
     is the mirror image of the first. The residuals keep tokens apart that see the same single image. P_t leaves a
     sigmoid with a small variance, so that the attended images, of variance 1, would drown what the words say: it is
-    normalised first, unless it is wanted `as_printed`.
+    normalised first. Images have an order in time, and so have names: tokens attend to images in order
+    ([`SMCLOrderedAttention`]). Neither is so where it is wanted `as_printed`.
     """
 
     def __init__(self, config: SMCLConfig):
@@ -212,7 +287,11 @@ class SMCLSymmetricFusion(nn.Module):
         self.union_norm = nn.Identity() if is_raw else nn.LayerNorm(hidden_size, elementwise_affine=False)
         self.image_to_text = SMCLAttention(hidden_size, 1, dropout)
         self.image_norm = nn.LayerNorm(hidden_size)
-        self.text_to_image = SMCLAttention(hidden_size, 1, dropout)
+        self.in_order = not config.prints("order")
+        if self.in_order:
+            self.text_to_image = SMCLOrderedAttention(hidden_size, config.max_images, dropout)
+        else:
+            self.text_to_image = SMCLAttention(hidden_size, 1, dropout)
         self.text_norm = nn.LayerNorm(hidden_size)
         self.feed_forward = SMCLFeedForward(hidden_size, dropout)
         self.output_norm = nn.LayerNorm(hidden_size)
@@ -257,7 +336,8 @@ class SMCLSymmetricFusion(nn.Module):
             y = self.image_norm(y + reply)
             if image_weights is not None:
                 y = y * image_weights[..., None]
-            attended, over_images = self.text_to_image(x, y, image_mask, output_attentions)
+            order = {"query_mask": text_mask} if self.in_order else {}
+            attended, over_images = self.text_to_image(x, y, image_mask, output_attentions, **order)
             if output_attentions:
                 attentions = (over_tokens.squeeze(1), over_images.squeeze(1))
         x = self.text_norm(x + attended)
@@ -326,8 +406,10 @@ __all__ = [
     "SMCLImageRelations",
     "SMCLImageRelevance",
     "SMCLModalityEncoders",
+    "SMCLOrderedAttention",
     "SMCLSymmetricFusion",
     "SMCLTransformerLayer",
     "SMCLUnion",
+    "in_order_scores",
     "real_image_indices",
 ]

@@ -53,6 +53,19 @@ def test_printed_union_enters_the_fusion_as_the_sigmoid_gives_it():
         assert lowest <= tokens.min() < lowest / 10 + 0.5 and (tokens.max() > 1) == (lowest < 0)
 
 
+def test_printed_order_lets_tokens_attend_to_an_image_whatever_other_tokens_attend_to():
+    """What the second token looks for changes what the first attends to, but as printed."""
+    for model, minds in zip(both("order"), (True, False), strict=True):
+        attention, order = model.smcl.fusion.text_to_image, {} if not minds else {"query_mask": torch.ones(1, 2).bool()}
+        torch.manual_seed(0)
+        images, tokens = 10 * torch.randn(1, 3, 32), 10 * torch.randn(1, 2, 32)
+        before, after = (
+            attention(x, images, torch.ones(1, 3).bool(), **order)[0]
+            for x in (tokens, torch.stack([tokens[:, 0], -tokens[:, 1]], dim=1))
+        )
+        assert torch.equal(before[:, 0], after[:, 0]) is not minds
+
+
 def test_printed_positions_are_drawn_as_small_as_other_weights():
     spreads = []
     for as_printed in (False, ["positions"], True):

@@ -1,5 +1,6 @@
 """Each equation against a slow reference in float64; guidance, CRF and losses have files of their own."""
 
+import itertools
 import math
 
 import pytest
@@ -115,8 +116,30 @@ def test_alignment_and_refinement_equal_their_definition():
             torch.testing.assert_close(streams[modality]["specific"][0, row], specific.clamp(min=0))
 
 
+def ways_in_order(num_queries, num_states):
+    """All sets of pairs in which nobody stands twice and the later query has the later state."""
+    for size in range(min(num_queries, num_states) + 1):
+        for queries in itertools.combinations(range(num_queries), size):
+            for chosen in itertools.combinations(range(num_states), size):
+                yield list(zip(queries, chosen, strict=True))
+
+
+def attend_in_order(attention, queries, keys):
+    """Attention whose weights are those of all ways with a pair, over those of all ways with that query's pairs."""
+    q, k, v = (
+        [linear(layer, x) for x in xs]
+        for layer, xs in ((attention.query, queries), (attention.key, keys), (attention.value, keys))
+    )
+    scores = [[(a @ b).item() / math.sqrt(len(a)) for b in k] for a in q]
+    weights = torch.zeros(len(q), len(k), dtype=torch.float64)
+    for way in ways_in_order(len(q), len(k)):
+        for pair in way:
+            weights[pair] += math.exp(sum(scores[i][j] for i, j in way))
+    return [sum(w * x for w, x in zip(row / row.sum(), v, strict=True)) for row in weights]
+
+
 def slow_fusion(module, text, images):
-    """Eq. 10-15 for one post without padding, with the mirrored attention of tokens over images."""
+    """Eq. 10-15 for one post without padding, with the mirrored attention of tokens over images, in order."""
 
     def enhance(streams, modality):
         for layer in module.layers:
@@ -132,7 +155,7 @@ def slow_fusion(module, text, images):
         y = enhance([images["shared"], images["specific"]], "image")
         replies = attend(module.image_to_text, y, x)
         y = torch.stack([layer_norm(module.image_norm, a + b) for a, b in zip(y, replies, strict=True)])
-        attended = attend(module.text_to_image, x, y)
+        attended = attend_in_order(module.text_to_image, x, y)
     x = [layer_norm(module.text_norm, a + b) for a, b in zip(x, attended, strict=True)]
     return torch.stack(
         [linear(module.output, layer_norm(module.output_norm, v + feed_forward(module.feed_forward, v))) for v in x]
