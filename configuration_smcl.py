@@ -60,8 +60,6 @@ class SMCLConfig(PreTrainedConfig):
             which scored best; `"score"` keeps those whose scaled score reaches the post's mean score,
             `"probability"` is the literal reading on softmax weights. `"auto"` is `"none"`, or `"probability"` where
             the threshold is `as_printed`.
-        image_weighting (`str`, *optional*, defaults to `"uniform"`):
-            `"uniform"` as in the paper, or `"relevance"`: a learned text-image score scales each image's part.
         cmd_order (`int`, *optional*, defaults to 3):
             Highest central moment compared by the similarity loss, K in Eq. 19.
         similarity_weight (`float`, *optional*, defaults to 0.3): Weight alpha of the similarity loss (Eq. 18).
@@ -110,7 +108,6 @@ class SMCLConfig(PreTrainedConfig):
         "num_fusion_layers",
         "as_printed",
         "guidance_filter",
-        "image_weighting",
         "cmd_order",
         "similarity_weight",
         "difference_weight",
@@ -130,7 +127,6 @@ class SMCLConfig(PreTrainedConfig):
     num_fusion_layers: int = 1
     as_printed: bool | list[str] = False
     guidance_filter: Literal["auto", "none", "score", "probability"] = "auto"
-    image_weighting: Literal["uniform", "relevance"] = "uniform"
     cmd_order: int = 3
     similarity_weight: int | float = 0.3
     difference_weight: int | float = 0.2
@@ -200,9 +196,6 @@ class SMCLConfig(PreTrainedConfig):
         contradictions = {
             f"`guidance_filter={self.guidance_filter!r}`, where the printed threshold is 'probability'": (
                 self.prints("threshold") and self.image_key_filter != "probability"
-            ),
-            f"`image_weighting={self.image_weighting!r}`, which the paper leaves to future work": (
-                self.as_printed is True and self.image_weighting != "uniform"
             ),
             f"`contrastive_weight={self.contrastive_weight}`, a loss that the paper does not have": (
                 self.as_printed is True and self.contrastive_weight > 0

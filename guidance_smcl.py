@@ -181,12 +181,9 @@ class SMCLImageGuidance(nn.Module):
         image_states: torch.Tensor,
         image_mask: torch.Tensor,
         text_mask: torch.Tensor,
-        image_weights: torch.Tensor | None = None,
     ) -> ImageGuidance:
         """Build the keys and values of all layers from G `(batch_size, num_images, vision_hidden_size)`."""
         projected = [layer(image_states) for layer in self.projections]
-        if image_weights is not None:
-            projected = [z * image_weights[..., None] for z in projected]
 
         def heads(layers: nn.ModuleList) -> tuple[torch.Tensor, ...]:
             pairs = zip(layers, projected, strict=True)

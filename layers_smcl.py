@@ -6,7 +6,6 @@ from torch.nn import functional as F
 
 from .configuration_smcl import SMCLConfig
 from .guidance_smcl import weighted_attention
-from .losses_smcl import masked_mean
 
 # The logarithm of no weight at all, small enough to vanish beside any score and finite, so that sums stay numbers.
 IMPOSSIBLE = -1e4
@@ -85,8 +84,9 @@ def in_order_scores(
 ) -> torch.Tensor:
     """Score each pair of query and state by all ways to match both one to one and in order. Beyond the paper.
 
-    A way is a set of pairs, of any size, in which nobody stands twice and the later query has the later state. It weighs
-    the exponential of the sum of its scores. A pair's new score is the logarithm of the weights of all ways with it.
+    A way is a set of pairs, of any size, in which nobody stands twice and the later query has the later state. Its
+    weight is the exponential of the sum of its scores. A pair's new score is the logarithm of the summed weights of all
+    ways that have the pair.
 
     Args:
         scores (`torch.FloatTensor` of shape `(batch_size, num_queries, num_states)`): The scores, in float32 or better.
@@ -194,23 +194,6 @@ class SMCLImageRelations(nn.Module):
         return x * image_mask[..., None]
 
 
-class SMCLImageRelevance(nn.Module):
-    """Score how much each image has to do with the text, in (0, 1). Beyond the paper: its future work."""
-
-    def __init__(self, config: SMCLConfig, embedding_size: int):
-        super().__init__()
-        self.text_projection = nn.Linear(embedding_size, config.text_config.hidden_size)
-        self.image_projection = nn.Linear(config.vision_config.hidden_size, config.text_config.hidden_size)
-
-    def forward(
-        self, text_embeds: torch.Tensor, text_mask: torch.Tensor, image_states: torch.Tensor, image_mask: torch.Tensor
-    ) -> torch.Tensor:
-        """Return `(batch_size, num_images)` weights from word embeddings and G, 0 at padding."""
-        text = self.text_projection(masked_mean(text_embeds, text_mask))
-        scores = (self.image_projection(image_states) @ text[..., None]).squeeze(-1) * text.shape[-1] ** -0.5
-        return scores.sigmoid() * image_mask
-
-
 class SMCLModalityEncoders(nn.Module):
     """Alignment and refinement encoders (Eq. 6-9): one ReLU layer shared by both modalities, one for each."""
 
@@ -310,7 +293,6 @@ class SMCLSymmetricFusion(nn.Module):
         text_mask: torch.Tensor,
         images: dict[str, torch.Tensor] | None = None,
         image_mask: torch.Tensor | None = None,
-        image_weights: torch.Tensor | None = None,
         output_attentions: bool = False,
     ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...] | None]:
         """Fuse the streams of [`SMCLModalityEncoders`].
@@ -321,7 +303,6 @@ class SMCLSymmetricFusion(nn.Module):
             images (`dict` of `torch.Tensor` of shape `(batch_size, num_images, hidden_size)`, *optional*): Image
                 streams; `None` where the batch has no image.
             image_mask (`torch.BoolTensor` of shape `(batch_size, num_images)`, *optional*): `True` = real image.
-            image_weights (`torch.FloatTensor` of shape `(batch_size, num_images)`, *optional*): Scale P_i.
             output_attentions (`bool`, *optional*, defaults to `False`): Whether to return the weights.
 
         Returns:
@@ -334,8 +315,6 @@ class SMCLSymmetricFusion(nn.Module):
             y = self.enhance(images, image_mask, "image")
             reply, over_tokens = self.image_to_text(y, x, text_mask, output_attentions)
             y = self.image_norm(y + reply)
-            if image_weights is not None:
-                y = y * image_weights[..., None]
             order = {"query_mask": text_mask} if self.in_order else {}
             attended, over_images = self.text_to_image(x, y, image_mask, output_attentions, **order)
             if output_attentions:
@@ -359,7 +338,6 @@ class SMCLConcatenation(nn.Module):
         text_mask: torch.Tensor,
         images: dict[str, torch.Tensor] | None = None,
         image_mask: torch.Tensor | None = None,
-        image_weights: torch.Tensor | None = None,
         output_attentions: bool = False,
     ) -> tuple[torch.Tensor, None]:
         """See [`SMCLSymmetricFusion.forward`]; there are no attentions between the modalities to return."""
@@ -367,8 +345,6 @@ class SMCLConcatenation(nn.Module):
         num_tokens = x.shape[1]
         if images is not None:
             y = self.unions["image"](list(images.values()))
-            if image_weights is not None:
-                y = y * image_weights[..., None]
             x, text_mask = torch.cat([x, y], dim=1), torch.cat([text_mask, image_mask], dim=1)
         return self.layer(x, text_mask)[:, :num_tokens], None
 
@@ -404,7 +380,6 @@ __all__ = [
     "SMCLAttention",
     "SMCLConcatenation",
     "SMCLImageRelations",
-    "SMCLImageRelevance",
     "SMCLModalityEncoders",
     "SMCLOrderedAttention",
     "SMCLSymmetricFusion",

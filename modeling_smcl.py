@@ -17,7 +17,6 @@ from .guidance_smcl import TEXT_ATTENTIONS, ImageGuidance, SMCLImageGuidance, ch
 from .layers_smcl import (
     SMCLConcatenation,
     SMCLImageRelations,
-    SMCLImageRelevance,
     SMCLModalityEncoders,
     SMCLSymmetricFusion,
     check_image_indices,
@@ -50,8 +49,6 @@ class SMCLModelOutput(ModelOutput):
             Aligned and refined text, U_t^a and U_t^r (Eq. 6-9); `None` where the encoder is switched off.
         image_shared, image_specific (`torch.FloatTensor` of shape `(batch_size, num_images, hidden_size)`,
             *optional*): Likewise for images; also `None` without images.
-        image_weights (`torch.FloatTensor` of shape `(batch_size, num_images)`, *optional*):
-            Relevance of each image in (0, 1), 0 for padding; only with `image_weighting="relevance"`.
         fusion_attentions (`tuple` of two `torch.FloatTensor`, *optional*, with `output_attentions=True`):
             Weights of images over tokens `(batch_size, num_images, num_tokens)` (mu, Eq. 14) and of tokens over
             images `(batch_size, num_tokens, num_images)`.
@@ -67,7 +64,6 @@ class SMCLModelOutput(ModelOutput):
     text_specific: torch.FloatTensor | None = None
     image_shared: torch.FloatTensor | None = None
     image_specific: torch.FloatTensor | None = None
-    image_weights: torch.FloatTensor | None = None
     fusion_attentions: tuple[torch.FloatTensor, ...] | None = None
     hidden_states: tuple[torch.FloatTensor, ...] | None = None
     attentions: tuple[torch.FloatTensor, ...] | None = None
@@ -86,7 +82,7 @@ class SMCLOutput(ModelOutput):
         similarity_loss (`torch.FloatTensor` of shape `()`, *optional*, with `labels`): CMD_K (Eq. 20).
         difference_loss (`torch.FloatTensor` of shape `()`, *optional*, with `labels`): Soft orthogonality (Eq. 22).
         contrastive_loss (`torch.FloatTensor` of shape `()`, *optional*, with `labels`): InfoNCE, 0 by default.
-        image_weights, fusion_attentions, hidden_states, attentions: See [`SMCLModelOutput`].
+        fusion_attentions, hidden_states, attentions: See [`SMCLModelOutput`].
     """
 
     loss: torch.FloatTensor | None = None
@@ -95,7 +91,6 @@ class SMCLOutput(ModelOutput):
     similarity_loss: torch.FloatTensor | None = None
     difference_loss: torch.FloatTensor | None = None
     contrastive_loss: torch.FloatTensor | None = None
-    image_weights: torch.FloatTensor | None = None
     fusion_attentions: tuple[torch.FloatTensor, ...] | None = None
     hidden_states: tuple[torch.FloatTensor, ...] | None = None
     attentions: tuple[torch.FloatTensor, ...] | None = None
@@ -107,7 +102,7 @@ class PostImages(NamedTuple):
     Attributes:
         states (`torch.FloatTensor` of shape `(batch_size, num_images, ...)`): The images, 0 at padding.
         mask (`torch.BoolTensor` of shape `(batch_size, num_images)`): `True` marks a real image.
-        weights (`torch.FloatTensor` of shape `(batch_size, num_images)`, *optional*): How much each image counts.
+        weights (`torch.FloatTensor`, *optional*): What a system weighed while it related them.
     """
 
     states: torch.Tensor
@@ -509,39 +504,29 @@ class SMCLModel(SMCLImageTextModel):
         super().__init__(config)
         self.image_relations = SMCLImageRelations(config)
         self.image_guidance = SMCLImageGuidance(config) if config.use_image_guidance else None
-        self.image_relevance = None
-        if config.image_weighting == "relevance":
-            self.image_relevance = SMCLImageRelevance(config, self.get_input_embeddings().embedding_dim)
         self.encoders = SMCLModalityEncoders(config)
         self.fusion = SMCLSymmetricFusion(config) if config.use_fusion else SMCLConcatenation(config)
         self.post_init()
 
     def relate_images(self, images: PostImages, text_mask: torch.Tensor, **text: torch.Tensor | None) -> PostImages:
         """Give images their places in time and relate them to G; see [`SMCLImageTextModel.relate_images`]."""
-        states, weights = self.image_relations(images.states, images.mask), None
-        if self.image_relevance is not None:
-            embeds = text["inputs_embeds"]
-            embeds = self.get_input_embeddings()(text["input_ids"]) if embeds is None else embeds
-            weights = self.image_relevance(embeds, text_mask, states, images.mask)
-        return PostImages(states, images.mask, weights)
+        return PostImages(self.image_relations(images.states, images.mask), images.mask)
 
     def prompts(self, images: PostImages, text_mask: torch.Tensor) -> ImageGuidance | None:
         """Guide the text layers (Eq. 2-5); see [`SMCLImageTextModel.prompts`]."""
         if self.image_guidance is None:
             return None
-        return self.image_guidance(images.states, images.mask, text_mask, images.weights)
+        return self.image_guidance(images.states, images.mask, text_mask)
 
     def fuse(
         self, text_states: torch.Tensor, text_mask: torch.Tensor, images: PostImages | None, output_attentions: bool
     ) -> SMCLModelOutput:
         """Align, refine and fuse (Eq. 6-15); see [`SMCLImageTextModel.fuse`]."""
         text, seen = self.encoders(text_states, "text"), {}
-        image_mask = image_weights = None
+        image_mask = None
         if images is not None:
-            seen, image_mask, image_weights = self.encoders(images.states, "image"), images.mask, images.weights
-        hyper, fusion_attentions = self.fusion(
-            text, text_mask, seen or None, image_mask, image_weights, output_attentions
-        )
+            seen, image_mask = self.encoders(images.states, "image"), images.mask
+        hyper, fusion_attentions = self.fusion(text, text_mask, seen or None, image_mask, output_attentions)
         return SMCLModelOutput(
             # What BERT knows of a word need not pass through new layers; see the class.
             last_hidden_state=hyper if self.config.prints("head") else text_states + hyper,
@@ -549,7 +534,6 @@ class SMCLModel(SMCLImageTextModel):
             text_specific=text.get("specific"),
             image_shared=seen.get("shared"),
             image_specific=seen.get("specific"),
-            image_weights=image_weights,
             fusion_attentions=fusion_attentions,
         )
 
@@ -628,7 +612,7 @@ class SMCLTaggingModel(CRFTaggingMixin, SMCLPreTrainedModel):
                 image_mask = images.new_ones(images.shape[:2])
             masks = text_mask.bool(), None if image_mask is None else image_mask.bool()
             losses = self._losses(outputs, logits, labels, *masks, batch_share)
-        handed_on = ("image_weights", "fusion_attentions", "hidden_states", "attentions")
+        handed_on = ("fusion_attentions", "hidden_states", "attentions")
         return self.output_class(logits=logits, **losses, **{name: getattr(outputs, name) for name in handed_on})
 
     def _losses(self, outputs: SMCLModelOutput, logits: torch.Tensor, labels: torch.Tensor, *others) -> dict:

@@ -27,7 +27,7 @@ from smcl.train.image_cache import ImageFeatures
 from . import disturb, image_dependent
 from .plan import Plan, parse_plan, plan_parser, read_mentions, read_showing, to_argv
 from .run_all import run_all
-from .runs import PREDICTING, Cell, Measured, statements
+from .runs import PREDICTING, Measured, statements
 from .significance import count_posts, f1_of
 from .table2 import AS_PRINTED, system_cell
 from .tables import describe, markdown, mean_and_deviation, notes, write_table
@@ -37,12 +37,11 @@ SYSTEMS = {
     for cell in (
         system_cell("smcl"),
         AS_PRINTED,
-        Cell("SMCL with relevance", {"image_weighting": "relevance"}),
         system_cell("umt-mi"),
         system_cell("tpm-mi"),
     )
 }
-COLOURS = ("#0072B2", "#56B4E9", "#009E73", "#E69F00", "#CC79A7")
+COLOURS = ("#0072B2", "#56B4E9", "#E69F00", "#CC79A7")
 ALL = ("all",)
 PARTS = ("image-dependent", "others")
 # By kind and level.

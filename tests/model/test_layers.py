@@ -159,12 +159,11 @@ TEXT_CONFIGS = {
 
 
 @pytest.mark.parametrize("name", TEXT_CONFIGS)
-@pytest.mark.parametrize("image_weighting", ["uniform", "relevance"])
-def test_text_encoders_are_guided(name, image_weighting):
+def test_text_encoders_are_guided(name):
     special = dict.fromkeys(("bos_token_id", "cls_token_id"), 1) | dict.fromkeys(("eos_token_id", "sep_token_id"), 2)
     extra = {"electra": {"embedding_size": 16}, "modernbert": special}.get(name, {})
     text_config = TEXT_CONFIGS[name](vocab_size=100, pad_token_id=0, max_position_embeddings=64, **TEXT_SIZE, **extra)
-    model = make_model(text_config=text_config, image_weighting=image_weighting)
+    model = make_model(text_config=text_config)
     inputs = make_inputs()
     hidden_states = text_hidden_states(model, inputs)[-1]
     inputs["pixel_values"] = inputs["pixel_values"].flip(1)

@@ -28,7 +28,6 @@ SWITCHES = [
     {"use_alignment": False, "use_refinement": False},
     {"guidance_filter": "probability"},
     {"guidance_filter": "score"},
-    {"image_weighting": "relevance"},
     {"as_printed": True},
     {"as_printed": ["head", "difference"]},
     {"num_image_layers": 2, "num_fusion_layers": 2, "cmd_order": 5, "contrastive_weight": 0.1},
@@ -177,14 +176,6 @@ def test_fusion_attends_to_nothing_where_a_post_has_no_image():
     assert (over_tokens[1, :, 6:] == 0).all()
 
 
-def test_relevance_weights_lie_in_0_1_and_are_0_for_padding():
-    model, inputs = make_model(image_weighting="relevance"), make_inputs()
-    weights = model(**inputs).image_weights
-    assert ((weights > 0) & (weights < 1))[inputs["image_mask"]].all()
-    assert (weights[~inputs["image_mask"]] == 0).all()
-    assert make_model()(**inputs).image_weights is None
-
-
 def test_loss_is_the_weighted_sum_of_its_parts():
     weights = {"similarity_weight": 0.5, "difference_weight": 0.7, "contrastive_weight": 0.9}
     outputs = make_model(**weights)(**make_inputs(labels=True))
@@ -312,7 +303,6 @@ def test_posts_with_more_tokens_than_positions_are_refused(kind):
         ({"as_printed": ["heads"]}, "`as_printed` must be True, False or a list of head, threshold, .*, got 'heads'"),
         ({"as_printed": True, "guidance_filter": "none"}, "`as_printed=True` can't go with `guidance_filter='none'`"),
         ({"as_printed": ["threshold"], "guidance_filter": "score"}, "can't go with `guidance_filter='score'`"),
-        ({"as_printed": True, "image_weighting": "relevance"}, "can't go with `image_weighting='relevance'`"),
         ({"as_printed": True, "contrastive_weight": 0.1}, "can't go with `contrastive_weight=0.1`"),
         ({"id2label": {0: "O", 2: "B-PER"}}, "`id2label` and `label2id` must be inverse"),
         ({"label2id": {"O": 1}}, "`id2label` and `label2id` must be inverse"),
@@ -324,7 +314,7 @@ def test_configurations_that_make_no_sense_are_refused(fields, message):
 
 
 def test_parts_as_printed_go_with_whatever_does_not_take_them_back():
-    SMCLConfig(as_printed=["head"], guidance_filter="score", image_weighting="relevance", contrastive_weight=0.1)
+    SMCLConfig(as_printed=["head"], guidance_filter="score", contrastive_weight=0.1)
     SMCLConfig(as_printed=True, guidance_filter="probability", use_image_guidance=False)
 
 

@@ -90,7 +90,7 @@ def test_tuples_equal_named_outputs(how):
 
 
 def test_word_embeddings_stand_in_for_input_ids():
-    model, inputs = make_model(image_weighting="relevance"), make_inputs()
+    model, inputs = make_model(), make_inputs()
     logits = model(**inputs).logits
     embeds = model.get_input_embeddings()(inputs.pop("input_ids"))
     assert torch.equal(model(**inputs, inputs_embeds=embeds).logits, logits)
@@ -103,7 +103,7 @@ def test_chunked_feed_forward_changes_nothing():
     torch.testing.assert_close(chunked(**inputs).logits, model(**inputs).logits, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("switches", [{}, {"use_fusion": False, "image_weighting": "relevance"}], ids=str)
+@pytest.mark.parametrize("switches", [{}, {"use_fusion": False}], ids=str)
 def test_masks_are_by_default_true_everywhere(switches):
     model = make_model(**switches)
     inputs = make_inputs(image_counts=(2, 2, 2), lengths=(8, 8, 8), labels=True)
@@ -254,7 +254,7 @@ def test_other_labels_load_only_when_mismatched_shapes_are_allowed(tmp_path):
     assert model.crf.transitions.abs().max() <= 0.1
 
 
-@pytest.mark.parametrize("switches", [{}, {"image_weighting": "relevance"}, {"use_fusion": False}], ids=str)
+@pytest.mark.parametrize("switches", [{}, {"use_fusion": False}], ids=str)
 def test_every_weight_and_buffer_is_initialised_from_the_meta_device(switches):
     config = make_config(**switches)
     with torch.device("meta"):
@@ -285,7 +285,7 @@ def test_device_map_loads_the_same_model(device_map, tmp_path):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("switches", [{}, {"image_weighting": "relevance"}, {"use_fusion": False}], ids=str)
+@pytest.mark.parametrize("switches", [{}, {"use_fusion": False}], ids=str)
 def test_half_precision_runs_and_computes_the_loss_in_float32(dtype, switches, tmp_path):
     model, inputs = make_model(**switches), make_inputs(labels=True)
     model.save_pretrained(tmp_path)
@@ -409,7 +409,7 @@ def test_saving_leaves_the_processor_as_it_was(processor, tmp_path):
 # Training
 
 
-@pytest.mark.parametrize("switches", [{}, {"use_fusion": False}, {"image_weighting": "relevance"}], ids=str)
+@pytest.mark.parametrize("switches", [{}, {"use_fusion": False}], ids=str)
 def test_a_tiny_batch_is_learnt_by_heart(switches):
     torch.manual_seed(0)
     # Random tags break BIO2, which decoding would repair.
