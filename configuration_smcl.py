@@ -21,7 +21,7 @@ TEXT_BACKBONES = (
 )
 VISION_BACKBONES = ("clip_vision_model", "deit", "dinov2", "siglip_vision_model", "vit")
 # Where SMCL differs from the paper, and `as_printed` can take it back; docs/architecture.md says why and by how much.
-PRINTED_PARTS = ("head", "threshold", "union", "order", "positions", "similarity", "difference")
+PRINTED_PARTS = ("head", "threshold", "union", "images", "order", "positions", "similarity", "difference")
 
 
 class _OnePipeline(dict):
@@ -49,12 +49,12 @@ class SMCLConfig(PreTrainedConfig):
         as_printed (`bool` or `list[str]`, *optional*, defaults to `False`):
             The paper to the letter, where SMCL is better off otherwise: all of it, or the parts named. `head` reads
             Hyper alone (Eq. 15-16), `threshold` drops image keys by their softmax weights (after Eq. 4), `union`
-            leaves P_t as the sigmoid gives it (Eq. 12), `order` lets tokens attend to each image regardless of what
-            other tokens attend to (Eq. 13), `positions` are drawn as small as other weights, `similarity`
-            compares raw ReLU outputs (Eq. 20), `difference` is not divided by the squared batch size (Eq. 21). One
-            departure stays, which the CRF needs: Eq. 13-15 end in a vector for each image, so tokens attend to those
-            images in turn, with residuals. On how to scale the rows of Eq. 21 the paper is silent: they are centred and
-            of length 1, as in the works that it cites.
+            leaves P_t as the sigmoid gives it (Eq. 12), `images` has the fusion read P_i alone, without G (Eq. 13),
+            `order` lets a token attend to images regardless of what other tokens attend to (Eq. 13), `positions` are
+            drawn as small as other weights, `similarity` compares raw ReLU outputs (Eq. 20), `difference` is not
+            divided by the squared batch size (Eq. 21). One departure stays, which the CRF needs: Eq. 13-15 end in a
+            vector for each image, so tokens attend to those images in turn, with residuals. On how to scale the rows of
+            Eq. 21 the paper is silent: they are centred and of length 1, as in the works that it cites.
         guidance_filter (`str`, *optional*, defaults to `"auto"`):
             Which image keys a token may attend to in the text encoder (the threshold after Eq. 4): `"none"` keeps all,
             which scored best; `"score"` keeps those whose scaled score reaches the post's mean score,

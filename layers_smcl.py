@@ -212,19 +212,21 @@ class SMCLModalityEncoders(nn.Module):
         if not (config.use_alignment or config.use_refinement):
             self.projection = nn.Linear(hidden_size, hidden_size)
 
+    def project(self, image_states: torch.Tensor) -> torch.Tensor:
+        """Bring G `(batch_size, num_images, vision_hidden_size)` to the width of text, where it has another one."""
+        return self.image_projection(image_states) if hasattr(self, "image_projection") else image_states
+
     def forward(self, states: torch.Tensor, modality: str) -> dict[str, torch.Tensor]:
         """Encode the states of one modality.
 
         Args:
-            states (`torch.Tensor` of shape `(batch_size, length, text or vision hidden_size)`): H or G.
+            states (`torch.Tensor` of shape `(batch_size, length, hidden_size)`): H, or G as `project` returns it.
             modality (`str`): `"text"` or `"image"`.
 
         Returns:
             `dict` with `"shared"` and `"specific"`, as far as they are switched on, or else `"projected"`; each of
             shape `(batch_size, length, hidden_size)`.
         """
-        if modality == "image" and hasattr(self, "image_projection"):
-            states = self.image_projection(states)
         streams = {}
         if self.alignment is not None:
             streams["shared"] = self.alignment(states).relu()
@@ -254,8 +256,9 @@ class SMCLSymmetricFusion(nn.Module):
     As printed, Eq. 13-15 end in one vector for each image, but the CRF needs one for each token: the second attention
     is the mirror image of the first. The residuals keep tokens apart that see the same single image. P_t leaves a
     sigmoid with a small variance, so that the attended images, of variance 1, would drown what the words say: it is
-    normalised first. Images have an order in time, and so have names: tokens attend to images in order
-    ([`SMCLOrderedAttention`]). Neither is so where it is wanted `as_printed`.
+    normalised first. What is known of an image need not pass through all the new layers: tokens attend to G, too. And
+    images have an order in time, as names have: tokens attend to them in order ([`SMCLOrderedAttention`]). Nothing of
+    this is so where it is wanted `as_printed`.
     """
 
     def __init__(self, config: SMCLConfig):
@@ -270,6 +273,7 @@ class SMCLSymmetricFusion(nn.Module):
         self.union_norm = nn.Identity() if is_raw else nn.LayerNorm(hidden_size, elementwise_affine=False)
         self.image_to_text = SMCLAttention(hidden_size, 1, dropout)
         self.image_norm = nn.LayerNorm(hidden_size)
+        self.state_norm = None if config.prints("images") else nn.LayerNorm(hidden_size, elementwise_affine=False)
         self.in_order = not config.prints("order")
         if self.in_order:
             self.text_to_image = SMCLOrderedAttention(hidden_size, config.max_images, dropout)
@@ -293,6 +297,7 @@ class SMCLSymmetricFusion(nn.Module):
         text_mask: torch.Tensor,
         images: dict[str, torch.Tensor] | None = None,
         image_mask: torch.Tensor | None = None,
+        image_states: torch.Tensor | None = None,
         output_attentions: bool = False,
     ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...] | None]:
         """Fuse the streams of [`SMCLModalityEncoders`].
@@ -303,6 +308,8 @@ class SMCLSymmetricFusion(nn.Module):
             images (`dict` of `torch.Tensor` of shape `(batch_size, num_images, hidden_size)`, *optional*): Image
                 streams; `None` where the batch has no image.
             image_mask (`torch.BoolTensor` of shape `(batch_size, num_images)`, *optional*): `True` = real image.
+            image_states (`torch.Tensor` of shape `(batch_size, num_images, hidden_size)`, *optional*): G, projected;
+                comes with `images`.
             output_attentions (`bool`, *optional*, defaults to `False`): Whether to return the weights.
 
         Returns:
@@ -315,6 +322,8 @@ class SMCLSymmetricFusion(nn.Module):
             y = self.enhance(images, image_mask, "image")
             reply, over_tokens = self.image_to_text(y, x, text_mask, output_attentions)
             y = self.image_norm(y + reply)
+            if self.state_norm is not None:
+                y = y + self.state_norm(image_states)
             order = {"query_mask": text_mask} if self.in_order else {}
             attended, over_images = self.text_to_image(x, y, image_mask, output_attentions, **order)
             if output_attentions:
@@ -338,6 +347,7 @@ class SMCLConcatenation(nn.Module):
         text_mask: torch.Tensor,
         images: dict[str, torch.Tensor] | None = None,
         image_mask: torch.Tensor | None = None,
+        image_states: torch.Tensor | None = None,
         output_attentions: bool = False,
     ) -> tuple[torch.Tensor, None]:
         """See [`SMCLSymmetricFusion.forward`]; there are no attentions between the modalities to return."""

@@ -523,10 +523,13 @@ class SMCLModel(SMCLImageTextModel):
     ) -> SMCLModelOutput:
         """Align, refine and fuse (Eq. 6-15); see [`SMCLImageTextModel.fuse`]."""
         text, seen = self.encoders(text_states, "text"), {}
-        image_mask = None
+        image_mask = image_states = None
         if images is not None:
-            seen, image_mask = self.encoders(images.states, "image"), images.mask
-        hyper, fusion_attentions = self.fusion(text, text_mask, seen or None, image_mask, output_attentions)
+            image_states, image_mask = self.encoders.project(images.states), images.mask
+            seen = self.encoders(image_states, "image")
+        hyper, fusion_attentions = self.fusion(
+            text, text_mask, seen or None, image_mask, image_states, output_attentions
+        )
         return SMCLModelOutput(
             # What BERT knows of a word need not pass through new layers; see the class.
             last_hidden_state=hyper if self.config.prints("head") else text_states + hyper,

@@ -53,6 +53,16 @@ def test_printed_union_enters_the_fusion_as_the_sigmoid_gives_it():
         assert lowest <= tokens.min() < lowest / 10 + 0.5 and (tokens.max() > 1) == (lowest < 0)
 
 
+def test_printed_images_are_attended_to_without_their_states():
+    for model, adds_states in zip(both("images"), (True, False), strict=True):
+        inputs, fusion = make_inputs(), model.smcl.fusion
+        (_, seen, *_), _, _ = captured(model, fusion.text_to_image, inputs)
+        (_, _, _, _, states, _), _, _ = captured(model, fusion, inputs)
+        _, normal, _ = captured(model, fusion.image_norm, inputs)
+        expected = normal + torch.nn.functional.layer_norm(states, states.shape[-1:]) * adds_states
+        torch.testing.assert_close(seen, expected)
+
+
 def test_printed_order_lets_tokens_attend_to_an_image_whatever_other_tokens_attend_to():
     """What the second token looks for changes what the first attends to, but as printed."""
     for model, minds in zip(both("order"), (True, False), strict=True):

@@ -107,7 +107,7 @@ def test_alignment_and_refinement_equal_their_definition():
     module = build(SMCLModalityEncoders, config)
     text = states(1, 2, config.text_config.hidden_size)
     images = states(1, 2, config.vision_config.hidden_size)
-    streams = {modality: module(x, modality) for modality, x in (("text", text), ("image", images))}
+    streams = {modality: module(x, modality) for modality, x in (("text", text), ("image", module.project(images)))}
     for row in range(2):
         sources = {"text": text[0, row], "image": linear(module.image_projection, images[0, row])}
         for modality, source in sources.items():
@@ -138,7 +138,7 @@ def attend_in_order(attention, queries, keys):
     return [sum(w * x for w, x in zip(row / row.sum(), v, strict=True)) for row in weights]
 
 
-def slow_fusion(module, text, images):
+def slow_fusion(module, text, images, image_states):
     """Eq. 10-15 for one post without padding, with the mirrored attention of tokens over images, in order."""
 
     def enhance(streams, modality):
@@ -155,6 +155,11 @@ def slow_fusion(module, text, images):
         y = enhance([images["shared"], images["specific"]], "image")
         replies = attend(module.image_to_text, y, x)
         y = torch.stack([layer_norm(module.image_norm, a + b) for a, b in zip(y, replies, strict=True)])
+        # G is normalised, without weights.
+        y = [
+            a + (g - g.mean()) / torch.sqrt(((g - g.mean()) ** 2).mean() + 1e-5)
+            for a, g in zip(y, image_states, strict=True)
+        ]
         attended = attend_in_order(module.text_to_image, x, y)
     x = [layer_norm(module.text_norm, a + b) for a, b in zip(x, attended, strict=True)]
     return torch.stack(
@@ -170,11 +175,12 @@ def test_symmetric_fusion_equals_its_definition(num_fusion_layers):
     text_mask = torch.tensor([[True] * 4, [True, True, False, False], [True, True, True, False]])
     text = {name: states(3, 4, size, seed=seed).relu() for seed, name in enumerate(("shared", "specific"))}
     images = {name: states(3, 3, size, seed=seed).relu() for seed, name in enumerate(("shared", "specific"), start=2)}
-    hyper, _ = module(text, text_mask, images, MASK)
+    image_states = states(3, 3, size, seed=4)
+    hyper, _ = module(text, text_mask, images, MASK, image_states)
     for post in range(3):
         post_text = {name: x[post][text_mask[post]] for name, x in text.items()}
         post_images = {name: x[post][MASK[post]] for name, x in images.items()}
-        expected = slow_fusion(module, post_text, post_images)
+        expected = slow_fusion(module, post_text, post_images, image_states[post][MASK[post]])
         torch.testing.assert_close(hyper[post][text_mask[post]], expected, atol=1e-8, rtol=1e-8)
 
 
