@@ -1,8 +1,12 @@
-"""Linear-chain CRF on pytorch-crf's parameters and loss, with batched decoding and marginals (Eq. 16-17)."""
+"""Linear-chain CRF on pytorch-crf's parameters and loss, with batched decoding and marginals (Eq. 16-17).
+
+The sums over all ways to match words and images in order, which the fusion needs, are kin to those over all paths.
+"""
 
 import itertools
 
 import torch
+from torch.nn import functional as F
 
 # Inside `try`, because the loader of remote code would otherwise tell users to install "torchcrf", another package.
 try:
@@ -295,6 +299,46 @@ def _previous_tags(reached: torch.Tensor, best: torch.Tensor, is_word: torch.Ten
     return torch.where(is_word.unsqueeze(1), previous.nan_to_num(nan=0.0), tags).long()
 
 
+# The logarithm of no weight at all, small enough to vanish beside any score and finite, so that sums stay numbers.
+IMPOSSIBLE = -1e4
+
+
+def _earlier_pairs(scores: torch.Tensor) -> torch.Tensor:
+    """Sum, in logarithms, over all ways to match the queries and states in front of each pair, as `in_order_scores`."""
+    # shape: (batch_size, num_queries), of those states that stand in front
+    ways = [torch.zeros_like(scores[:, :, 0])]
+    for column in scores[:, :, :-1].unbind(-1):
+        until = (column + ways[-1]).logcumsumexp(dim=1)
+        ways.append(torch.logaddexp(ways[-1], F.pad(until[:, :-1], (1, 0), value=IMPOSSIBLE)))
+    return torch.stack(ways, dim=-1)
+
+
+def in_order_scores(
+    scores: torch.Tensor, query_mask: torch.Tensor, state_mask: torch.Tensor, max_states: int
+) -> torch.Tensor:
+    """Score each pair of query and state by all ways to match both one to one and in order. Beyond the paper.
+
+    A way is a set of pairs, of any size, in which nobody stands twice and the later query has the later state. Its
+    weight is the exponential of the sum of its scores. A pair's new score is the logarithm of the summed weights of all
+    ways that have the pair.
+
+    Args:
+        scores (`torch.FloatTensor` of shape `(batch_size, num_queries, num_states)`): The scores, in float32 or better.
+        query_mask (`torch.BoolTensor` of shape `(batch_size, num_queries)`): `True` marks a real query.
+        state_mask (`torch.BoolTensor` of shape `(batch_size, num_states)`): `True` marks a real state.
+        max_states (`int`): Largest number of states.
+
+    Returns:
+        `torch.FloatTensor` of shape `(batch_size, num_queries, num_states)`.
+    """
+    num_states = scores.shape[-1]
+    scores = scores.masked_fill(~(query_mask[:, :, None] & state_mask[:, None, :]), IMPOSSIBLE)
+    # A fixed number of steps, so that the loops below can be exported.
+    scores = F.pad(scores, (0, max_states - num_states), value=IMPOSSIBLE)
+    scores = scores + _earlier_pairs(scores) + _earlier_pairs(scores.flip(1, 2)).flip(1, 2)
+    return scores[:, :, :num_states]
+
+
 def gather_words(values: torch.Tensor, word_mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Move the entries at word starts to the front, so that a CRF sees nothing but words.
 
@@ -388,4 +432,4 @@ class CRFTaggingMixin:
         return torch.zeros_like(probabilities).scatter(1, index, probabilities)
 
 
-__all__ = ["CRFTaggingMixin", "LinearChainCRF", "entity_types", "find_entities", "gather_words"]
+__all__ = ["CRFTaggingMixin", "LinearChainCRF", "entity_types", "find_entities", "gather_words", "in_order_scores"]

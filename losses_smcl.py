@@ -68,6 +68,18 @@ def central_moment_discrepancy(
     return torch.where((num_x > 0) & (num_y > 0), distance, torch.zeros_like(distance))
 
 
+def real_image_indices(image_mask: torch.Tensor) -> torch.Tensor:
+    """Tell where the real images are; on an accelerator, the host waits for their number.
+
+    Args:
+        image_mask (`torch.Tensor` of shape `(batch_size, num_images)`): `True` or 1 marks a real image.
+
+    Returns:
+        `torch.LongTensor` of shape `(num_real_images,)`: their places among all slots, post by post.
+    """
+    return image_mask.flatten().nonzero().squeeze(1)
+
+
 def masked_mean(x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """Average over the second last dimension where `mask` is `True`.
 
@@ -266,6 +278,7 @@ __all__ = [
     "central_moment_discrepancy",
     "info_nce",
     "masked_mean",
+    "real_image_indices",
     "regularisers",
     "soft_orthogonality",
 ]

@@ -13,17 +13,18 @@ from transformers.utils import ModelOutput, can_return_tuple, logging
 
 from .configuration_smcl import VISION_BACKBONES, SMCLConfig, backbone_config, without_pooler
 from .crf_smcl import CRFTaggingMixin, LinearChainCRF
-from .guidance_smcl import TEXT_ATTENTIONS, ImageGuidance, SMCLImageGuidance, check_text_backbone, guide_attention
 from .layers_smcl import (
+    TEXT_ATTENTIONS,
+    ImageGuidance,
     SMCLConcatenation,
+    SMCLImageGuidance,
     SMCLImageRelations,
     SMCLModalityEncoders,
     SMCLSymmetricFusion,
-    check_image_indices,
-    image_mask_like,
-    real_image_indices,
+    check_text_backbone,
+    guide_attention,
 )
-from .losses_smcl import BatchShare, regularisers
+from .losses_smcl import BatchShare, real_image_indices, regularisers
 
 logger = logging.get_logger(__name__)
 
@@ -209,6 +210,21 @@ class SMCLPreTrainedModel(PreTrainedModel):
         return model.eval()
 
 
+def _check_image_indices(image_indices: torch.Tensor, image_mask: torch.Tensor) -> None:
+    """Raise a `ValueError` unless `image_indices` are the `real_image_indices` of `image_mask`; both on the CPU."""
+    expected = real_image_indices(image_mask)
+    if not torch.equal(image_indices, expected):
+        raise ValueError(
+            f"`image_indices` must be the places of the {len(expected)} real images of the batch, "
+            f"{expected.tolist()}, got {image_indices.tolist()}. Call `real_image_indices` anew where batches are cut."
+        )
+
+
+def _image_mask_like(features: torch.Tensor, image_mask: torch.Tensor) -> torch.Tensor:
+    """Give a mask of images as many dimensions as their features `(batch_size, num_images, ...)` have."""
+    return image_mask.reshape(*image_mask.shape, *[1] * (features.dim() - 2))
+
+
 class SMCLImageTextModel(SMCLPreTrainedModel):
     """A text encoder and an image encoder, joined inside the text layers by `prompts` and above them by `fuse`.
 
@@ -345,7 +361,7 @@ class SMCLImageTextModel(SMCLPreTrainedModel):
             slots = features.new_full((image_mask.numel(), *features.shape[1:]), torch.nan)
             states = slots.index_copy(0, image_indices, features)
         states = states.unflatten(0, image_mask.shape)
-        return torch.where(image_mask_like(states, image_mask), states, 0)
+        return torch.where(_image_mask_like(states, image_mask), states, 0)
 
     def _image_inputs(
         self,
@@ -373,14 +389,14 @@ class SMCLImageTextModel(SMCLPreTrainedModel):
             )
         image_mask = image_mask.bool()
         if image_indices is not None and image_mask.device.type == "cpu" and not torch.compiler.is_compiling():
-            check_image_indices(image_indices, image_mask)
+            _check_image_indices(image_indices, image_mask)
         read = self.num_images_read
         if read is not None and read < images.shape[1]:
             # The indices count the slots that are left out, too.
             image_mask, images, image_indices = image_mask[:, :read], images[:, :read], None
         if image_embeds is None:
             return PostImages(self._encode_posts(images, image_mask, image_indices), image_mask)
-        return PostImages(torch.where(image_mask_like(images, image_mask), images.to(self.dtype), 0), image_mask)
+        return PostImages(torch.where(_image_mask_like(images, image_mask), images.to(self.dtype), 0), image_mask)
 
     def relate_images(self, images: PostImages, text_mask: torch.Tensor, **text: torch.Tensor | None) -> PostImages:
         """Relate the images of a post to each other and its text before any layer reads them; by default not at all.

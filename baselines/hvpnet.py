@@ -5,7 +5,7 @@ from huggingface_hub.dataclasses import strict
 from torch import nn
 from torch.nn import functional as F
 
-from ..guidance_smcl import ImageGuidance
+from ..layers_smcl import ImageGuidance
 from ..modeling_smcl import PostImages, SMCLImageTextModel, SMCLTaggingModel
 from .checks import check_least
 from .image_system import ImageSystemConfig, prompt_projection, split_heads

@@ -3,8 +3,7 @@
 import torch
 from huggingface_hub.dataclasses import strict
 
-from ..guidance_smcl import ImageGuidance
-from ..layers_smcl import SMCLImageRelations
+from ..layers_smcl import ImageGuidance, SMCLImageRelations
 from ..modeling_smcl import PostImages, SMCLImageTextModel, SMCLTaggingModel
 from .checks import check_least
 from .image_system import ImageSystemConfig, prompt_projection, split_heads

@@ -10,8 +10,8 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import initialization as init
 
-from ..guidance_smcl import ImageGuidance
 from ..images_smcl import load_image
+from ..layers_smcl import ImageGuidance
 from ..losses_smcl import BatchShare, as_it_is
 from ..modeling_smcl import PostImages, SMCLModelOutput, SMCLOutput
 from .bert import SoftmaxTaggingModel

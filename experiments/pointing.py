@@ -24,8 +24,7 @@ from tqdm.auto import tqdm
 
 from smcl.baselines import SYSTEMS, context_columns, reads_pixels
 from smcl.dataset_scripts.row_checks import NOT_TAGGED
-from smcl.explanation_smcl import EntityExplanation, ImageEvidence
-from smcl.pipeline_smcl import MultiImageNERPipeline
+from smcl.pipeline_smcl import EntityExplanation, ImageEvidence, MultiImageNERPipeline
 from smcl.train.calibration import calibrate
 from smcl.train.collator import SMCLDataCollator
 from smcl.train.data import name_tags

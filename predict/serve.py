@@ -21,9 +21,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from transformers.utils import logging
 
 from ..dataset_scripts.command_line import CommandParser
-from ..explanation_smcl import Explanation
 from ..images_smcl import DECODE_ERRORS, MAX_IMAGE_PIXELS, ImageError, content_of, fetch_image, open_image
-from ..pipeline_smcl import CHOICES, MultiImageNERPipeline
+from ..pipeline_smcl import CHOICES, Explanation, MultiImageNERPipeline
 from . import load_pipeline
 from .handler import with_bytes
 from .serve_queue import ModelError, QueueFullError, TaggingQueue

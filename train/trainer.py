@@ -20,8 +20,7 @@ from transformers.utils import logging
 
 from ..baselines import reads_images
 from ..dataset_scripts.gate import prepare_posts
-from ..layers_smcl import real_image_indices
-from ..losses_smcl import BatchShare
+from ..losses_smcl import BatchShare, real_image_indices
 from .checkpoints import checkpoint_faults, last_complete_checkpoint, sharding_of
 from .collator import SMCLDataCollator
 from .data import name_tags

@@ -13,8 +13,8 @@ from typing import Any
 from PIL import Image
 
 from smcl import MultiImageNERPipeline
-from smcl.explanation_smcl import Explanation
 from smcl.images_smcl import ImageError, load_image
+from smcl.pipeline_smcl import Explanation
 from smcl.predict.figures.html import chip, data_uri, explanation_to_html
 from smcl.predict.figures.style import is_right_to_left, type_colours
 

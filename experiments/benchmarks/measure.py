@@ -23,7 +23,7 @@ from smcl.dataset_scripts.command_line import CommandParser
 from smcl.dataset_scripts.schema import LABELS
 from smcl.experiments.runs import write
 from smcl.experiments.tables import spread
-from smcl.layers_smcl import real_image_indices
+from smcl.losses_smcl import real_image_indices
 from smcl.processing_smcl import SMCLProcessor, load_tokenizer
 from smcl.train.dry_run import peak_process_memory
 

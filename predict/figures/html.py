@@ -8,7 +8,7 @@ from html import escape
 import numpy as np
 from PIL import Image
 
-from ...explanation_smcl import EntityExplanation, Explanation, ImageEvidence
+from ...pipeline_smcl import EntityExplanation, Explanation, ImageEvidence
 from .style import (
     ATTENTION_COLOURS,
     DARK_FAINT,

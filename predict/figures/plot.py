@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ...dataset_scripts.command_line import CommandParser
-from ...explanation_smcl import Explanation
+from ...pipeline_smcl import Explanation
 from .. import load_pipeline
 from ..inputs import read_row
 from ..predict_file import what_to_read

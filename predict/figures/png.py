@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from ...dataset_scripts.command_line import require
-from ...explanation_smcl import EntityExplanation, Explanation, ImageEvidence
+from ...pipeline_smcl import EntityExplanation, Explanation, ImageEvidence
 from .style import (
     ATTENTION_COLOURS,
     FAINT,

@@ -7,7 +7,7 @@ from typing import TypeVar
 import numpy as np
 from PIL import Image
 
-from ...explanation_smcl import EntityExplanation, Explanation, ImageEvidence, patch_edges
+from ...pipeline_smcl import EntityExplanation, Explanation, ImageEvidence, patch_edges
 
 T = TypeVar("T")
 

@@ -9,7 +9,7 @@ from factories import make_model
 
 from smcl import MultiImageNERPipeline
 from smcl.experiments import pointing, runs
-from smcl.explanation_smcl import EntityExplanation, ImageEvidence
+from smcl.pipeline_smcl import EntityExplanation, ImageEvidence
 
 
 def explained(*images, group="PER"):

@@ -7,8 +7,7 @@ from factories import LABELS, make_model
 from PIL import Image
 
 from smcl import MultiImageNERPipeline
-from smcl.explanation_smcl import _far_from_entities, patch_edges
-from smcl.pipeline_smcl import find_entities
+from smcl.pipeline_smcl import _far_from_entities, find_entities, patch_edges
 
 TEXT = "joey and niko rest"
 

@@ -17,7 +17,7 @@ from transformers import (
 )
 
 from smcl import SMCLModel
-from smcl.guidance_smcl import ImageGuidance, guided_attention_forward
+from smcl.layers_smcl import ImageGuidance, guided_attention_forward
 
 
 class Layer(torch.nn.Module):

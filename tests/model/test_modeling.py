@@ -17,7 +17,7 @@ from transformers import (
 )
 
 from smcl import SMCLConfig, SMCLForTokenClassification, SMCLModel
-from smcl.layers_smcl import real_image_indices
+from smcl.losses_smcl import real_image_indices
 
 SWITCHES = [
     {},

@@ -4,7 +4,7 @@ import pytest
 import torch
 from factories import make_inputs, make_model
 
-from smcl.layers_smcl import in_order_scores
+from smcl.crf_smcl import in_order_scores
 
 
 def weigh(scores, query_mask=None, state_mask=None, max_states=4):

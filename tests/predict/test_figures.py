@@ -13,7 +13,7 @@ import pytest
 from factories import make_model
 from PIL import Image
 
-from smcl.explanation_smcl import EntityExplanation, Explanation, ImageEvidence
+from smcl.pipeline_smcl import EntityExplanation, Explanation, ImageEvidence
 from smcl.predict.figures import plot, png, style
 from smcl.predict.figures.html import explanation_to_html
 from smcl.predict.figures.plot import DRAWERS, main, plot_explanation

@@ -9,7 +9,7 @@ from transformers import TrainerCallback
 
 from smcl.baselines.tpm_mi import TPMMIConfig, TPMMIForTokenClassification
 from smcl.baselines.umt_mi import UMTMIConfig, UMTMIForTokenClassification
-from smcl.layers_smcl import real_image_indices
+from smcl.losses_smcl import real_image_indices
 from smcl.train.arguments import SMCLTrainingArguments
 from smcl.train.collator import SMCLDataCollator
 from smcl.train.trainer import SMCLTrainer, build_compute_metrics
@@ -163,7 +163,7 @@ def test_indices_that_fit_change_no_logit():
 @pytest.mark.parametrize("kept", [[0, 1], [0, 1, 2], []])
 def test_where_indices_can_not_be_compared_a_missing_image_gives_no_number(kept, monkeypatch):
     """As on an accelerator, whose host would have to wait for the comparison."""
-    monkeypatch.setattr("smcl.modeling_smcl.check_image_indices", lambda *args: None)
+    monkeypatch.setattr("smcl.modeling_smcl._check_image_indices", lambda *args: None)
     model, inputs = make_model(), make_inputs()
     logits = model(**inputs, image_indices=torch.tensor(kept, dtype=torch.long)).logits
     assert logits[1].isnan().any()

@@ -15,7 +15,7 @@ from transformers import BertTokenizer, ViTImageProcessorPil
 from transformers.models.auto import modeling_auto
 
 from smcl import SMCLConfig, SMCLForTokenClassification, SMCLModel, SMCLProcessor
-from smcl.guidance_smcl import GUIDED_ATTENTION, check_text_backbone
+from smcl.layers_smcl import GUIDED_ATTENTION, check_text_backbone
 
 PACKAGE = "transformers_tests"
 # Of what the common tests import, these are not in the source distribution.
