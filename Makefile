@@ -11,7 +11,7 @@ export HF_HUB_OFFLINE := 1
 # Debian's browser, for the tests of the web page; with another one in place nothing is installed.
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
-.PHONY: demo docs app test test-docker test-lowest test-wheel coverage common fuzz quality style browser results
+.PHONY: demo docs pictures app test test-docker test-lowest test-wheel coverage common fuzz quality style browser results
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
@@ -45,6 +45,10 @@ docs: .venv/installed | demo/model/model.safetensors
 	$(BIN)/python -m smcl.experiments.benchmarks.report
 	$(BIN)/python tests/printed.py --demo demo
 	cmp docs/performance.md .venv/performance.md
+
+# Draws docs/app.png, and docs/card.png with PHOTOGRAPHS=FOLDER, a model that knows photographs.
+pictures: .venv/installed browser | demo/model/model.safetensors
+	$(BIN)/python tests/pictures.py $(if $(PHOTOGRAPHS),--photographs $(PHOTOGRAPHS))
 
 app: .venv/installed-app | demo/model/model.safetensors
 	$(BIN)/python examples/space/app.py --model demo/model --examples demo/data
