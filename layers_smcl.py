@@ -17,9 +17,10 @@ from .configuration_smcl import TEXT_BACKBONES, SMCLConfig
 from .crf_smcl import in_order_scores
 
 GUIDED_ATTENTION = "smcl_guided"
-
 # What the text encoder may have as attention implementation: guidance is written for their masks and arithmetic.
 TEXT_ATTENTIONS = ("eager", "sdpa")
+# The largest score of a pair matched in order; e^8 is 3,000 times what a pair weighs that says nothing.
+SHARPNESS = 8.0
 
 
 class ImageGuidance(NamedTuple):
@@ -326,6 +327,8 @@ class SMCLAttention(nn.Module):
 class SMCLOrderedAttention(SMCLAttention):
     """Attention of one head in which the k-th query that looks for a state tends to find the k-th that is looked for.
 
+    Scores are cosines times `SHARPNESS`: without bounds all grow large together, and no order is learned.
+
     Args:
         hidden_size (`int`): Width of both sequences.
         max_states (`int`): Largest number of states.
@@ -349,7 +352,8 @@ class SMCLOrderedAttention(SMCLAttention):
         query, key, value = self.query(queries), self.key(states), self.value(states)
         exact = torch.promote_types(query.dtype, torch.float32)
         with torch.autocast(query.device.type, enabled=False):
-            scores = (query.to(exact) @ key.to(exact).transpose(1, 2)) * query.shape[-1] ** -0.5
+            query, key = (F.normalize(x.to(exact), dim=-1) for x in (query, key))
+            scores = SHARPNESS * query @ key.transpose(1, 2)
             scores = in_order_scores(scores, query_mask, mask, self.max_states)
             # What a padded token has in front of it is impossible throughout: it, too, sees real images alone.
             scores = scores.masked_fill(~mask[:, None], torch.finfo(exact).min)
@@ -492,11 +496,8 @@ class SMCLSymmetricFusion(nn.Module):
         self.image_to_text = SMCLAttention(hidden_size, 1, dropout)
         self.image_norm = nn.LayerNorm(hidden_size)
         self.state_norm = None if config.prints("images") else nn.LayerNorm(hidden_size, elementwise_affine=False)
-        self.in_order = not config.prints("order")
-        if self.in_order:
-            self.text_to_image = SMCLOrderedAttention(hidden_size, config.max_images, dropout)
-        else:
-            self.text_to_image = SMCLAttention(hidden_size, 1, dropout)
+        ordered = SMCLOrderedAttention(hidden_size, config.max_images, dropout)
+        self.text_to_image = SMCLAttention(hidden_size, 1, dropout) if config.prints("order") else ordered
         self.text_norm = nn.LayerNorm(hidden_size)
         self.feed_forward = SMCLFeedForward(hidden_size, dropout)
         self.output_norm = nn.LayerNorm(hidden_size)
@@ -542,7 +543,7 @@ class SMCLSymmetricFusion(nn.Module):
             y = self.image_norm(y + reply)
             if self.state_norm is not None:
                 y = y + self.state_norm(image_states)
-            order = {"query_mask": text_mask} if self.in_order else {}
+            order = {"query_mask": text_mask} if isinstance(self.text_to_image, SMCLOrderedAttention) else {}
             attended, over_images = self.text_to_image(x, y, image_mask, output_attentions, **order)
             if output_attentions:
                 attentions = (over_tokens.squeeze(1), over_images.squeeze(1))

@@ -130,7 +130,7 @@ def attend_in_order(attention, queries, keys):
         [linear(layer, x) for x in xs]
         for layer, xs in ((attention.query, queries), (attention.key, keys), (attention.value, keys))
     )
-    scores = [[(a @ b).item() / math.sqrt(len(a)) for b in k] for a in q]
+    scores = [[8 * (a @ b / torch.sqrt((a @ a) * (b @ b))).item() for b in k] for a in q]
     weights = torch.zeros(len(q), len(k), dtype=torch.float64)
     for way in ways_in_order(len(q), len(k)):
         for pair in way:
