@@ -311,7 +311,7 @@ def test_each_difference_from_the_paper_is_looked_at_alone_from_both_ends(make_c
     ):
         make(cells[title], 0, run, f1=float(run is right))
     assert cells["SMCL, head as printed"].arguments == {"as_printed": ["head"]}
-    others = ["threshold", "union", "positions", "similarity", "difference"]
+    others = ["threshold", "union", "images", "order", "positions", "similarity", "difference"]
     assert cells["SMCL as printed, head mended"].arguments == {"as_printed": others}
     mendings.main([*argv, "--parts", "head", "union"])
     found = rows(capsys.readouterr().out)
