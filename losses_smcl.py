@@ -1,6 +1,7 @@
 """The regularisers of SMCL's objective as pure functions: CMD, soft orthogonality, and InfoNCE (Eq. 18-22).
 
-With [`BatchShare`], they look at the posts of all processes that share a batch.
+With [`BatchShare`], they look at the posts of all processes that share a batch. Where a batch has real images is told
+here, too.
 """
 
 from collections.abc import Callable

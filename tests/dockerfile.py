@@ -19,7 +19,7 @@ import time
 import venv
 from pathlib import Path
 
-from ports import free_port
+from web import free_port
 
 ROOT = Path(__file__).parent.parent
 # Needs rights that a test does not have, and changes nothing for what is tested.

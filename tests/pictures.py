@@ -8,62 +8,52 @@ that knows photographs, such as one trained on natural posts; without `--photogr
 
 import argparse
 import os
-import shutil
 import subprocess
 import sys
-import time
+import tempfile
 from pathlib import Path
-from urllib.error import URLError
-from urllib.request import urlopen
 
 from playwright import sync_api
-from ports import free_port
+from web import BROWSER, FLAGS, free_port, wait_for
 
 ROOT = Path(__file__).parents[1]
 # Of the examples of the page, the last, which has two names, and the image that shows the first of them.
 EXAMPLE, AWAY = -1, 1
 
 
-def wait_for(address: str, seconds: int = 120) -> None:
-    """Wait until a page answers."""
-    for _ in range(10 * seconds):
-        try:
-            urlopen(address, timeout=5).close()
-            return
-        except (URLError, ConnectionError):
-            time.sleep(0.1)
-    sys.exit(f"no page at {address} within {seconds} s")
-
-
 def draw_page(demo: Path, path: Path) -> None:
-    """Draw the web page after an image was taken away from an example."""
+    """Serve the web page, and take its picture."""
     place = {"GRADIO_SERVER_NAME": "127.0.0.1", "GRADIO_SERVER_PORT": str(free_port())}
     address = "http://{GRADIO_SERVER_NAME}:{GRADIO_SERVER_PORT}".format(**place)
     program = [sys.executable, ROOT / "examples" / "space" / "app.py"]
-    server = subprocess.Popen(
-        [*program, "--model", demo / "model", "--examples", demo / "data"], env=os.environ | place
-    )
-    try:
-        wait_for(address)
-        with sync_api.sync_playwright() as playwright:
-            program = shutil.which("chromium") or shutil.which("google-chrome")
-            browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
-            page = browser.new_page(viewport={"width": 900, "height": 900})
-            page.goto(address)
-            page.locator(".smcl-example").nth(EXAMPLE).click()
-            page.locator("#result .smcl-post").wait_for()
-            cells = page.frame_locator("#heat_map iframe").locator("td")
-            cells.first.wait_for()
-            before = cells.count()
-            page.get_by_role("checkbox", name=f"Use image {AWAY + 1}").uncheck()
-            sync_api.expect(page.locator("#result .smcl-post")).to_have_count(2, timeout=60_000)
-            sync_api.expect(cells).not_to_have_count(before, timeout=60_000)
-            cells.first.wait_for()
-            page.screenshot(path=path, full_page=True)
-            browser.close()
-    finally:
-        server.terminate()
-        server.wait()
+    options = ["--model", demo / "model", "--examples", demo / "data"]
+    with tempfile.NamedTemporaryFile("w") as log:
+        server = subprocess.Popen([*program, *options], env=os.environ | place, stdout=log, stderr=subprocess.STDOUT)
+        try:
+            wait_for(address, server, Path(log.name), 120)
+            shoot(address, path)
+        finally:
+            server.terminate()
+            server.wait()
+
+
+def shoot(address: str, path: Path) -> None:
+    """Take a picture of the page after an image was taken away from an example."""
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=BROWSER, args=FLAGS)
+        page = browser.new_page(viewport={"width": 900, "height": 900})
+        page.goto(address)
+        page.locator(".smcl-example").nth(EXAMPLE).click()
+        page.locator("#result .smcl-post").wait_for()
+        cells = page.frame_locator("#heat_map iframe").locator("td")
+        cells.first.wait_for()
+        before = cells.count()
+        page.get_by_role("checkbox", name=f"Use image {AWAY + 1}").uncheck()
+        sync_api.expect(page.locator("#result .smcl-post")).to_have_count(2, timeout=60_000)
+        sync_api.expect(cells).not_to_have_count(before, timeout=60_000)
+        cells.first.wait_for()
+        page.screenshot(path=path, full_page=True)
+        browser.close()
 
 
 def main() -> None:

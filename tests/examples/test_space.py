@@ -6,8 +6,6 @@ import re
 import shutil
 import subprocess
 import sys
-import time
-import urllib.request
 from pathlib import Path
 
 import gradio
@@ -19,7 +17,7 @@ from datasets import load_dataset
 from factories import make_model, noise
 from PIL import Image
 from playwright import sync_api
-from ports import free_port
+from web import BROWSER, FLAGS, free_port, wait_for
 
 import smcl
 from smcl import MultiImageNERPipeline
@@ -27,9 +25,6 @@ from smcl.dataset_scripts.icons import convert
 
 ROOT = Path(smcl.__file__).parent
 SPACE = ROOT / "examples" / "space"
-BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
-FLAGS += ["--disable-component-update", "--disable-sync"]
 SECONDS = 30
 
 
@@ -356,7 +351,7 @@ def address(decided, space):
         program = [sys.executable, str(folder / "holding.py")]
         server = subprocess.Popen(program, env=os.environ | settings, stdout=output, stderr=subprocess.STDOUT)
     try:
-        wait_for(f"http://127.0.0.1:{port}/", server, log)
+        wait_for(f"http://127.0.0.1:{port}/", server, log, 6 * SECONDS)
         yield f"http://127.0.0.1:{port}/"
     finally:
         server.terminate()
@@ -366,19 +361,6 @@ def address(decided, space):
             server.kill()
             server.wait()
     assert "Traceback" not in log.read_text()
-
-
-def wait_for(address: str, server: subprocess.Popen, log: Path) -> None:
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    end = time.monotonic() + 6 * SECONDS
-    while time.monotonic() < end:
-        assert server.poll() is None, log.read_text()
-        try:
-            opener.open(address, timeout=5).close()
-            return
-        except OSError:
-            time.sleep(0.1)
-    raise AssertionError(f"no answer at {address}: {log.read_text()}")
 
 
 @pytest.fixture(scope="module")

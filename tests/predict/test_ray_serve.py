@@ -4,8 +4,8 @@ import urllib.request
 
 import pytest
 from factories import make_model
-from ports import free_port
 from ray_cluster import started_ray
+from web import free_port
 
 from smcl import MultiImageNERPipeline
 from smcl.predict.serve import make_app

@@ -19,7 +19,7 @@ import pytest
 import uvicorn
 from factories import make_model
 from PIL import Image
-from ports import free_port
+from web import free_port
 
 from smcl import MultiImageNERPipeline
 from smcl.predict import serve
