@@ -84,8 +84,8 @@ class Measured:
 
 
 def arguments_of(plan: Plan, cell: Cell) -> dict[str, str]:
-    """Return the arguments of the run script for a cell: those of the plan, and above them its own."""
-    return plan.arguments | {"system": cell.system} | cell.arguments
+    """Return the arguments of the run script for a cell: those of the plan and its system, and above them its own."""
+    return plan.arguments | {"system": cell.system} | plan.of_systems.get(cell.system, {}) | cell.arguments
 
 
 def is_tested_blind(plan: Plan, cell: Cell) -> bool:

@@ -17,7 +17,7 @@ from typing import Any
 from . import paper
 from .plan import Plan, parse_plan, plan_parser, to_argv
 from .run_all import check_needs, end
-from .runs import Cell, circumstances, code_digest, find
+from .runs import Cell, arguments_of, circumstances, code_digest, find
 from .table2 import NAMES, system_cell
 from .table3 import SWITCHES
 from .tables import NOT_MEASURED, markdown, mean_and_deviation, number, read_table, scores, spread, write_table, written
@@ -49,7 +49,7 @@ def measure_rounds(plan: Plan, cells: Sequence[Cell], rounds: int, num_posts: in
         for cell in cells:
             sys.stderr.write(f"Round {number_of_round}: {cell.title}\n")
             with tempfile.TemporaryDirectory() as folder:
-                arguments = plan.arguments | {"system": cell.system} | cell.arguments
+                arguments = arguments_of(plan, cell)
                 arguments |= {"dataset": plan.dataset, "output_dir": folder, "do_train": "true", "do_predict": "true"}
                 arguments |= {"disable_tqdm": "true", "seed": str(plan.seeds[0])}
                 path = Path(folder) / "cost.json"

@@ -84,6 +84,9 @@ def notes(plan: Plan, measured: Sequence[Measured]) -> list[str]:
         f"Data: {plan.data_name}. Text encoder: {encoders[0]}, image encoder: {encoders[1]}. Preset {plan.preset}: "
         f"{arguments}. Seeds {', '.join(map(str, plan.seeds))}; mean ± sample standard deviation of those measured."
     ]
+    for system in sorted({m.record["settings"]["arguments"]["system"] for m in measured} & set(plan.of_systems)):
+        own = ", ".join(f"{name} {value}" for name, value in plan.of_systems[system].items())
+        found += [f"{system} alone: {own}."] if own else []
     paths = [path for seed in plan.seeds for path in plan.folder.glob(f"*/seed-{seed}/cell.json")]
     older = sum(not is_current(json.loads(path.read_text(encoding="utf-8-sig"))) for path in paths)
     if older:

@@ -15,7 +15,7 @@ from smcl.baselines import SYSTEMS
 from smcl.dataset_scripts.icons import convert
 from smcl.experiments import runs
 from smcl.experiments.plan import make_plan, plan_parser, read_overrides
-from smcl.experiments.runs import Cell, find, measure
+from smcl.experiments.runs import Cell, arguments_of, find, measure
 from smcl.train.checkpoints import last_complete_checkpoint
 
 
@@ -275,6 +275,17 @@ def test_image_dependent_mentions_are_scored_when_they_are_known(plan, in_proces
     (again,) = measure(replace(plan, mentions=mentions), Cell("BERT-CRF", {"system": "bert-crf"}))
     assert {"image-dependent", "others"} <= set(again.record["scores"])
     assert len(in_process) == 1
+
+
+def test_a_systems_own_rate_belongs_to_the_small_preset_and_gives_way_to_one_that_is_given(data, encoder_folders):
+    def rate(system, *arguments):
+        encoders = ["--text_model", encoder_folders[0], "--vision_model", encoder_folders[1]]
+        options = plan_parser("").parse_known_args(["--dataset", str(data), *encoders, *arguments])
+        return arguments_of(make_plan("table2", *options), Cell("", {"system": system})).get("head_learning_rate")
+
+    assert (rate("tpm-mi"), rate("umt-mi")) == ("1e-4", "1e-3")
+    assert rate("tpm-mi", "--head_learning_rate", "1e-2") == "1e-2"
+    assert rate("tpm-mi", "--preset", "paper") is None
 
 
 def test_overrides_are_read_and_checked(data, encoder_folders, capsys):
