@@ -16,6 +16,7 @@ import io
 import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from concurrent.futures import Future
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from transformers.utils import logging
@@ -137,7 +138,7 @@ class Service:
         self.registry = CollectorRegistry()
         sizes = Histogram("smcl_batch_size", "Windows computed at once.", buckets=(1, 2, 4, 8, 16, 32, 64, 128),
                           registry=self.registry)  # fmt: skip
-        self.queue = TaggingQueue(pipe, on_batch=sizes.observe, **settings)
+        self.queue = TaggingQueue(pipe, on_batch=sizes.observe, check=self._check, **settings)
         self.answers = Counter(
             "smcl_requests", "Answers by what was asked.", ["path", "status"], registry=self.registry
         )
@@ -155,7 +156,8 @@ class Service:
             if len(posts) > self.limits.posts:
                 raise RequestError(422, f"Expected at most {self.limits.posts} posts in a list, got {len(posts)}.")
             room(len(posts) - 1)
-            tagged = await asyncio.gather(*(self._tag(post, threshold, settings) for post in posts))
+            futures = [self.queue.tag(post, threshold=threshold, **settings) for post in posts]
+            tagged = await asyncio.gather(*map(self._attempt, futures))
         failed = [number for number, result in enumerate(tagged) if "error" in result]
         if failed and not (is_list and on_error == "return"):
             result = tagged[failed[0]]
@@ -171,9 +173,7 @@ class Service:
             post = await self._read(request)
             if isinstance(post, list):
                 raise RequestError(422, "Expected one post to explain, got a list.")
-            result = await self._attempt(
-                lambda: self._check(post), lambda post: self.queue.explain(post, patch_grid=patch_grid, **settings)
-            )
+            result = await self._attempt(self.queue.explain(post, patch_grid=patch_grid, **settings))
         if isinstance(result, dict):
             raise RequestError(result["status"], result["error"])
         return explanation_to_json(result)
@@ -198,16 +198,10 @@ class Service:
         finally:
             self.queue.release(held)
 
-    async def _tag(self, post: Any, threshold: float, settings: dict[str, str]) -> dict[str, Any]:
-        return await self._attempt(
-            lambda: self._check(post), lambda post: self.queue.tag(post, threshold=threshold, **settings)
-        )
-
-    async def _attempt(self, read: Callable[[], Any], send: Callable[[Any], Any]) -> Any:
-        """Check a post and have it worked on; return what comes of it, or `{"error": ..., "status": ...}`."""
+    async def _attempt(self, future: Future) -> Any:
+        """Wait for what is made of a post; return it, or `{"error": ..., "status": ...}`."""
         try:
-            post = await asyncio.get_running_loop().run_in_executor(self.queue.readers, read)
-            return await asyncio.wrap_future(send(post))
+            return await asyncio.wrap_future(future)
         except ValueError as error:
             return {"error": str(error), "status": 422}
         except ModelError as error:

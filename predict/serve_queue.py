@@ -5,9 +5,8 @@ Reading posts (decoding images, splitting text) takes threads of its own, so tha
 
 import copy
 import os
-import queue
 import threading
-import time
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -54,8 +53,11 @@ class TaggingQueue:
         batch_size (`int`, *optional*, defaults to 8): Posts (windows of long posts) that are computed at once.
         wait_seconds (`float`, *optional*, defaults to 0.01): How long a post waits for others at most.
         max_posts (`int`, *optional*, defaults to 64): Posts in work at most.
-        num_readers (`int`, *optional*): Threads that read posts; by default as many as cores, at most 4.
+        num_readers (`int`, *optional*): Threads that read posts; by default one less than cores,
+            at least 1 and at most 4. The model has a core of its own.
         on_batch (`Callable[[int], None]`, *optional*): Told the size of each batch.
+        check (`Callable[[Any], Any]`, *optional*): Takes a post as it came and returns it as the pipeline reads it, or
+            raises a `ValueError`; by default the post itself.
     """
 
     def __init__(
@@ -66,18 +68,23 @@ class TaggingQueue:
         max_posts: int = 64,
         num_readers: int | None = None,
         on_batch: Callable[[int], None] = lambda size: None,
+        check: Callable[[Any], Any] = lambda post: post,
     ):
         self.pipe, self.batch_size, self.wait_seconds, self.max_posts = pipe, batch_size, wait_seconds, max_posts
-        self.on_batch = on_batch
+        self.on_batch, self.check = on_batch, check
         self.in_work = 0
         self.expected = 1
         self.lock = threading.Lock()
         self.own = threading.local()
-        num_readers = num_readers or min(4, os.cpu_count() or 1)
+        num_readers = num_readers or min(4, max(1, (os.cpu_count() or 1) - 1))
         self.readers = ThreadPoolExecutor(num_readers, "reader", initializer=self._make_own)
         # An explanation takes many times what tagging does: one at a time, and no batch waits for it.
         self.explainer = ThreadPoolExecutor(1, "explainer", initializer=self._make_own)
-        self.jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        # Posts that have been read. Told of the first and when there are enough, not of each: a thread that wakes takes
+        # Python from the one that reads.
+        self.jobs: deque[Job] = deque()
+        self.changed = threading.Condition()
+        self.is_closing = False
         self.worker = threading.Thread(target=self._work, name="model", daemon=True)
         self.worker.start()
 
@@ -109,7 +116,7 @@ class TaggingQueue:
         """Tag a post that room was made for.
 
         Args:
-            post (`Any`): The post, as the pipeline takes it.
+            post (`Any`): The post, as `check` takes it.
             threshold (`float`, *optional*, defaults to 0): As in a call of the pipeline.
             **settings: All of a call of the pipeline that is about images.
 
@@ -125,55 +132,66 @@ class TaggingQueue:
         """Explain a post that room was made for.
 
         Args:
-            post (`Any`): The post, as the pipeline takes it.
+            post (`Any`): The post, as `check` takes it.
             **settings: As of [`MultiImageNERPipeline.explain`].
 
         Returns:
             `Future`: an [`Explanation`].
         """
-        return self.explainer.submit(lambda: self.own.pipe.explain(post, **settings))
+        return self.explainer.submit(lambda: self.own.pipe.explain(self.check(post), **settings))
 
     def close(self) -> None:
         """Finish what is in work, then stop."""
         self.readers.shutdown()
         self.explainer.shutdown()
-        self.jobs.put(None)
+        with self.changed:
+            self.is_closing = True
+            self.changed.notify()
         self.worker.join()
 
     def _read(self, post: Any, threshold: float, settings: dict[str, Any], future: Future) -> None:
+        # From here on it can't be cancelled, so that it will take its result.
+        if not future.set_running_or_notify_cancel():
+            return
         try:
-            windows = [step["window"] for step in self.own.pipe.preprocess(post, **settings)]
+            windows = [step["window"] for step in self.own.pipe.preprocess(self.check(post), **settings)]
         except Exception as error:
             future.set_exception(error)
         else:
-            self.jobs.put(Job(windows, threshold, future))
+            with self.changed:
+                self.jobs.append(Job(windows, threshold, future))
+                if len(self.jobs) == 1 or self._is_enough():
+                    self.changed.notify()
 
     def _work(self) -> None:
         """Compute batch after batch."""
-        goes_on = True
-        while goes_on and (job := self.jobs.get()) is not None:
-            jobs, goes_on = self._gather(job)
+        while jobs := self._gather():
             parts = [(job, window) for job in jobs for window in job.windows]
             for start in range(0, len(parts), self.batch_size):
                 self._score(parts[start : start + self.batch_size])
             # As many are likely to come again.
             self.expected = self.in_work
-            for job in jobs:
-                self._finish(job)
+            results = [self._finish(job) for job in jobs]
+            # None before the last is ready: those who are answered send the next posts, whose reading would take turns
+            # with the rest of this, and such turns are dear in Python.
+            for job, result in zip(jobs, results, strict=True):
+                if result is not None:
+                    job.future.set_result(result)
 
-    def _gather(self, job: Job) -> tuple[list[Job], bool]:
-        """Wait a little for posts that come together with one; tell whether there will be more at all."""
-        jobs, end = [job], time.monotonic() + self.wait_seconds
-        while sum(len(job.windows) for job in jobs) < self.batch_size:
-            waits = len(jobs) < max(self.in_work, self.expected)
-            try:
-                other = self.jobs.get(timeout=max(0.0, end - time.monotonic())) if waits else self.jobs.get_nowait()
-            except queue.Empty:
-                break
-            if other is None:
-                return jobs, False
-            jobs.append(other)
-        return jobs, True
+    def _is_enough(self) -> bool:
+        """Tell whether a batch need not wait for more posts."""
+        full = sum(len(job.windows) for job in self.jobs) >= self.batch_size
+        return full or self.is_closing or len(self.jobs) >= max(self.in_work, self.expected)
+
+    def _gather(self) -> list[Job]:
+        """Wait for a post, and a little for those that come together with it; none when all is done."""
+        with self.changed:
+            self.changed.wait_for(lambda: self.jobs or self.is_closing)
+            self.changed.wait_for(self._is_enough, self.wait_seconds)
+            jobs: list[Job] = []
+            while self.jobs and sum(len(job.windows) for job in jobs) < self.batch_size:
+                jobs.append(self.jobs.popleft())
+            return jobs
 
     def _score(self, parts: list[tuple[Job, dict[str, Any]]]) -> None:
         """Compute windows at once; one that the model fails on takes no other with it."""
@@ -197,11 +215,12 @@ class TaggingQueue:
         with torch.inference_mode():
             return self.pipe._forward({"window": windows, "is_last": True})["window"]
 
-    def _finish(self, job: Job) -> None:
+    def _finish(self, job: Job) -> dict[str, Any] | None:
+        """Make the result of a job; `None` of one that failed."""
         if job.future.done():
-            return
+            return None
         try:
-            job.future.set_result(self.pipe.postprocess(job.scored, threshold=job.threshold, return_tags=True))
+            return self.pipe.postprocess(job.scored, threshold=job.threshold, return_tags=True)
         except Exception as error:
             self._fail(job, error)
 

@@ -287,6 +287,18 @@ def test_a_post_that_the_model_fails_on_takes_no_other_with_it(pipe, monkeypatch
     queue.close()
 
 
+def test_a_post_that_is_given_up_before_it_is_read_takes_no_other_with_it(pipe):
+    begin = threading.Event()
+    queue = serve.TaggingQueue(pipe, num_readers=1, check=lambda post: post if begin.wait(60) else None)
+    queue.reserve(3)
+    futures = [queue.tag({"text": text}) for text in ("joey", "niko", "and")]
+    assert futures[1].cancel()
+    begin.set()
+    assert [futures[i].result(60)["words"] for i in (0, 2)] == [["joey"], ["and"]]
+    queue.close()
+    assert not queue.worker.is_alive()
+
+
 def test_explanations_beside_tagging_change_nothing(served, pipe):
     _, client = served
     pairs = make_posts(6)
