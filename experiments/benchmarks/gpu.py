@@ -24,6 +24,7 @@ from smcl.experiments.tables import NOT_MEASURED, markdown, spread, written
 from smcl.modeling_smcl import SMCLTaggingModel
 
 from .measure import (
+    TINY,
     BareEncoders,
     add_posts_arguments,
     base_processor,
@@ -43,7 +44,6 @@ COMPILED_SIZE = {"cuda": 64, "cpu": 2}
 RIVALS = {"SMCL": "smcl", "UMT-MI": "umt-mi", "TPM-MI": "tpm-mi"}
 # Dense bfloat16 FLOP a second of the matrix units, by what the device's name contains; from the vendor's data sheets.
 PEAKS = {"H200": 989e12, "H100 PCIe": 756e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "L4": 121e12}
-TINY = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
 
 Stages = dict[str, Callable[[], object]]
 

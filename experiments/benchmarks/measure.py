@@ -33,6 +33,8 @@ IMAGE_COUNTS = {"MNER-MI": (3, 2, 4, 3), "MNER-MI-Plus": (4, 1, 2, 1)}
 IMAGE_SIZE = (640, 480)
 WORDS = (12, 36)
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+# What a script is tried out on, or where size doesn't matter.
+TINY = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
 
 Posts = dict[str, list]
 

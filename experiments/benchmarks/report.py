@@ -12,7 +12,7 @@ from typing import NamedTuple
 from smcl.experiments.report import run_report
 from smcl.experiments.tables import NOT_MEASURED, read_table
 
-from . import convert, crf, data_path, gpu, growth, import_time, inference, onnx, serve, threads, training_step
+from . import convert, crf, data_path, gpu, growth, inference, onnx, serve, start_up, threads, training_step
 from .measure import RESULTS
 
 
@@ -60,7 +60,7 @@ SECTIONS = {
         "every fifth is hostile, each answer compared with the pipeline's.\n",
     ),
     "threads": Section("Threads and compilation", threads.table, "threads --model demo/model --dataset demo/data"),
-    "import_time": Section("Import", import_time.table, "import_time"),
+    "start_up": Section("Start-up", start_up.table, "start_up --model demo/model"),
 }
 HEAD = """# Performance
 
