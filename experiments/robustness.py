@@ -217,7 +217,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         argv (`Sequence[str]`, *optional*): The arguments; those of the process by default.
     """
     parser = plan_parser(__doc__)
-    parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=list(SYSTEMS), help="(default: all five)")
+    parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=list(SYSTEMS), help="(default: all)")
     parser.add_argument(
         "--disturbances", nargs="+", choices=disturb.LEVELS, default=list(disturb.LEVELS), help="(default: all)"
     )
