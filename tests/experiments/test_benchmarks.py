@@ -46,6 +46,18 @@ def test_peak_of_an_unknown_device_is_not_known():
     assert gpu.peak_of("CPU") is None
 
 
+def test_gpu_benchmark_measures_each_system_as_long_as_there_is_time(encoder_folders):
+    measurement = gpu.Measurement(encoder_folders[0], "cpu", repeats=1, minutes=10)
+    measurement.measure_size(2)
+    (rows,) = measurement.results["sizes"].values()
+    stages = {f"{name}, {stage}" for name in gpu.RIVALS for stage in ("inference", "training step")}
+    assert stages | {"two bare encoders", "SMCL, decoding alone"} < set(rows)
+    assert "| 2 | TPM-MI, training step |" in gpu.table(measurement.results)
+    late = gpu.Measurement(encoder_folders[0], "cpu", repeats=1, minutes=0)
+    late.measure_size(2)
+    assert late.results["sizes"] == {}
+
+
 def test_gpu_benchmark_ends_with_a_message_without_cuda(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(SystemExit):
