@@ -54,8 +54,8 @@ measured; do not edit. Beside them stand the numbers of the paper ({paper.CITATI
   posts alone. The spread over seeds is the standard deviation of few runs. An interval without 0 is no proof where many
   rows are looked at: of 20 that do not differ, one shows such an interval by chance.
 - Learning rates and other settings were not searched for each system; a system may be better at its own. TPM-MI
-  and VisualPT-MoE alone have another rate than the rest, without which they learn nothing or little; the others were left
-  as they are, SMCL too.
+  and VisualPT-MoE alone have another rate than the rest, without which they learn nothing or little; the others were
+  left as they are, SMCL too.
 """
 
 
