@@ -55,8 +55,8 @@ measured; do not edit. Beside them stand the numbers of the paper ({paper.CITATI
   rows are looked at: of 20 that do not differ, one shows such an interval by chance.
 - Learning rates and other settings were not searched for each system; a system may be better at its own. TPM-MI
   and VisualPT-MoE alone have another rate than the rest, without which they learn nothing or little; the others were
-  left as they are, SMCL too. But SMCL's fusion was worked out on the validation split of natural posts, where photographs
-  come in the order of the names, as it assumes; nobody did as much for its rivals.
+  left as they are, SMCL too. But SMCL's fusion was worked out on the validation split of natural posts, where
+  photographs come in the order of the names, as it assumes; nobody did as much for its rivals.
 """
 
 
