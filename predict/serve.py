@@ -39,6 +39,7 @@ READ_SECONDS = 30
 # On SIGTERM, connections are taken until none has brought a request for so long, but not for longer than that.
 QUIET_SECONDS, DRAIN_SECONDS = 0.3, 5.0
 MAX_PATCH_GRID = 6
+URL_READERS = 8
 OnBadImage, OnExtraImages, OnError = (Literal[CHOICES[f"on_{name}"]] for name in ("bad_image", "extra_images", "error"))
 KEYS = ("text", "words", "tokens", "images", "image")
 IMAGES_SCHEMA = {
@@ -138,6 +139,9 @@ class Service:
         self.registry = CollectorRegistry()
         sizes = Histogram("smcl_batch_size", "Windows computed at once.", buckets=(1, 2, 4, 8, 16, 32, 64, 128),
                           registry=self.registry)  # fmt: skip
+        if allow_urls:
+            # Readers then wait for other hosts, and one that does must not hold up the rest.
+            settings = {"num_readers": URL_READERS} | settings
         self.queue = TaggingQueue(pipe, on_batch=sizes.observe, check=self._check, **settings)
         self.answers = Counter(
             "smcl_requests", "Answers by what was asked.", ["path", "status"], registry=self.registry

@@ -299,6 +299,20 @@ def test_a_post_that_is_given_up_before_it_is_read_takes_no_other_with_it(pipe):
     assert not queue.worker.is_alive()
 
 
+def test_a_slow_host_of_images_holds_up_no_other_post(pipe, monkeypatch):
+    answers = threading.Event()
+    monkeypatch.setattr(serve, "fetch_image", lambda image, **allowed: answers.wait(60) and b"no image")
+    queue = serve.Service(pipe, allow_urls=True).queue
+    queue.reserve(2)
+    slow = queue.tag({"text": "joey", "images": ["https://example.org/a.png"]})
+    assert queue.tag({"text": "niko"}).result(30)["words"] == ["niko"]
+    assert not slow.done()
+    answers.set()
+    with pytest.raises(ValueError, match="image"):
+        slow.result(30)
+    queue.close()
+
+
 def test_explanations_beside_tagging_change_nothing(served, pipe):
     _, client = served
     pairs = make_posts(6)
