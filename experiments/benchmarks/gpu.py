@@ -19,7 +19,7 @@ from transformers import BertConfig, ViTConfig
 
 from smcl.baselines import SYSTEMS
 from smcl.dataset_scripts.schema import LABELS
-from smcl.experiments.runs import circumstances
+from smcl.experiments.runs import circumstances, write
 from smcl.experiments.tables import NOT_MEASURED, markdown, spread, written
 from smcl.modeling_smcl import SMCLTaggingModel
 
@@ -39,8 +39,9 @@ from .measure import (
 
 MINUTES = 8.0
 SIZES = {"cuda": (16, 64, 128), "cpu": (2,)}
-# Compiling takes a minute or two: one size, and only this system.
+# Compiling takes a minute or two, and more for training, during which nothing can stop it: one size, and only this system.
 COMPILED_SIZE = {"cuda": 64, "cpu": 2}
+COMPILING_MINUTES = 3.0
 RIVALS = {"SMCL": "smcl", "UMT-MI": "umt-mi", "TPM-MI": "tpm-mi"}
 # Dense bfloat16 FLOP a second of the matrix units, by what the device's name contains; from the vendor's data sheets.
 PEAKS = {"H200": 989e12, "H100 PCIe": 756e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "L4": 121e12}
@@ -155,10 +156,11 @@ class Measurement:
         self.peak = peak_of(about["device"])
         self.processor = base_processor(text_model)
 
-    def run(self) -> None:
-        """Measure all stages at each size, then the compiled ones, as long as there is time."""
+    def run(self, keep: Callable[[], object]) -> None:
+        """Measure all stages at each size, then the compiled ones, as long as there is time; `keep` after each part."""
         for size in SIZES[self.device]:
             self.measure_size(size)
+            keep()
         self.measure_compiled(COMPILED_SIZE[self.device])
 
     def inputs(self, size: int, dtype: torch.dtype) -> dict:
@@ -212,7 +214,9 @@ class Measurement:
             self.results["synchronisation"] |= found
 
     def measure_compiled(self, size: int) -> None:
-        """Measure what `torch.compile` brings."""
+        """Measure what `torch.compile` brings, if there is time for compiling."""
+        if self.deadline - time.monotonic() < COMPILING_MINUTES * 60:
+            return
         model = make_model("smcl", self.device, torch.bfloat16)
         run = inference_of(model, self.inputs(size, torch.bfloat16), torch.compile(model))
         self.time(size, "SMCL, inference, compiled", run, count=False)
@@ -248,10 +252,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     if arguments.device == "cuda" and not torch.cuda.is_available():
         parser.error("no CUDA device was found. Nothing was measured; `--device cpu` tries the script out.")
     measurement = Measurement(arguments.text_model, arguments.device, arguments.repeats, arguments.minutes)
+    name = "gpu" if arguments.device == "cuda" else "gpu_tried_on_cpu"
     try:
-        measurement.run()
+        measurement.run(keep=lambda: write(measurement.results, arguments.output / f"{name}.json"))
     finally:
-        name = "gpu" if arguments.device == "cuda" else "gpu_tried_on_cpu"
         save(measurement.results, arguments.output, name, table)
 
 
