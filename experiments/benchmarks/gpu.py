@@ -39,7 +39,7 @@ from .measure import (
 
 MINUTES = 8.0
 SIZES = {"cuda": (16, 64, 128), "cpu": (2,)}
-# Compiling takes a minute or two, and more for training, during which nothing can stop it: one size, and only this system.
+# Compiling takes minutes, most of them for training, and can't be stopped: one size, and only this system.
 COMPILED_SIZE = {"cuda": 64, "cpu": 2}
 COMPILING_MINUTES = 3.0
 RIVALS = {"SMCL": "smcl", "UMT-MI": "umt-mi", "TPM-MI": "tpm-mi"}

@@ -50,7 +50,12 @@ SECTIONS = {
     ),
     "convert": Section("Conversion of a data set", convert.table, "convert --photos FOLDER"),
     "growth": Section("Growth", growth.table, "growth --text_model TEXT"),
-    "gpu": Section("GPU", gpu.table, "gpu --text_model TEXT"),
+    "gpu": Section(
+        "GPU",
+        gpu.table,
+        "gpu --text_model TEXT",
+        "The time of 64 posts is near that of 16: up to there, launching kernels takes longer than running them.\n",
+    ),
     "onnx": Section("ONNX", onnx.table, "onnx --model demo/model --dataset demo/data"),
     "serve": Section(
         "Server",
