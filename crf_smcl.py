@@ -5,6 +5,7 @@ The sums over all ways to match words and images in order, which the fusion need
 
 import itertools
 
+import numpy as np
 import torch
 from torch.nn import functional as F
 
@@ -132,25 +133,10 @@ class LinearChainCRF(CRF):
         Returns:
             `torch.LongTensor` of shape `(batch_size, num_words)`, -100 where masked.
         """
-        starts, transitions, ends = self._scores(illegal=ILLEGAL)
-        emissions = _batch_last(_at_least_float32(emissions))
-        scores = [starts[:, None] + emissions[0]]
-        # All that is added to a score on the way to the next word, at once.
-        # shape: (num_words - 1, num_labels, num_labels, batch_size), earlier tag first
-        reached = transitions[:, :, None] + emissions[1:, None]
-        for step in reached.unbind():
-            # shape: (num_labels, batch_size)
-            scores.append(step.add_(scores[-1].unsqueeze(1)).amax(dim=0))
-        # shape: (num_words, num_labels, batch_size)
-        scores = torch.stack(scores)
-        # shape: (1, num_labels, batch_size)
-        at_end = scores.gather(0, _last_word(mask).T[:, None].expand(-1, self.num_tags, -1))
-        # shape: (1, batch_size)
-        tags = [(at_end + ends[:, None]).transpose(1, 2).argmax(dim=2)]
-        if len(reached):
-            for step in _previous_tags(reached, scores[1:], mask.T[1:]).unbind()[::-1]:
-                tags.append(step.gather(0, tags[-1]))
-        return torch.cat(tags[::-1]).T.masked_fill(~mask, -100)
+        scores, emissions = self._scores(illegal=ILLEGAL), _batch_last(_at_least_float32(emissions))
+        # Steps are small: on the CPU, NumPy has begun and ended one before PyTorch begins it.
+        find = _best_tags_by_numpy if emissions.device.type == "cpu" else _best_tags
+        return find(emissions, scores, mask).T.masked_fill(~mask, -100)
 
     @torch.no_grad()
     def marginals(self, emissions: torch.Tensor, mask: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:
@@ -254,7 +240,9 @@ class LinearChainCRF(CRF):
     def _scores(self, temperature: float = 1.0, illegal: float = float("-inf")) -> CRFScores:
         """Return start, transition and end scores over the temperature, and `illegal` for what BIO2 excludes."""
         parameters = self.start_transitions, self.transitions, self.end_transitions
-        starts, transitions, ends = (_at_least_float32(scores) / temperature for scores in parameters)
+        starts, transitions, ends = map(_at_least_float32, parameters)
+        if temperature != 1:
+            starts, transitions, ends = starts / temperature, transitions / temperature, ends / temperature
         starts = torch.where(self.legal_starts, starts, illegal)
         return starts, torch.where(self.legal_transitions, transitions, illegal), ends
 
@@ -276,6 +264,60 @@ def _batch_last(emissions: torch.Tensor) -> torch.Tensor:
 def _last_word(mask: torch.Tensor) -> torch.Tensor:
     """Return `(batch_size, 1)`: the index of each sequence's last word, 0 where it has none."""
     return (mask.sum(dim=1, keepdim=True) - 1).clamp(min=0)
+
+
+def _best_tags(emissions: torch.Tensor, scores: CRFScores, mask: torch.Tensor) -> torch.Tensor:
+    """Find the best tags by Viterbi's recursion, without the host waiting for a device.
+
+    Args:
+        emissions (`torch.Tensor` of shape `(num_words, num_labels, batch_size)`): Emission scores.
+        scores (`CRFScores`): Start, transition and end scores.
+        mask (`torch.BoolTensor` of shape `(batch_size, num_words)`): `True` marks a word.
+
+    Returns:
+        `torch.LongTensor` of shape `(num_words, batch_size)`: past the end of a sequence, its last tag.
+    """
+    starts, transitions, ends = scores
+    best = [starts[:, None] + emissions[0]]
+    # All that is added to a score on the way to the next word, at once.
+    # shape: (num_words - 1, num_labels, num_labels, batch_size), earlier tag first
+    reached = transitions[:, :, None] + emissions[1:, None]
+    for step in reached.unbind():
+        # shape: (num_labels, batch_size)
+        best.append(step.add_(best[-1].unsqueeze(1)).amax(dim=0))
+    # shape: (num_words, num_labels, batch_size)
+    best = torch.stack(best)
+    # shape: (1, num_labels, batch_size)
+    at_end = best.gather(0, _last_word(mask).T[:, None].expand(-1, best.shape[1], -1))
+    # shape: (1, batch_size)
+    tags = [(at_end + ends[:, None]).transpose(1, 2).argmax(dim=2)]
+    if len(reached):
+        for step in _previous_tags(reached, best[1:], mask.T[1:]).unbind()[::-1]:
+            tags.append(step.gather(0, tags[-1]))
+    return torch.cat(tags[::-1])
+
+
+def _best_tags_by_numpy(emissions: torch.Tensor, scores: CRFScores, mask: torch.Tensor) -> torch.Tensor:
+    """Do what `_best_tags` does, for tensors of the CPU: back through the best paths alone."""
+    emissions, last = emissions.numpy(), _last_word(mask)[:, 0].numpy()
+    starts, transitions, ends = (score.numpy() for score in scores)
+    best, posts = np.empty_like(emissions), np.arange(emissions.shape[2])
+    np.add(starts[:, None], emissions[0], out=best[0])
+    # shape: (num_labels, num_labels, batch_size), earlier tag first
+    steps = np.repeat(transitions[:, :, None], len(posts), axis=2)
+    reached = np.empty_like(steps)
+    for earlier, here, emitted in zip(best[:-1, :, None], best[1:], emissions[1:], strict=True):
+        np.add(steps, earlier, out=reached)
+        np.maximum.reduce(reached, axis=0, out=here)
+        np.add(here, emitted, out=here)
+    # shape: (num_words, batch_size, num_labels)
+    best = np.ascontiguousarray(best.transpose(0, 2, 1))
+    tags = [(best[last, posts] + ends).argmax(axis=1)]
+    into, first_end = np.ascontiguousarray(transitions.T), last.min(initial=len(best) - 1)
+    for word in range(len(best) - 2, -1, -1):
+        previous = (best[word] + into.take(tags[-1], axis=0)).argmax(axis=1)
+        tags.append(previous if word < first_end else np.where(word < last, previous, tags[-1]))
+    return torch.from_numpy(np.stack(tags[::-1]))
 
 
 def _previous_tags(reached: torch.Tensor, best: torch.Tensor, is_word: torch.Tensor) -> torch.Tensor:

@@ -8,7 +8,14 @@ from torchcrf import CRF
 from transformers.dynamic_module_utils import get_imports
 
 from smcl import crf_smcl
-from smcl.crf_smcl import LinearChainCRF, bio_constraints, gather_words
+from smcl.crf_smcl import (
+    ILLEGAL,
+    LinearChainCRF,
+    _best_tags,
+    _best_tags_by_numpy,
+    bio_constraints,
+    gather_words,
+)
 
 LABELS = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]
 
@@ -163,6 +170,17 @@ def test_likelihood_and_gradients_equal_pytorch_crfs():
         results.append([likelihood, values.grad, *gradients])
     for ours, theirs in zip(*results, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
+def test_what_runs_on_other_devices_decodes_as_the_cpu_does():
+    crf = make_crf()
+    for num_words in (1, 2, 7):
+        emissions, lengths = torch.randn(num_words, len(LABELS), 20), torch.randint(num_words + 1, (20, 1))
+        mask = torch.arange(num_words) < lengths
+        scores = crf._scores(illegal=ILLEGAL)
+        on_devices, on_cpu = (find(emissions, scores, mask) for find in (_best_tags, _best_tags_by_numpy))
+        assert torch.equal(on_devices, on_cpu)
 
 
 @pytest.mark.parametrize("constrain_bio", [True, False])
