@@ -1,8 +1,11 @@
 """The inference pipeline of SMCL: posts in, entities with confidences out, and what each image did for them."""
 
 import copy
+import hashlib
+import itertools
 import math
 import re
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -35,6 +38,10 @@ IMAGE_TYPES = (str, bytes, dict, list, tuple)
 BATCH_SIZE = 16
 # How many words around an entity can still sway its posterior: emissions beyond them are taken as they were.
 NEAR_WORDS = 16
+# What images come to is kept so far, for photographs that many posts share: 10,000 vectors of ViT-base.
+KEPT_BYTES = 32_000_000
+# The smallest hidden size of text encoders for which bfloat16 was measured to pay on a CPU that multiplies it by tiles.
+BFLOAT16_HIDDEN_SIZE = 384
 CHOICES = {
     "on_bad_image": ("error", "skip"),
     "on_extra_images": ("error", "first"),
@@ -132,12 +139,57 @@ class Explanation:
     types: list[str]
 
 
+class ImageVectors:
+    """Encode images, each content once as long as there is room for what it came to; the oldest use is forgotten first.
+
+    What was kept is forgotten when the weights of the model change.
+
+    Args:
+        max_bytes (`int`, *optional*, defaults to `KEPT_BYTES`): Room for vectors.
+    """
+
+    def __init__(self, max_bytes: int = KEPT_BYTES):
+        self.max_bytes, self.bytes = max_bytes, 0
+        self.kept: OrderedDict[bytes, torch.Tensor] = OrderedDict()
+        self.weights: list[tuple[int, int]] = []
+
+    def __call__(self, model, images: dict[bytes, torch.Tensor]) -> dict[bytes, torch.Tensor]:
+        """Return the vector of each image `(3, height, width)`, by its key."""
+        weights = _weights(model.vision_model)
+        if weights != self.weights:
+            self.kept.clear()
+            self.weights, self.bytes = weights, 0
+        found = {key: self.kept[key] for key in images if key in self.kept}
+        new = [key for key in images if key not in found]
+        if new:
+            pixels = torch.stack([images[key] for key in new])
+            found |= zip(new, _encode(model, pixels).unbind(), strict=True)
+        for key, vector in found.items():
+            self._keep(key, vector)
+        return found
+
+    def _keep(self, key: bytes, vector: torch.Tensor) -> None:
+        if key not in self.kept:
+            # A row of its own: a view would keep all that was encoded with it.
+            self.kept[key] = vector.clone()
+            self.bytes += vector.nbytes
+        self.kept.move_to_end(key)
+        while self.bytes > self.max_bytes:
+            _, oldest = self.kept.popitem(last=False)
+            self.bytes -= oldest.nbytes
+
+
 class MultiImageNERPipeline(ChunkPipeline):
     """Find the named entities of posts with images.
+
+    An image that comes again, in a post or in later ones, is encoded once.
 
     Args:
         model ([`SMCLForTokenClassification`]): The model.
         processor ([`SMCLProcessor`]): Its processor.
+        dtype (`torch.dtype` or `str`, *optional*): What `transformers.pipeline` loaded the model in. With `"auto"`, its
+            default, posts are computed in bfloat16 where that is several times as fast, on CPUs with AMX from a hidden
+            size of 384: by a copy of the model, which stays as it is. Any other value: in the model's own.
         **kwargs: Those of any pipeline (`device`, `batch_size`, ...) and of a call, as new defaults.
 
     Raises:
@@ -159,7 +211,7 @@ class MultiImageNERPipeline(ChunkPipeline):
     _load_feature_extractor = False
     _load_video_processor = False
 
-    def __init__(self, model, processor: SMCLProcessor | None = None, **kwargs):
+    def __init__(self, model, processor: SMCLProcessor | None = None, dtype: str | torch.dtype | None = None, **kwargs):
         if processor is None:
             raise ValueError(
                 "`processor` must be the model's SMCLProcessor, got None: pass "
@@ -169,6 +221,8 @@ class MultiImageNERPipeline(ChunkPipeline):
         self.model.eval()
         # One post at a time is decoded on the CPU, where steps this small are fastest.
         self.crf = copy.deepcopy(model.crf).cpu()
+        self.image_vectors = ImageVectors()
+        self.is_fast, self.twin, self.twins_weights = dtype == "auto" and _gains_by_bfloat16(model), None, []
 
     def __call__(self, posts: dict | Iterable[dict], **kwargs) -> list | Iterator:
         """Tag posts.
@@ -257,8 +311,8 @@ class MultiImageNERPipeline(ChunkPipeline):
                 call and with the same defaults.
 
         Returns:
-            What is known of the post, and its windows: each with `inputs` (the processor's tensors, a batch of one) and
-            `core`, the slice of its words that no other window answers for.
+            What is known of the post, and its windows: each with `inputs` (the processor's tensors, a batch of one),
+            `core`, the slice of its words that no other window answers for, and `keys`, that tell images apart.
 
         Raises:
             ValueError: if the post can't be used; names it.
@@ -274,10 +328,11 @@ class MultiImageNERPipeline(ChunkPipeline):
                 first = self.processor.with_image(post, next(iter(images), None if post["images"] else 0))
                 given = {"images": [given["images"][0][:1]], "context": {name: [first[name]] for name in columns}}
                 (num_appended,) = self.processor.count_context(self.processor.read_contexts(num_posts=1, **given))
-            windows, pixels = [], {}
+            windows, pixels, keys = [], {}, None
             for start, stop, core in self.processor.split_long(about.words, num_appended):
                 inputs = dict(self.processor(words=[about.words[start:stop]], **given)) | pixels
-                windows.append({"inputs": inputs, "core": core})
+                keys = [_content_key(image) for image in inputs.get("pixel_values", [[]])[0]] if keys is None else keys
+                windows.append({"inputs": inputs, "core": core, "keys": keys})
                 if not columns:
                     # Images are read once, for all windows.
                     given = {}
@@ -332,21 +387,48 @@ class MultiImageNERPipeline(ChunkPipeline):
                 none = found[0].new_zeros(0, *found[0].shape[1:])
                 images = [window[name][0] if name in window else none for window in windows]
                 batch[name] = pad_sequence(images, batch_first=True)
-        batch = {name: tensor.to(self.model.device) for name, tensor in batch.items()}
-        return {name: x.to(self.model.dtype) if x.is_floating_point() else x for name, x in batch.items()}
+        model = self.computing_model()
+        batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
+        return {name: x.to(model.dtype) if x.is_floating_point() else x for name, x in batch.items()}
+
+    def computing_model(self):
+        """Return the model that computes posts: `model`, or its copy in bfloat16, copied anew when weights change."""
+        if not self.is_fast or _is_compiled(self.model):
+            return self.model
+        weights = _weights(self.model)
+        if self.twin is None or weights != self.twins_weights:
+            tensors = itertools.chain(self.model.parameters(), self.model.buffers())
+            cast = {id(x): _in_bfloat16(x) for x in tensors if x.is_floating_point()}
+            self.twin, self.twins_weights = copy.deepcopy(self.model, cast), weights
+        return self.twin
 
     def _forward(self, model_inputs: dict[str, Any]) -> dict[str, Any]:
         """Score the words of one window, or of a list of windows."""
         windows = model_inputs["window"]
         is_batch = isinstance(windows, list)
         windows = windows if is_batch else [windows]
-        batch = self.collate([window["inputs"] for window in windows])
-        logits, word_mask = self.model(**batch).logits.cpu(), batch["word_mask"].cpu()
+        # A compiled model encodes images itself, by compiled code.
+        by_itself = _is_compiled(self.model) or not any(window["keys"] for window in windows)
+        batch = self.collate([window["inputs"] for window in windows]) if by_itself else self._encode_once(windows)
+        logits, word_mask = self.computing_model()(**batch).logits.float().cpu(), batch["word_mask"].cpu()
         scored = [
             {"emissions": row[mask][window["core"]], "post": window["post"]}
             for window, row, mask in zip(windows, logits, word_mask, strict=True)
         ]
         return {"window": scored if is_batch else scored[0], "is_last": model_inputs["is_last"]}
+
+    def _encode_once(self, windows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        """Return the model's inputs for windows, with what the model reads of each image in place of the images."""
+        base, of_windows = self.computing_model().base_model, []
+        read = base.num_images_read
+        for window in windows:
+            names = ("pixel_values", "image_mask") if window["keys"] else ()
+            slots = zip(window["keys"][:read], *(window["inputs"][name][0, :read] for name in names), strict=True)
+            of_windows.append([(key, pixels) for key, pixels, is_real in slots if is_real])
+        vectors = self.image_vectors(base, dict(image for images in of_windows for image in images))
+        none = next(iter(vectors.values()))[None][:0]
+        stacked = [torch.stack([vectors[key] for key, _ in images]) if images else none for images in of_windows]
+        return _text_inputs(self, windows) | _image_inputs(stacked)
 
     def postprocess(
         self, windows: list[dict[str, Any]], threshold: float = 0.0, return_tags: bool = False
@@ -503,7 +585,7 @@ def _explain(
         raise ValueError(
             f"`patch_grid` must be a whole number from 0 to the pixels of a side, {most}, got {patch_grid!r}."
         )
-    vectors = _encode(pipe.model, pixels)
+    vectors = _encode(pipe.computing_model().base_model, pixels)
     numbers = range(len(vectors))
     batches = [_text_inputs(pipe, [window]) | _image_inputs([vectors]) for window in windows]
     parts, fusion, guidance = _attend(pipe, windows, batches, len(vectors))
@@ -589,12 +671,47 @@ def _read_settings(pipe, settings: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in (pipe._preprocess_params | checked).items() if name in known}
 
 
+def _content_key(pixels: torch.Tensor) -> bytes:
+    """Return what tells an image from others: a hash of its pixel values, as the model reads them."""
+    return hashlib.blake2b(pixels.contiguous().numpy(), digest_size=16).digest()
+
+
+def _gains_by_bfloat16(model) -> bool:
+    """Tell whether a model on a CPU takes less than a third of the time in bfloat16, at the same F1.
+
+    docs/performance.md has the figures. CPUs without AMX gain less or lose, and so do small models.
+    """
+    has_tiles = getattr(torch.cpu, "_is_amx_tile_supported", bool)()
+    is_large = model.config.text_config.hidden_size >= BFLOAT16_HIDDEN_SIZE
+    gains = model.device.type == "cpu" and model.dtype == torch.float32 and has_tiles and is_large
+    if gains:
+        logger.warning_once(
+            "Posts are computed in bfloat16, which this CPU multiplies several times as fast; scores move in their "
+            "third digit. `dtype=torch.float32` computes in full."
+        )
+    return gains
+
+
+def _in_bfloat16(tensor: torch.Tensor) -> torch.Tensor:
+    cast = tensor.detach().bfloat16()
+    return torch.nn.Parameter(cast, requires_grad=False) if isinstance(tensor, torch.nn.Parameter) else cast
+
+
+def _is_compiled(model) -> bool:
+    return hasattr(model, "_orig_mod")
+
+
+def _weights(model) -> list[tuple[int, int]]:
+    """Return what changes when weights do."""
+    return [(x.data_ptr(), 0 if x.is_inference() else x._version) for x in model.parameters()]
+
+
 def _encode(model, pixels: torch.Tensor) -> torch.Tensor:
-    """Encode images `(num_images, 3, height, width)` to vectors `(num_images, vision_hidden_size)`."""
+    """Encode images `(num_images, 3, height, width)` to what the model reads of each, `(num_images, ...)`."""
     if not len(pixels):
         return torch.zeros(0, model.config.vision_config.hidden_size, device=model.device, dtype=model.dtype)
     parts = pixels.split(BATCH_SIZE)
-    return torch.cat([model.base_model.encode_images_in_groups(part.to(model.device, model.dtype)) for part in parts])
+    return torch.cat([model.encode_images_in_groups(part.to(model.device, model.dtype)) for part in parts])
 
 
 def _far_from_entities(parts: list[torch.Tensor], found: list[dict]) -> list[torch.Tensor | None]:
@@ -626,7 +743,7 @@ def _score(
 def _score_window(pipe, window: dict, variants: list[torch.Tensor]) -> list[torch.Tensor]:
     """Return the emissions of the words that a window answers for, with each list of image vectors."""
     inputs = _text_inputs(pipe, [window] * len(variants)) | _image_inputs(variants)
-    logits, word_mask = pipe.model(**inputs).logits.cpu(), inputs["word_mask"].cpu()
+    logits, word_mask = pipe.computing_model()(**inputs).logits.float().cpu(), inputs["word_mask"].cpu()
     return [row[mask][window["core"]] for row, mask in zip(logits, word_mask, strict=True)]
 
 
@@ -651,8 +768,8 @@ def _attend(
     """Return emissions by window, and the fusion's and guidance's attention of words over images, one row a word."""
     parts, fusion, guidance = [], [], []
     for window, inputs in zip(windows, batches, strict=True):
-        outputs, word_mask = pipe.model(**inputs, output_attentions=num_images > 0), inputs["word_mask"][0]
-        parts.append(outputs.logits[0][word_mask][window["core"]].cpu())
+        outputs, word_mask = pipe.computing_model()(**inputs, output_attentions=num_images > 0), inputs["word_mask"][0]
+        parts.append(outputs.logits[0][word_mask][window["core"]].float().cpu())
         if not num_images:
             continue
         if outputs.fusion_attentions is not None:
@@ -678,7 +795,8 @@ def _patch_effects(
             # 0 is the mean colour of the normalisation.
             pixel_values[:, rows[row] : rows[row + 1], columns[column] : columns[column + 1]] = 0
         variants = [
-            torch.cat([vectors[:image], vector[None], vectors[image + 1 :]]) for vector in _encode(pipe.model, painted)
+            torch.cat([vectors[:image], vector[None], vectors[image + 1 :]])
+            for vector in _encode(pipe.computing_model().base_model, painted)
         ]
         without = _log_odds(
             [_posteriors(pipe, emissions, found) for emissions in _score(pipe, windows, variants, known)]

@@ -3,6 +3,7 @@
 import os
 from typing import Any
 
+import torch
 from transformers import PreTrainedConfig
 
 from ..configuration_smcl import SMCLConfig
@@ -11,11 +12,15 @@ from ..pipeline_smcl import MultiImageNERPipeline
 from ..processing_smcl import SMCLProcessor
 
 
-def load_pipeline(name: str | os.PathLike, **kwargs: Any) -> MultiImageNERPipeline:
+def load_pipeline(
+    name: str | os.PathLike, dtype: str | torch.dtype | None = None, **kwargs: Any
+) -> MultiImageNERPipeline:
     """Load a saved SMCL with the classes of this package; code that lies beside its weights is not run.
 
     Args:
         name (`str` or `os.PathLike`): A folder or a name on the Hub.
+        dtype (`str` or `torch.dtype`, *optional*): The numbers to compute in, by default those that it was saved in;
+            `"auto"`: the fastest that cost no F1 on this processor, as of [`MultiImageNERPipeline`].
         **kwargs: Those of [`MultiImageNERPipeline`], such as `device`; by default the GPU if there is one.
 
     Returns:
@@ -37,8 +42,8 @@ def load_pipeline(name: str | os.PathLike, **kwargs: Any) -> MultiImageNERPipeli
             f"Expected {name} to be a saved SMCL, got a model of type {config.get('model_type')!r}. Build the pipeline "
             "of another system by `MultiImageNERPipeline(model, processor)`."
         )
-    model = SMCLForTokenClassification.from_pretrained(name)
-    return MultiImageNERPipeline(model, SMCLProcessor.from_pretrained(name), **kwargs)
+    model = SMCLForTokenClassification.from_pretrained(name, dtype=dtype or "auto")
+    return MultiImageNERPipeline(model, SMCLProcessor.from_pretrained(name), dtype=dtype, **kwargs)
 
 
 __all__ = ["load_pipeline"]

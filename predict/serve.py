@@ -389,7 +389,7 @@ def make_app(pipe: "MultiImageNERPipeline | str", **settings: Any) -> "FastAPI":
     from fastapi.responses import Response
     from starlette.exceptions import HTTPException
 
-    service = Service(load_pipeline(pipe) if isinstance(pipe, str) else pipe, **settings)
+    service = Service(load_pipeline(pipe, dtype="auto") if isinstance(pipe, str) else pipe, **settings)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -528,7 +528,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             if getattr(given, name) < 1:
                 raise ValueError(f"--{name} must be at least 1, got {getattr(given, name)}.")
         limits = Limits(given.max_characters, given.max_pixels, given.max_body, given.max_posts)
-        pipe = load_pipeline(given.model, **({"device": given.device} if given.device else {}))
+        pipe = load_pipeline(given.model, dtype="auto", **({"device": given.device} if given.device else {}))
     settings = {"limits": limits, "allow_urls": given.allow_urls, "batch_size": given.batch_size}
     run(make_app(pipe, max_posts=given.max_queue, **settings), given.host, given.port)
 

@@ -13,9 +13,10 @@ from seqeval.scheme import IOB2, Entities
 from transformers import pipeline
 from transformers.utils import logging
 
-from smcl import MultiImageNERPipeline, SMCLForTokenClassification
+from smcl import MultiImageNERPipeline, SMCLForTokenClassification, pipeline_smcl
 from smcl.dataset_scripts.icons import convert
-from smcl.pipeline_smcl import find_entities, logger
+from smcl.pipeline_smcl import ImageVectors, find_entities, logger
+from smcl.predict import load_pipeline
 from smcl.predict.inputs import read_row
 from smcl.predict.predict_file import predict_rows
 from smcl.processing_smcl import split_into_windows
@@ -470,3 +471,89 @@ def test_task_name_takes_a_loaded_model_without_remote_code(processor, posts, tm
     pipe = pipeline("multi-image-ner", model=model, processor=processor)
     assert type(pipe) is MultiImageNERPipeline
     assert pipe(posts) == MultiImageNERPipeline(make_model(), processor)(posts)
+
+
+# What is computed, and in which numbers
+
+
+def count_encoded(pipe, monkeypatch) -> list[int]:
+    """Note from now on how many images are encoded at once."""
+    encoded, encode = [], pipe.model.base_model.encode_images
+    monkeypatch.setattr(
+        pipe.model.base_model, "encode_images", lambda pixels: encoded.append(len(pixels)) or encode(pixels)
+    )
+    return encoded
+
+
+def test_images_that_come_again_are_encoded_once_and_change_nothing(processor, photos, monkeypatch):
+    images = [[photos[0], photos[1], photos[0]], [photos[1].copy()], []]
+    pipe, texts = make_pipeline(processor), ["joey and niko rest", "a bc def", "niko"]
+    posts = [{"text": text, "images": own} for text, own in zip(texts, images, strict=True)]
+    windows = [pipe.read_post(post)[1][0] | {"post": None} for post in posts]
+    encoded = count_encoded(pipe, monkeypatch)
+    found = pipe._forward({"window": windows, "is_last": True})["window"]
+    assert encoded == [2]
+    for window, scored in zip(windows, found, strict=True):
+        inputs = window["inputs"]
+        expected = pipe.model(**inputs).logits[0][inputs["word_mask"][0]]
+        torch.testing.assert_close(scored["emissions"], expected)
+    encoded.clear()
+    pipe(posts, batch_size=2)
+    assert encoded == []
+
+
+def test_what_images_came_to_is_forgotten_with_the_weights_that_made_it(processor, photos, monkeypatch):
+    pipe, post = make_pipeline(processor), {"text": "joey and niko rest", "images": photos[:2]}
+    before = pipe(post)
+    with torch.no_grad():
+        for parameter in pipe.model.base_model.vision_model.parameters():
+            parameter.mul_(3)
+    encoded = count_encoded(pipe, monkeypatch)
+    after = pipe(post)
+    assert encoded == [2] and after != before
+    assert after == MultiImageNERPipeline(pipe.model, processor)(post)
+
+
+def test_what_is_kept_of_images_stays_within_its_room(processor):
+    pipe = make_pipeline(processor)
+    size = pipe.model.config.vision_config.hidden_size * 4
+    pipe.image_vectors = ImageVectors(max_bytes=3 * size)
+    for seed in range(5):
+        pipe({"text": "niko", "images": [noise((20, 30), seed=seed)]})
+    assert len(pipe.image_vectors.kept) == 3 and pipe.image_vectors.bytes == 3 * size
+
+
+@pytest.mark.parametrize("has_tiles", [True, False])
+def test_by_default_posts_are_computed_in_bfloat16_where_it_pays(pipe, posts, tmp_path, monkeypatch, has_tiles):
+    pipe.save_pretrained(str(tmp_path))
+    # The classes of a saved folder are its own: those of the package are asked here.
+    given = {"model": str(tmp_path), "trust_remote_code": False, "pipeline_class": MultiImageNERPipeline}
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: has_tiles, raising=False)
+    small = pipeline("multi-image-ner", **given)
+    assert small.computing_model() is small.model
+    monkeypatch.setattr(pipeline_smcl, "BFLOAT16_HIDDEN_SIZE", 1)
+    for fast in (pipeline("multi-image-ner", **given), load_pipeline(tmp_path, device="cpu", dtype="auto")):
+        assert fast.computing_model().dtype == (torch.bfloat16 if has_tiles else torch.float32)
+        assert fast.model.dtype == fast.crf.transitions.dtype == torch.float32
+        assert [len(fast(post, return_tags=True)["tags"]) for post in posts] == [len(p["text"].split()) for p in posts]
+        assert len(fast.explain(posts[0], patch_grid=1).images) == 2
+    for full in (pipeline("multi-image-ner", dtype=torch.float32, **given), load_pipeline(tmp_path, device="cpu")):
+        assert full.computing_model() is full.model
+
+
+def test_the_copy_in_bfloat16_follows_the_weights_and_scores_nearly_alike(processor, posts, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True, raising=False)
+    monkeypatch.setattr(pipeline_smcl, "BFLOAT16_HIDDEN_SIZE", 1)
+    full = make_pipeline(processor)
+    fast = MultiImageNERPipeline(full.model, processor, dtype="auto")
+    for _ in range(2):
+        [[window], [twin]] = [ner.read_post(posts[0])[1] for ner in (full, fast)]
+        scored = [
+            ner._forward({"window": w | {"post": None}, "is_last": True}) for ner, w in ((full, window), (fast, twin))
+        ]
+        expected, found = (x["window"]["emissions"] for x in scored)
+        assert not torch.equal(found, expected)
+        torch.testing.assert_close(found, expected, atol=0.3, rtol=0.05)
+        assert fast.computing_model() is fast.computing_model()
+        with torch.no_grad():
+            full.model.classifier.bias.add_(3)
