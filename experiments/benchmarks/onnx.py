@@ -46,13 +46,16 @@ def make_batches(processor: SMCLProcessor, posts: Dataset, size: int) -> list[Ba
     ]
 
 
-def pytorch_system(model: SMCLForTokenClassification) -> System:
-    """Return the model as a function of NumPy inputs."""
+def pytorch_system(model: SMCLForTokenClassification, forward: Callable | None = None) -> System:
+    """Return the model as a function of NumPy inputs, by another `forward` of it if given."""
+    forward = model if forward is None else forward
 
     @torch.no_grad()
     def run(batch: Batch) -> tuple[np.ndarray, np.ndarray]:
         inputs = {name: torch.from_numpy(array) for name, array in batch.items()}
-        logits = model(**inputs).logits
+        if "pixel_values" in inputs:
+            inputs["pixel_values"] = inputs["pixel_values"].to(model.dtype)
+        logits = forward(**inputs).logits.float()
         return logits.numpy(), model.decode(logits, inputs["word_mask"]).numpy()
 
     return run
@@ -74,15 +77,16 @@ def onnx_system(folder: Path, threads: int) -> System:
 
 
 def score(systems: dict[str, System], batches: list[Batch], gold: list[list[str]], labels: list[str]) -> dict:
-    """Return each system's strict F1, and how far it is from PyTorch: in emissions, and in posts with other tags."""
+    """Return each system's strict F1, and how far it is from the first: in emissions, and in posts with other tags."""
+    first = next(iter(systems))
     outputs = {name: [run(batch) for batch in batches] for name, run in systems.items()}
     tags = {name: [post for _, ids in pairs for post in word_tags(ids, labels)] for name, pairs in outputs.items()}
     real = [batch["attention_mask"].astype(bool) for batch in batches]
-    expected = [logits[mask] for (logits, _), mask in zip(outputs[PYTORCH], real, strict=True)]
+    expected = [logits[mask] for (logits, _), mask in zip(outputs[first], real, strict=True)]
     return {
         name: {
             "f1": entity_metrics(gold, tags[name])["f1"],
-            "posts_with_other_tags": sum(a != b for a, b in zip(tags[name], tags[PYTORCH], strict=True)),
+            "posts_with_other_tags": sum(a != b for a, b in zip(tags[name], tags[first], strict=True)),
             "max_difference": max(
                 float(np.abs(logits[mask] - want).max())
                 for (logits, _), mask, want in zip(pairs, real, expected, strict=True)

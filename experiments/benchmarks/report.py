@@ -12,7 +12,21 @@ from typing import NamedTuple
 from smcl.experiments.report import run_report
 from smcl.experiments.tables import NOT_MEASURED, read_table
 
-from . import convert, crf, data_path, gpu, growth, inference, onnx, serve, start_up, threads, training_step
+from . import (
+    convert,
+    crf,
+    data_path,
+    gpu,
+    growth,
+    inference,
+    onnx,
+    repeated,
+    serve,
+    start_up,
+    threads,
+    training_step,
+    ways,
+)
 from .measure import RESULTS
 
 
@@ -28,6 +42,8 @@ class Section(NamedTuple):
 DATA_PATH = "data_path --text TWITTER2017 --photos FOLDER --text_model TEXT"
 SECTIONS = {
     "inference": Section("Inference and its floor", inference.table, "inference --text_model TEXT"),
+    "ways": Section("Ways of inference on a CPU", ways.table, "ways --text_model TEXT --model FOLDER --dataset DATA"),
+    "repeated": Section("Repeated images", repeated.table, "repeated --model FOLDER --dataset DATA"),
     "training_step": Section("Training step and its floor", training_step.table, "training_step --text_model TEXT"),
     "crf": Section("CRF and pytorch-crf", crf.table, "crf"),
     "data_path": Section(

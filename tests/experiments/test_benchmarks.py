@@ -7,8 +7,10 @@ import torch
 from factories import make_config, make_inputs, make_model
 
 from smcl.dataset_scripts import icons
-from smcl.experiments.benchmarks import convert, crf, gpu, growth, measure, report, threads
+from smcl.experiments.benchmarks import convert, crf, gpu, growth, measure, repeated, report, threads, ways
 from smcl.experiments.benchmarks.measure import BareEncoders, Seconds, floor_inputs, summarise, take_turns
+from smcl.experiments.runs import circumstances
+from smcl.experiments.tables import spread
 
 
 def test_systems_take_turns_and_the_first_round_does_not_count():
@@ -67,6 +69,25 @@ def test_gpu_benchmark_ends_with_a_message_without_cuda(monkeypatch, capsys, tmp
     assert not list(tmp_path.iterdir())
 
 
+def test_files_with_repeated_images_are_predicted_beside_others(tmp_path, processor, data):
+    make_model().save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    results = repeated.compare(str(tmp_path), data, num_posts=3, threads=1, repeats=1)
+    assert results["systems"][repeated.DISTINCT]["ratio"]["median"] == 1
+    assert f"| {repeated.NO_ROOM} |" in repeated.table(results)
+    with pytest.raises(ValueError, match="different images"):
+        repeated.compare(str(tmp_path), data, num_posts=10**6, threads=1, repeats=1)
+
+
+def test_ways_table_tells_how_many_times_as_fast_and_what_was_not_measured():
+    row = {"seconds": spread([8.0]), "ratio": spread([0.25, 0.2]), "processor_ratio": spread([0.5])}
+    speed = {ways.FLOOR: row, ways.TEXT: row, "bfloat16": row | {"memory": [100, 200], "bytes": 5e6}}
+    f1 = {"posts": 3, "ways": {"bfloat16": {"f1": 0.5, "posts_with_other_tags": 1}}}
+    written = ways.table(circumstances(1) | {"posts": 8, "speed": speed, "f1": f1})
+    assert "| bfloat16 | 4.44 (4.00-5.00) | 2.00 (2.00-2.00) | 50.00 | 1 | 200 | 5 |" in written
+    assert "| OpenVINO | not measured |" in written
+
+
 def test_conversion_benchmark_ends_with_a_message_without_photographs(tmp_path, capsys):
     with pytest.raises(SystemExit):
         convert.main(["--photos", str(tmp_path)])
@@ -97,9 +118,9 @@ def test_threads_and_compilation_are_timed_beside_one_thread(tmp_path, processor
     results = threads.compare(str(tmp_path / "model"), str(tmp_path / "data"), repeats=1, backend="eager")
     assert torch.get_num_threads() == before
     assert list(results["ways"]) == [1, 16]
-    for ways in results["ways"].values():
-        assert list(ways) == ["1 thread", "2 threads", "compiled"]
-        assert ways["1 thread"]["ratio"]["median"] == 1
+    for timed in results["ways"].values():
+        assert list(timed) == ["1 thread", "2 threads", "compiled"]
+        assert timed["1 thread"]["ratio"]["median"] == 1
     assert results["megabytes"] > 0.1
     page = threads.table(results)
     assert page.count("| 16 |") == 3
