@@ -27,7 +27,7 @@ from smcl.train.trainer import SMCLTrainer
 from .estimate import estimate
 from .plan import Plan, parse_plan, plan_parser, to_argv
 from .run_all import check_needs, end
-from .runs import Cell, circumstances, code_digest, digest, settings_of
+from .runs import Cell, arguments_of, circumstances, code_digest, digest, settings_of
 from .search_ray import search_by_ray
 from .search_space import GRID, suggest_arguments, suggest_switches
 from .tables import markdown, write_table
@@ -61,7 +61,8 @@ def build_searcher(plan: Plan, space: str, folder: Path, objective: Objective) -
     Returns:
         [`SMCLTrainer`].
     """
-    arguments = plan.arguments | {"dataset": plan.dataset, "output_dir": str(folder), "seed": str(plan.seeds[0])}
+    own = arguments_of(plan, Cell("a trial", {"system": plan.arguments["system"]}))
+    arguments = own | {"dataset": plan.dataset, "output_dir": str(folder), "seed": str(plan.seeds[0])}
     argv = to_argv(arguments | {"do_train": "true", "disable_tqdm": "true"})
     run = prepare(parse_arguments(argv), ["train", "validation"])
     trainer = run.build_trainer()
