@@ -136,7 +136,7 @@ class LinearChainCRF(CRF):
         scores, emissions = self._scores(illegal=ILLEGAL), _batch_last(_at_least_float32(emissions))
         # Steps are small: on the CPU, NumPy has begun and ended one before PyTorch begins it.
         find = _best_tags_by_numpy if emissions.device.type == "cpu" else _best_tags
-        return find(emissions, scores, mask).T.masked_fill(~mask, -100)
+        return find(emissions, scores, mask)
 
     @torch.no_grad()
     def marginals(self, emissions: torch.Tensor, mask: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:
@@ -275,7 +275,7 @@ def _best_tags(emissions: torch.Tensor, scores: CRFScores, mask: torch.Tensor) -
         mask (`torch.BoolTensor` of shape `(batch_size, num_words)`): `True` marks a word.
 
     Returns:
-        `torch.LongTensor` of shape `(num_words, batch_size)`: past the end of a sequence, its last tag.
+        `torch.LongTensor` of shape `(batch_size, num_words)`, -100 where masked.
     """
     starts, transitions, ends = scores
     best = [starts[:, None] + emissions[0]]
@@ -294,12 +294,12 @@ def _best_tags(emissions: torch.Tensor, scores: CRFScores, mask: torch.Tensor) -
     if len(reached):
         for step in _previous_tags(reached, best[1:], mask.T[1:]).unbind()[::-1]:
             tags.append(step.gather(0, tags[-1]))
-    return torch.cat(tags[::-1])
+    return torch.cat(tags[::-1]).T.masked_fill(~mask, -100)
 
 
 def _best_tags_by_numpy(emissions: torch.Tensor, scores: CRFScores, mask: torch.Tensor) -> torch.Tensor:
     """Do what `_best_tags` does, for tensors of the CPU: back through the best paths alone."""
-    emissions, last = emissions.numpy(), _last_word(mask)[:, 0].numpy()
+    emissions, mask = emissions.numpy(), mask.numpy()
     starts, transitions, ends = (score.numpy() for score in scores)
     best, posts = np.empty_like(emissions), np.arange(emissions.shape[2])
     np.add(starts[:, None], emissions[0], out=best[0])
@@ -312,12 +312,14 @@ def _best_tags_by_numpy(emissions: torch.Tensor, scores: CRFScores, mask: torch.
         np.add(here, emitted, out=here)
     # shape: (num_words, batch_size, num_labels)
     best = np.ascontiguousarray(best.transpose(0, 2, 1))
-    tags = [(best[last, posts] + ends).argmax(axis=1)]
-    into, first_end = np.ascontiguousarray(transitions.T), last.min(initial=len(best) - 1)
+    last = np.maximum(mask.sum(axis=1) - 1, 0)
+    tags = np.empty(best.shape[:2], np.int64)
+    tags[-1] = tag = (best[last, posts] + ends).argmax(axis=1)
+    into, first_end = np.ascontiguousarray(transitions.T), int(last.min(initial=len(best) - 1))
     for word in range(len(best) - 2, -1, -1):
-        previous = (best[word] + into.take(tags[-1], axis=0)).argmax(axis=1)
-        tags.append(previous if word < first_end else np.where(word < last, previous, tags[-1]))
-    return torch.from_numpy(np.stack(tags[::-1]))
+        previous = (best[word] + into.take(tag, axis=0)).argmax(axis=1)
+        tags[word] = tag = previous if word < first_end else np.where(word < last, previous, tag)
+    return torch.from_numpy(np.where(mask, tags.T, -100))
 
 
 def _previous_tags(reached: torch.Tensor, best: torch.Tensor, is_word: torch.Tensor) -> torch.Tensor:
