@@ -47,8 +47,8 @@ SECTIONS = {
         ways.table,
         "ways --text_model TEXT --model FOLDER --dataset DATA",
         "The trained model has MiniLM and the encoder of natural posts, and is scored on these. Pipelines and the "
-        "server take bfloat16 on CPUs with AMX, as this is one. Compiled, a model encodes all slots of images, as their "
-        "number is data: that costs more than compiling gains. OpenVINO reads the exported graph and computes in "
+        "server take bfloat16 on CPUs with AMX, as this is one. Compiled, a model encodes all slots of images, as "
+        "their number is data: that costs more than compiling gains. OpenVINO reads the exported graph and computes in "
         "bfloat16 of itself; optimum-intel 2.2.0 asks for transformers below 5.6, older than what smcl needs. Of the "
         "tokens 71 % are real, so that texts packed without padding could win less than a third of the text encoder's "
         "share, 2 %: left out.\n",
