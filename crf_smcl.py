@@ -240,9 +240,8 @@ class LinearChainCRF(CRF):
     def _scores(self, temperature: float = 1.0, illegal: float = float("-inf")) -> CRFScores:
         """Return start, transition and end scores over the temperature, and `illegal` for what BIO2 excludes."""
         parameters = self.start_transitions, self.transitions, self.end_transitions
-        starts, transitions, ends = map(_at_least_float32, parameters)
-        if temperature != 1:
-            starts, transitions, ends = starts / temperature, transitions / temperature, ends / temperature
+        # New tensors, also at temperature 1: storage that NumPy has seen can't be freed by FSDP.
+        starts, transitions, ends = (_at_least_float32(scores) / temperature for scores in parameters)
         starts = torch.where(self.legal_starts, starts, illegal)
         return starts, torch.where(self.legal_transitions, transitions, illegal), ends
 

@@ -61,7 +61,7 @@ def build_searcher(plan: Plan, space: str, folder: Path, objective: Objective) -
     Returns:
         [`SMCLTrainer`].
     """
-    own = arguments_of(plan, Cell("a trial", {"system": plan.arguments["system"]}))
+    own = arguments_of(plan, Cell("a trial", {"system": plan.arguments.get("system", "smcl")}))
     arguments = own | {"dataset": plan.dataset, "output_dir": str(folder), "seed": str(plan.seeds[0])}
     argv = to_argv(arguments | {"do_train": "true", "disable_tqdm": "true"})
     run = prepare(parse_arguments(argv), ["train", "validation"])
