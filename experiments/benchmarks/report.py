@@ -59,12 +59,7 @@ SECTIONS = {
         "share, 2 %: left out.\n",
     ),
     "repeated": Section("Repeated images", repeated.table, "repeated --model FOLDER --dataset DATA"),
-    "training_step": Section(
-        "Training step and its floor",
-        training_step.table,
-        "training_step --text_model TEXT",
-        "Measured before the fusion read images in order.\n",
-    ),
+    "training_step": Section("Training step and its floor", training_step.table, "training_step --text_model TEXT"),
     "crf": Section("CRF and pytorch-crf", crf.table, "crf"),
     "data_path": Section(
         "Waiting for data",
