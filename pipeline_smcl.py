@@ -387,19 +387,24 @@ class MultiImageNERPipeline(ChunkPipeline):
                 none = found[0].new_zeros(0, *found[0].shape[1:])
                 images = [window[name][0] if name in window else none for window in windows]
                 batch[name] = pad_sequence(images, batch_first=True)
-        model = self.computing_model()
-        batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
-        return {name: x.to(model.dtype) if x.is_floating_point() else x for name, x in batch.items()}
+        dtype = torch.bfloat16 if self._has_twin() else self.model.dtype
+        batch = {name: tensor.to(self.model.device) for name, tensor in batch.items()}
+        return {name: x.to(dtype) if x.is_floating_point() else x for name, x in batch.items()}
+
+    def _has_twin(self) -> bool:
+        return self.is_fast and not _is_compiled(self.model)
 
     def computing_model(self):
         """Return the model that computes posts: `model`, or its copy in bfloat16, copied anew when weights change."""
-        if not self.is_fast or _is_compiled(self.model):
+        if not self._has_twin():
             return self.model
         weights = _weights(self.model)
         if self.twin is None or weights != self.twins_weights:
             tensors = itertools.chain(self.model.parameters(), self.model.buffers())
             cast = {id(x): _in_bfloat16(x) for x in tensors if x.is_floating_point()}
             self.twin, self.twins_weights = copy.deepcopy(self.model, cast), weights
+            # Tensors of a new copy may lie where those of an earlier one lay, and would pass for them.
+            self.image_vectors = ImageVectors(self.image_vectors.max_bytes)
         return self.twin
 
     def _forward(self, model_inputs: dict[str, Any]) -> dict[str, Any]:
@@ -407,19 +412,22 @@ class MultiImageNERPipeline(ChunkPipeline):
         windows = model_inputs["window"]
         is_batch = isinstance(windows, list)
         windows = windows if is_batch else [windows]
+        model = self.computing_model()
         # A compiled model encodes images itself, by compiled code.
         by_itself = _is_compiled(self.model) or not any(window["keys"] for window in windows)
-        batch = self.collate([window["inputs"] for window in windows]) if by_itself else self._encode_once(windows)
-        logits, word_mask = self.computing_model()(**batch).logits.float().cpu(), batch["word_mask"].cpu()
+        batch = (
+            self.collate([window["inputs"] for window in windows]) if by_itself else self._encode_once(model, windows)
+        )
+        logits, word_mask = model(**batch).logits.float().cpu(), batch["word_mask"].cpu()
         scored = [
             {"emissions": row[mask][window["core"]], "post": window["post"]}
             for window, row, mask in zip(windows, logits, word_mask, strict=True)
         ]
         return {"window": scored if is_batch else scored[0], "is_last": model_inputs["is_last"]}
 
-    def _encode_once(self, windows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+    def _encode_once(self, model, windows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         """Return the model's inputs for windows, with what the model reads of each image in place of the images."""
-        base, of_windows = self.computing_model().base_model, []
+        base, of_windows = model.base_model, []
         read = base.num_images_read
         for window in windows:
             names = ("pixel_values", "image_mask") if window["keys"] else ()
