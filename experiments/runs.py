@@ -351,8 +351,8 @@ def code_files(system: type[SMCLTaggingModel]) -> list[Path]:
         system (`type[SMCLTaggingModel]`): The system.
 
     Returns:
-        `list[Path]`: those that travel with a model, those of training, and of baselines/ the system's own and those
-        that it takes classes and functions from, in turn.
+        `list[Path]`: those that travel with a model but for the pipeline, which comes after the tags; those of
+        training; and of baselines/ the system's own and those that it takes classes and functions from, in turn.
     """
     names = [system.__module__]
     for name in names:
@@ -360,7 +360,8 @@ def code_files(system: type[SMCLTaggingModel]) -> list[Path]:
         holds = {getattr(x, "__module__", getattr(x, "__name__", None)) for x in vars(sys.modules[name]).values()}
         names += [x for x in sorted(map(str, holds - {*names})) if x.startswith(f"{baselines.__name__}.")]
     own = {Path(sys.modules[name].__file__) for name in names}
-    return sorted({*ROOT.glob("*_smcl.py"), *ROOT.glob("train/*.py")} | own)
+    travelling = {*ROOT.glob("*_smcl.py")} - {ROOT / "pipeline_smcl.py"}
+    return sorted(travelling | {*ROOT.glob("train/*.py")} | own)
 
 
 @lru_cache
