@@ -462,6 +462,7 @@ def _name(source: Any) -> str:
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     levels = _levels(image)
+    # A copy in any case: what a caller gives stays as it is.
     image = ImageOps.exif_transpose(image)
     if levels is not None:
         return _grey_to_rgb(image, *levels)
@@ -476,7 +477,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         # Without it, a black drawing on a transparent ground would turn black all over.
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _levels(image: Image.Image) -> tuple[float, float, bool] | None:

@@ -24,7 +24,7 @@ from .schema import LABELS, DataError, Post, features_of, write_json
 # Posts held in memory at a time, and per Parquet row group: readers fetch whole row groups.
 BATCH_SIZE = 100
 # Posts whose images each process may have read ahead of the writing.
-POSTS_AHEAD = 8
+POSTS_AHEAD = 16
 
 # Gives the state of a named image and, if that is "ok" or "repaired", its bytes; else it is "missing", "ambiguous" or
 # "broken".
@@ -135,10 +135,12 @@ def _make_row(
 
 def _write_parquet(rows: Iterable[dict[str, Any]], features: Features, path: Path) -> None:
     rows = iter(rows)
-    # The schema's metadata carries the features, label names included.
-    with write_whole(path) as unfinished, pq.ParquetWriter(unfinished, features.arrow_schema) as writer:
+    # The schema's metadata carries the features, label names included. A dictionary of images, each of which is there
+    # once, would take half of the time of writing.
+    schema = features.arrow_schema
+    with write_whole(path) as unfinished, pq.ParquetWriter(unfinished, schema, use_dictionary=False) as writer:
         while batch := list(itertools.islice(rows, BATCH_SIZE)):
-            writer.write_table(pa.Table.from_pylist(batch, schema=features.arrow_schema))
+            writer.write_table(pa.Table.from_pylist(batch, schema=schema))
 
 
 def run_command(parser: CommandParser, convert: Callable[..., dict[str, Any]], **arguments: Any) -> None:

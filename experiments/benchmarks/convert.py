@@ -13,12 +13,9 @@ import io
 import json
 import os
 import random
-import resource
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -30,6 +27,7 @@ from smcl.experiments.runs import circumstances
 from smcl.experiments.tables import markdown
 
 from .measure import save, timing_parser
+from .watch import run_watched
 
 POSTS = {"train": 6856, "validation": 860, "test": 860}
 PHOTOGRAPHS = 25_000
@@ -100,42 +98,12 @@ def number_photograph(data: bytes, number: int) -> bytes:
     return START_OF_JPEG + b"\xff\xfe" + (len(comment) + 2).to_bytes(2, "big") + comment + data[2:]
 
 
-def tree(pid: int) -> list[int]:
-    """Return a process and all that it started."""
-    found = [pid]
-    for process in found:
-        for task in Path("/proc", str(process), "task").glob("*/children"):
-            try:
-                found += map(int, task.read_text().split())
-            except OSError:
-                continue  # It has ended.
-    return found
-
-
-def proportional_bytes(pid: int) -> int:
-    """Return the memory of a process, with its share of what it shares with others."""
-    try:
-        lines = Path("/proc", str(pid), "smaps_rollup").read_text().splitlines()
-    except OSError:
-        return 0
-    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
-
-
 def convert(source: Path, output: Path, processes: int) -> dict:
-    """Convert once; return seconds, those of the processor, most bytes of memory, and the data's digests."""
+    """Convert once; return what `run_watched` does, and the data's digests."""
     command = [sys.executable, "-m", "smcl.dataset_scripts.mner_mi", "--source", source, "--output", output]
-    start, before, most = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN), 0
-    with subprocess.Popen([*map(str, command), "--processes", str(processes)], stdout=subprocess.DEVNULL) as process:
-        while process.poll() is None:
-            most = max(most, sum(map(proportional_bytes, tree(process.pid))))
-            time.sleep(0.5)
-    if process.returncode != 0:
-        raise RuntimeError(f"The converter ended with status {process.returncode}.")
-    seconds, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
-    processor = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    watched = run_watched([*map(str, command), "--processes", str(processes)])
     report = json.loads((output / "report.json").read_text(encoding="utf-8-sig"))
-    digests = {split: rows["sha256"] for split, rows in report["splits"].items()}
-    return {"seconds": seconds, "processor": processor, "bytes": most, "digests": digests}
+    return watched | {"digests": {split: rows["sha256"] for split, rows in report["splits"].items()}}
 
 
 def compare(photographs: list[bytes], processes: list[int], repeats: int) -> dict:

@@ -19,6 +19,7 @@ from . import (
     gpu,
     growth,
     inference,
+    large_files,
     onnx,
     repeated,
     serve,
@@ -80,6 +81,12 @@ SECTIONS = {
         "beside some 480 tokens of a batch, 7 %: what the paper's equations ask for.\n",
     ),
     "convert": Section("Conversion of a data set", convert.table, "convert --photos FOLDER"),
+    "large_files": Section(
+        "Large files",
+        large_files.table,
+        "large_files --model demo/model --dataset demo/data",
+        "A conversion holds the texts of all posts, 2 KB each, and the images of some; a prediction holds a batch.\n",
+    ),
     "growth": Section("Growth", growth.table, "growth --text_model TEXT"),
     "gpu": Section(
         "GPU",

@@ -1,16 +1,32 @@
 """What the benchmarks compute from measurements; nothing is timed here."""
 
 import json
+import sys
 
+import pyarrow.parquet as pq
 import pytest
 import torch
+from datasets import Image, List, load_dataset
 from factories import make_config, make_inputs, make_model
 
-from smcl.dataset_scripts import icons
-from smcl.experiments.benchmarks import convert, crf, gpu, growth, measure, repeated, report, threads, ways
+from smcl.dataset_scripts import icons, jsonl
+from smcl.experiments.benchmarks import (
+    convert,
+    crf,
+    gpu,
+    growth,
+    large_files,
+    measure,
+    repeated,
+    report,
+    threads,
+    watch,
+    ways,
+)
 from smcl.experiments.benchmarks.measure import BareEncoders, Seconds, floor_inputs, summarise, take_turns
 from smcl.experiments.runs import circumstances
 from smcl.experiments.tables import spread
+from smcl.train.data import load_posts
 
 
 def test_systems_take_turns_and_the_first_round_does_not_count():
@@ -92,6 +108,39 @@ def test_conversion_benchmark_ends_with_a_message_without_photographs(tmp_path, 
     with pytest.raises(SystemExit):
         convert.main(["--photos", str(tmp_path)])
     assert "expected a folder of .jpg files" in capsys.readouterr().err
+
+
+def test_large_files_are_posts_again_and_again_with_images_that_all_differ(tmp_path, data):
+    size = 2 * len(load_posts(data, ["test"])["test"]) + 1
+    large_files.write_parquet(data, size, tmp_path / "posts.parquet")
+    rows = pq.read_table(tmp_path / "posts.parquet").to_pylist()
+    images = [image["bytes"] for row in rows for image in row["images"]]
+    assert len(rows) == size and len(set(images)) == large_files.IMAGES * size
+    assert rows[0]["tokens"] == rows[-1]["tokens"]
+    large_files.write_source(data, size, tmp_path / "source")
+    report = jsonl.convert(tmp_path / "converted", {"train": tmp_path / "source" / "train.jsonl"})
+    assert report["splits"]["train"]["posts"] == size
+    converted = load_dataset(str(tmp_path / "converted"), split="train").cast_column(
+        "images", List(Image(decode=False))
+    )
+    assert [image["bytes"] for row in converted["images"] for image in row] == images
+
+
+def test_large_files_table_tells_what_two_processes_gain():
+    run = {"task": "prediction", "posts": 2000, "processes": 1, "seconds": 10.0, "processor": 8.0, "bytes": 5e6}
+    runs = [run, run | {"processes": 2, "seconds": 5.5, "processor": 9.0}]
+    written = large_files.table(circumstances(1) | {"runs": runs})
+    assert "| prediction | 2,000 | 2 | 364 | 1.82 | 4.50 | 5 |" in written
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_a_watched_program_tells_time_and_memory_with_what_it_starts():
+    child = "import time; kept = bytearray(80_000_000); time.sleep(1.2)"
+    parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', '{child}'], check=True)"
+    watched = watch.run_watched([sys.executable, "-c", parent])
+    assert watched["bytes"] > 80e6 and 1.2 < watched["seconds"]
+    with pytest.raises(RuntimeError, match="status 3"):
+        watch.run_watched([sys.executable, "-c", "raise SystemExit(3)"])
 
 
 def test_report_without_any_result_leaves_the_page_alone(tmp_path, capsys):
