@@ -3,7 +3,8 @@
     python -m smcl.experiments.benchmarks.training_step --text_model TEXT [--posts 4] [--threads 1] [--output FOLDER]
 
 See `inference.py` for the posts. *Floor*: the encoders of `inference`'s floor, and backward from the mean
-of their last states. *SMCL*: all losses. Neither steps an optimizer.
+of their last states. *SMCL*: all losses. Neither steps an optimizer. In bfloat16, both compute by autocast, as with
+`--bf16`.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,6 +18,7 @@ from smcl.modeling_smcl import SMCLForTokenClassification
 
 from .inference import FLOOR, SMCL
 from .measure import (
+    DTYPES,
     IMAGE_COUNTS,
     BareEncoders,
     add_posts_arguments,
@@ -34,19 +36,26 @@ from .measure import (
 )
 
 
-def make_steps(config: SMCLConfig, inputs: dict) -> dict[str, Callable[[], object]]:
-    """Return the steps as functions without arguments, on the same inputs."""
+def make_steps(config: SMCLConfig, inputs: dict, numbers: str) -> dict[str, Callable[[], object]]:
+    """Return the steps as functions without arguments, on the same inputs; `numbers` is a key of `DTYPES`."""
     bare = BareEncoders(config, torch.float32).train()
     model = SMCLForTokenClassification(config).train()
     real = floor_inputs(inputs)
 
+    def mixed() -> torch.autocast:
+        return torch.autocast("cpu", DTYPES[numbers], enabled=numbers != "float32")
+
     def floor() -> None:
         bare.zero_grad()
-        sum(states.float().mean() for states in bare(**real)).backward()
+        with mixed():
+            loss = sum(states.float().mean() for states in bare(**real))
+        loss.backward()
 
     def step() -> None:
         model.zero_grad()
-        model(**inputs).loss.backward()
+        with mixed():
+            loss = model(**inputs).loss
+        loss.backward()
 
     return {FLOOR: floor, SMCL: step}
 
@@ -59,21 +68,23 @@ def compare(text_model: str, num_posts: int, threads: int, repeats: int) -> dict
     for data in IMAGE_COUNTS:
         counts = image_counts(data, num_posts)
         inputs = to_inputs(processor, make_posts(processor, counts), torch.float32)
-        systems = summarise(take_turns(make_steps(config, inputs), repeats), FLOOR)
-        results["runs"].append({"data": data, "images": sum(counts), "systems": systems})
+        for numbers in DTYPES:
+            systems = summarise(take_turns(make_steps(config, inputs, numbers), repeats), FLOOR)
+            about = {"data": data, "numbers": numbers, "images": sum(counts)}
+            results["runs"].append(about | {"systems": systems})
     return results
 
 
 def table(results: dict) -> str:
     """Return the results as a Markdown table."""
-    heads = ["posts like", "images", "floor, s", "SMCL, s", "SMCL / floor", "in processor time"]
+    heads = ["posts like", "numbers", "images", "floor, s", "SMCL, s", "SMCL / floor", "in processor time"]
     rows = []
     for row in results["runs"]:
-        cells = [row["data"], f"{row['images']} of {4 * results['posts']}"]
+        cells = [row["data"], row["numbers"], f"{row['images']} of {4 * results['posts']}"]
         cells += [written(row["systems"][name]["seconds"]) for name in (FLOOR, SMCL)]
         cells += [written(row["systems"][SMCL][ratio], 3) for ratio in ("ratio", "processor_ratio")]
         rows.append(cells)
-    return markdown(heads, rows) + f"\n{results['posts']} posts, float32. " + circumstances_line(results)
+    return markdown(heads, rows) + f"\n{results['posts']} posts. " + circumstances_line(results)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
