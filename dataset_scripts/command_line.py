@@ -35,7 +35,10 @@ class OneLineErrors:
             is_short = self.allow_abbrev and any(known.startswith(name) for known in names)
             if found[1] == "-" or name not in names and not is_short:
                 shown = [known for known, is_shown in names.items() if is_shown]
-                self.error(f"there is no argument {found[1]}{found[2]}.{did_you_mean(name, shown)}")
+                meant = did_you_mean(name, shown)
+                if found[1] == "-" and name not in names:
+                    meant += f" A value that begins with a dash is given as --name={part}."
+                self.error(f"there is no argument {found[1]}{found[2]}.{meant}")
 
     def error(self, message: str) -> NoReturn:
         """End with a message of one line, and status 2."""

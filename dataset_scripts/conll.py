@@ -1,15 +1,17 @@
 r"""Convert text files with a word and its tag a line (CoNLL) to Parquet.
 
-An empty line ends a post. Columns, separator, scheme of the tags and the names of images are arguments:
+An empty line ends a post, and so does one that begins with -DOCSTART-. Columns, separator, scheme of the tags and the
+names of images are arguments:
 
     python -m smcl.dataset_scripts.conll --train train.txt --validation dev.txt --test test.txt --output OUT
     python -m smcl.dataset_scripts.conll --train train.bio --separator space --tag_column 3 --tag_scheme iob1 \
-        --comment -DOCSTART- --output OUT
+        --comment "# " --output OUT
     python -m smcl.dataset_scripts.conll --train train.txt --id_prefix "# id = " --images DIR \
         --image_pattern "{id}_{n}.jpg" --output OUT
 """
 
 import argparse
+import csv
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -19,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
+from transformers.utils import logging
 
 from .columns import check_labels
 from .command_line import CommandParser
@@ -27,7 +30,13 @@ from .schema import DataError, Post, make_post, normalise_tag, read_lines, requi
 from .tag_schemes import bio2_labels, read_spelling, scheme_name, to_bio2
 from .writer import add_processes_argument, run_command, write_dataset
 
+logger = logging.get_logger(__name__)
+
 SPLITS = ("train", "validation", "test")
+# Begins the line that parts documents in the files of the CoNLL shared tasks.
+DOCUMENT_START = "-DOCSTART-"
+# What most schemes call a tag, to tell a word from a comment that happens to have as many columns.
+_TAG = re.compile(r"O|[BIESLUM][-_].+", re.IGNORECASE)
 _ESCAPE = re.compile(r"\\u([0-9a-f]{4})")
 # Begins the line of an id, as `format_post` writes it.
 ID_PREFIX = "IMGID:"
@@ -42,7 +51,7 @@ class Layout:
         separator (`str`, *optional*, defaults to `"\t"`): What parts the columns; `None` is any white space.
         word_column (`int`, *optional*, defaults to 0): The column of words, from 0; negative ones count from the end.
         tag_column (`int`, *optional*, defaults to -1): The column of tags.
-        num_columns (`int`, *optional*): How many columns a line has; by default as many as needed, or more.
+        num_columns (`int`, *optional*): How many columns a line has; by default as many as the first one.
         id_prefix (`str`, *optional*): Begins the line with a post's id, which each post then must have; without one,
             posts are numbered.
         comments (`tuple[str, ...]`, *optional*): Lines that begin so are left out.
@@ -57,21 +66,46 @@ class Layout:
     comments: tuple[str, ...] = ()
     escaped: bool = False
 
-    def read_word(self, line: str, where: str) -> tuple[str, str]:
-        """Read a line with a word; gives it and its tag, or raises a `DataError`."""
-        fields = line.split(self.separator)
-        wanted = self.num_columns or 2
+    def is_blank(self, line: str) -> bool:
+        """Tell whether a line ends a post: it holds nothing but separators, or parts documents."""
+        return not line.strip(f" \t{self.separator or ''}") or line.startswith(DOCUMENT_START)
+
+    def split(self, line: str, where: str) -> list[str]:
+        """Part a line into columns; a field of a comma-separated line may be quoted. Raises a `DataError`."""
+        if self.separator is None:
+            # Other white space, such as a no-break space, may be part of a word.
+            return re.split(r"[ \t]+", line.strip(" \t"))
+        if self.separator != ",":
+            return line.split(self.separator)
+        try:
+            return next(csv.reader([line], strict=True))
+        except csv.Error as error:
+            raise DataError(
+                f"{where}: {line!r} can't be read as comma-separated values: {error}. Quote a field with a quotation "
+                'mark, and write the mark twice: """".'
+            ) from None
+
+    def read_word(self, line: str, where: str, num_columns: int | None) -> tuple[str, str]:
+        """Read a line with a word, of so many columns if known; gives it and its tag, or raises a `DataError`."""
+        fields = self.split(line, where)
+        fits = num_columns in (None, len(fields))
         places = [place if place >= 0 else len(fields) + place for place in (self.word_column, self.tag_column)]
-        fits = len(fields) == wanted if self.num_columns else all(0 <= place < len(fields) for place in places)
-        if not fits or len(fields) < wanted or places[0] == places[1]:
+        is_there = all(0 <= place < len(fields) for place in places)
+        if not is_there or not fits or len(fields) < 2 or places[0] == places[1]:
             name = next((name for name, sign in SEPARATORS.items() if sign == self.separator), repr(self.separator))
             start = f"'{self.id_prefix}<id>', " if self.id_prefix is not None else ""
             sign = "<TAB>" if self.separator == "\t" else self.separator or " "
+            others = "" if fits else f" in place of {num_columns}"
             raise DataError(
                 f"{where}: expected {start}'word{sign}tag' or an empty line, got {line!r}, which has {len(fields)} "
-                f"columns ({name}). Correct the line, or the arguments about columns."
+                f"columns ({name}){others}. Correct the line, or the arguments about columns."
             )
         word, tag = fields[places[0]], fields[places[1]].strip()
+        # Tweets hold some within words; elsewhere, they are the line ends of another system.
+        if any("\r" in field for place, field in enumerate(fields) if place != places[0]):
+            raise DataError(f"{where}: there is a carriage return within the line. Save the file with \\n as line end.")
+        if not tag:
+            raise DataError(f"{where}: {line!r} has no tag in column {self.tag_column}. Add it, such as O.")
         return self.unescape(word), tag
 
     def unescape(self, word: str) -> str:
@@ -103,7 +137,8 @@ def read_posts(
     Raises:
         DataError: if the file is missing, a line is none of the kinds, or a post is not as it must be.
     """
-    post_id, words, tags, begin, number = None, [], [], "", 0
+    post_id, words, tags, begin, number, num_columns = None, [], [], "", 0, layout.num_columns
+    comments = _Comments(path, layout)
 
     def finished() -> Iterator[Post]:
         if post_id is not None:
@@ -114,14 +149,16 @@ def read_posts(
     for where, line in read_lines(path):
         is_id = layout.id_prefix is not None and line.startswith(layout.id_prefix)
         if not is_id and layout.comments and line.startswith(layout.comments):
+            comments.add(line, where, num_columns)
             continue
-        if is_id or not line.strip(" \t" if layout.separator is None else ""):
+        if is_id or layout.is_blank(line):
             yield from finished()
             post_id, words, tags, begin = None, [], [], where
             if is_id:
                 post_id = layout.unescape(line.removeprefix(layout.id_prefix).strip())
             continue
-        word, tag = layout.read_word(line, where)
+        word, tag = layout.read_word(line, where, num_columns)
+        num_columns = num_columns or len(layout.split(line, where))
         if post_id is None:
             if layout.id_prefix is not None:
                 raise DataError(
@@ -133,13 +170,41 @@ def read_posts(
         words.append(word)
         tags.append(tag)
     yield from finished()
+    comments.warn()
+
+
+class _Comments:
+    """The lines of a file that are left out as comments, and those among them that read like a word and its tag."""
+
+    def __init__(self, path: Path, layout: Layout):
+        self.path, self.layout = path, layout
+        self.count, self.words = 0, []
+
+    def add(self, line: str, where: str, num_columns: int | None) -> None:
+        self.count += 1
+        try:
+            _, tag = self.layout.read_word(line, where, num_columns)
+        except DataError:
+            return
+        if _TAG.fullmatch(tag):
+            self.words.append((where, line))
+
+    def warn(self) -> None:
+        if self.words:
+            where, line = self.words[0]
+            logger.warning(
+                f"{self.path}: {self.count} lines were left out as comments, and {len(self.words)} of them read like a "
+                f"word and its tag, the first at {where}: {line!r}. If they are words, say more exactly how comments "
+                "begin, such as --comment '# '."
+            )
 
 
 def format_post(post_id: str, words: Sequence[str], tags: Sequence[str]) -> str:
     r"""Write a post as `IMGID:<id>`, a line `word<TAB>tag` for each word, and an empty line.
 
     White space within a word becomes `\\u0020` and the like, so that lines and columns stay whole; so does the first
-    letter of a word that begins with `IMGID:`. [`Layout`] with `id_prefix="IMGID:"` and `escaped=True` reads it back.
+    letter of a word that begins with `IMGID:` or `-DOCSTART-`. [`Layout`] with `id_prefix="IMGID:"` and `escaped=True`
+    reads it back.
 
     Args:
         post_id (`str`): The post's id.
@@ -157,10 +222,10 @@ def format_post(post_id: str, words: Sequence[str], tags: Sequence[str]) -> str:
 
 
 def _escape(word: str) -> str:
-    """Write white space, and what would read like an escape or the line of an id, as escapes."""
+    """Write white space, and what would read like an escape or the line of an id or of a document, as escapes."""
     word = _ESCAPE.sub(lambda found: f"\\u005c{found[0][1:]}", word)
     word = "".join(_code(char) if char.isspace() else char for char in word)
-    return f"{_code(word[0])}{word[1:]}" if word.startswith(ID_PREFIX) else word
+    return f"{_code(word[0])}{word[1:]}" if word.startswith((ID_PREFIX, DOCUMENT_START)) else word
 
 
 def _code(char: str) -> str:
@@ -314,7 +379,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--escaped", action="store_true", help="words are as run_ner_multiimage.py --output tagged.conll writes them"
     )
-    parser.add_argument("--comment", dest="comments", nargs="+", default=(), help="beginnings of lines to leave out")
+    about = "beginnings of lines to leave out"
+    parser.add_argument("--comment", dest="comments", nargs="+", action="extend", default=[], help=about)
     parser.add_argument("--image_pattern", default="{id}.jpg", help="{id}.jpg, {id}_{n}.jpg or {id}_* ({id}.jpg)")
     options = vars(parser.parse_args(argv))
     layout = Layout(

@@ -24,12 +24,43 @@ def read(tmp_path, text, names=lambda post_id: [], **layout):
         ("Hi UH O O\nRio NNP I-NP B-LOC\n", {"separator": " "}),
         ("1\tHi\tO\tx\n2\tRio\tB-LOC\tx\n", {"word_column": 1, "tag_column": 2}),
         ("O,Hi\nB-LOC,Rio\n", {"separator": ",", "word_column": 1, "tag_column": 0}),
-        ("-DOCSTART- -X- O\n\nHi O\n# note\nRio B-LOC\n", {"separator": " ", "comments": ("-DOCSTART-", "# ")}),
+        ("-DOCSTART- -X- O\n\nHi O\n# note\nRio B-LOC\n", {"separator": " ", "comments": ("# ",)}),
+        ("\t\nHi\tO\nRio\tB-LOC\n \t\n", {}),
+        ('"Hi","O"\n"Rio",B-LOC\n,\n', {"separator": ","}),
     ],
 )
 def test_posts_are_read_from_other_columns_and_separators(tmp_path, text, layout):
     (post,) = read(tmp_path, text, **layout)
     assert (post.id, post.tokens, post.tags) == ("train-1", ["Hi", "Rio"], ["O", "B-LOC"])
+
+
+@pytest.mark.parametrize(
+    ("line", "separator", "word"),
+    [
+        ("10\u00a0000 O", None, "10\u00a0000"),
+        ("\u3000 \t O", None, "\u3000"),
+        ('"1,000",O', ",", "1,000"),
+        ('",",O', ",", ","),
+        ('"say ""hi""",O', ",", 'say "hi"'),
+        ('5",O', ",", '5"'),
+    ],
+)
+def test_words_stay_whole(tmp_path, line, separator, word):
+    (post,) = read(tmp_path, f"{line}\n", separator=separator)
+    assert (post.tokens, post.tags) == ([word], ["O"])
+
+
+def test_lines_that_part_documents_are_no_posts(tmp_path):
+    text = "-DOCSTART-\tO\nHi\tO\n-DOCSTART-\tO\n\nRio\tB-LOC\n"
+    assert [post.tokens for post in read(tmp_path, text)] == [["Hi"], ["Rio"]]
+
+
+def test_comments_that_read_like_words_are_said(tmp_path, caplog):
+    read(tmp_path, "#\tnote\nHi\tO\n# note\n#Rio\tB-LOC\n", comments=("#",))
+    assert "3 lines were left out as comments, and 1 of them" in caplog.text and "posts.txt:4: '#Rio" in caplog.text
+    caplog.clear()
+    read(tmp_path, "#\tnote\nHi\tO\n", comments=("#",))
+    assert not caplog.text
 
 
 def test_ids_are_read_and_images_named_after_them(tmp_path):
@@ -47,6 +78,11 @@ def test_ids_are_read_and_images_named_after_them(tmp_path):
             r"posts.txt:1: expected 'word<TAB>tag' or an empty line, got 'Hi O', which has 1 columns \(tab\)",
         ),
         ("a\tO\nb\tx\tO\n", {"num_columns": 2}, "posts.txt:2: .*has 3 columns"),
+        ("New York B-LOC\nis O\n", {"separator": " "}, "posts.txt:2: .*has 2 columns .space. in place of 3"),
+        ("is O\nNew York B-LOC\n", {"separator": None}, "posts.txt:2: .*has 3 columns"),
+        ("a\tO\rb\tB-X\r", {}, "posts.txt:1: there is a carriage return"),
+        ("a\tO\nb\t\n", {}, "posts.txt:2: 'b.*has no tag"),
+        ('",O\n', {"separator": ","}, "posts.txt:1: .*comma-separated values"),
         ("Hi O\n", {"separator": " ", "tag_column": 3}, "Correct the line, or the arguments about columns"),
         ("Hi O\n", {"separator": " ", "tag_column": 0}, "arguments about columns"),
         ("Hi\tO\n", {"id_prefix": "WID:"}, "expected 'WID:<id>' in front"),
