@@ -22,7 +22,7 @@ from xml.sax.saxutils import quoteattr
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from .columns import parse_columns
+from .columns import has_image_name, holds_images, parse_columns
 from .command_line import CommandParser
 from .conll import convert_tags
 from .files import check_writable
@@ -84,9 +84,15 @@ def _entities(record: Mapping[str, Any], words: list[str], text: str) -> Iterato
         scores = {span[:2]: entity.get("score") for entity in record["entities"] for span in read_spans([entity], text)}
         yield from ((*span, scores[span[:2]]) for span in spans)
         return
-    places, begin, tags = _joined(words), None, [*(record.get("predicted") or record.get("tags") or []), "O"]
+    # A word that was not tagged has null.
+    tags = [*("O" if tag is None else tag for tag in record.get("predicted") or record.get("tags") or []), "O"]
     if len(tags) != len(words) + 1:
         raise DataError(f"post {record.get('id')!r} has {len(words)} words and {len(tags) - 1} predicted tags.")
+    if not all(isinstance(tag, str) for tag in tags):
+        raise DataError(f"the predicted tags of post {record.get('id')!r} must be texts, got {ascii(tags)[:80]}.")
+    places, begin = _find_words(text, words), None
+    if places is None:
+        raise DataError(f"the words of post {record.get('id')!r} don't stand in its text {ascii(text)[:80]}.")
     for row, tag in enumerate(tags):
         if begin is not None and not (tag[:2] == "I-" and tag[2:] == tags[begin][2:]):
             yield places[begin][0], places[row - 1][1], tags[begin][2:], None
@@ -212,7 +218,36 @@ def _write_images(images: list[Any], number: int, folder: Path, posts: str | os.
     return names
 
 
-def read_task(task: Any, where: str, source: str, number: int, counts: Counter) -> Post | None:
+class TaskImages:
+    """Finds the image files of tasks by their addresses.
+
+    Args:
+        folder (`Path`, *optional*): The folder of images; without one, each is named by the end of its address.
+    """
+
+    def __init__(self, folder: Path | None):
+        self.folder = folder
+        self._addresses: dict[str, str] = {}
+
+    def name_of(self, address: str, where: str) -> str:
+        """Name the file of an address: as much of its end as there is in the folder.
+
+        Raises:
+            DataError: if another address has the same file.
+        """
+        parts = [part for part in unquote(address).split("?d=")[-1].split("/") if part not in ("", ".", "..")]
+        ends = ["/".join(parts[start:]) for start in range(len(parts))] or [""]
+        name = next((end for end in ends if self.folder is not None and (self.folder / end).is_file()), ends[-1])
+        other = self._addresses.setdefault(name, address)
+        if other != address:
+            raise DataError(
+                f"{where}: {name!r} would be the image of two addresses, {other!r} and {address!r}. Put images into "
+                "folders as in the addresses."
+            )
+        return name
+
+
+def read_task(task: Any, where: str, source: str, number: int, counts: Counter, images: TaskImages) -> Post | None:
     """Read a corrected task.
 
     Args:
@@ -221,6 +256,7 @@ def read_task(task: Any, where: str, source: str, number: int, counts: Counter) 
         source (`str`): The data set's name.
         number (`int`): Stands in for a missing id.
         counts (`Counter`): Counts `unlabelled` and `cancelled` tasks, and `cut words`.
+        images ([`TaskImages`]): Finds the images.
 
     Returns:
         `Post`, *optional*: none if nobody corrected it.
@@ -250,18 +286,11 @@ def read_task(task: Any, where: str, source: str, number: int, counts: Counter) 
         text = data.get(TEXT)
         if not isinstance(text, str) or not text.strip():
             raise DataError(f"`data` has no `{TEXT}`, but {sorted(data)}")
-        spans = [
-            _span(result)
-            for result in _objects(chosen[0].get("result"), "result", where)
-            if result.get("type") == "labels"
-        ]
+        spans = [_span(result) for result in _text_regions(_objects(chosen[0].get("result"), "result", where))]
         tokens, tags = _tag(text, spans, data.get("words"), counts)
     except ValueError as error:
         raise DataError(f"{where}: {error}") from None
-    addresses = data.get("images") or []
-    if not isinstance(addresses, list) or not all(isinstance(address, str) for address in addresses):
-        raise DataError(f"{where}: `images` must be a list of addresses, got {ascii(addresses)[:80]}.")
-    names = [unquote(address).split("?d=")[-1].rpartition("/")[2] for address in addresses]
+    names = [images.name_of(address, where) for address in _addresses(data, where)]
     post_id = data.get("id") or task.get("id")
     return make_post(str(number if post_id in (None, "") else post_id), tokens, tags, names, source, where, str)
 
@@ -272,6 +301,44 @@ def _objects(value: Any, name: str, where: str) -> list[Mapping[str, Any]]:
     if not isinstance(value, list) or not all(isinstance(item, Mapping) for item in value):
         raise DataError(f"{where}: `{name}` must be a list of objects, got {ascii(value)[:80]}.")
     return value
+
+
+def _text_regions(results: list[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Return the labelled parts of the text; a `DataError` says so if there are others, or several texts."""
+    labelled = [result for result in results if result.get("type") == "labels"]
+    known = {result.get("id") for result in labelled} - {None}
+    for result in results:
+        value = result.get("value")
+        in_text = isinstance(value, Mapping) and value.keys() & {"start", "startOffset", "globalOffsets"}
+        # What a person says of a labelled part beside its label has the same id.
+        if in_text and result.get("type") != "labels" and result.get("id") not in known:
+            raise DataError(
+                f"a part of the text is labelled by {ascii(result.get('type'))[:80]}, which can't be read. Expected "
+                "`labels`, of <Labels> over <Text>. Label it so, or remove the part."
+            )
+    texts = sorted({str(result["to_name"]) for result in labelled if "to_name" in result})
+    if len(texts) > 1:
+        raise DataError(
+            f"labels are of several texts, {', '.join(texts)}, but one of them alone can be `{TEXT}`. Remove those "
+            "of the others."
+        )
+    return labelled
+
+
+def _addresses(data: Mapping[str, Any], where: str) -> list[str]:
+    """Return the addresses of a task's images: those of `images`, or of the only other key that holds some."""
+    name = "images"
+    if data.get(name) in (None, "", []):
+        others = [key for key in data if key not in ("id", TEXT, "words", name)]
+        likely = [key for key in others if data[key] and (has_image_name(str(key)) or holds_images(data[key]))]
+        if len(likely) > 1:
+            raise DataError(f"{where}: images may be in {likely}. Put them all into one list `images`.")
+        name = likely[0] if likely else name
+    addresses = data.get(name) or []
+    addresses = [addresses] if isinstance(addresses, str) else addresses
+    if not isinstance(addresses, list) or not all(isinstance(address, str) for address in addresses):
+        raise DataError(f"{where}: `{name}` must be a list of addresses, got {ascii(addresses)[:80]}.")
+    return addresses
 
 
 def _span(result: Mapping[str, Any]) -> dict[str, Any]:
@@ -339,7 +406,8 @@ def import_tasks(
         require_folder(Path(images), "image folder", "Check --images.")
     counts = Counter()
     records = tqdm(read_records(Path(export)), desc=f"{split}: tasks", unit=" tasks")
-    read = [read_task(task, where, name, number, counts) for number, (where, task) in enumerate(records)]
+    places = TaskImages(images and Path(images))
+    read = [read_task(task, where, name, number, counts, places) for number, (where, task) in enumerate(records)]
     posts = [post for post in read if post is not None]
     splits, labels = convert_tags({split: posts}, "bio2")
     if types:

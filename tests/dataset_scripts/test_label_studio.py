@@ -1,6 +1,7 @@
 import json
 import xml.etree.ElementTree
 
+import pyarrow.parquet as pq
 import pytest
 from datasets import load_dataset
 from PIL import Image
@@ -12,6 +13,9 @@ ENTITIES = [{"entity_group": "LOC", "word": "Rome", "start": 6, "end": 10, "scor
 TAGGED = {"id": "7", "words": ["i", "saw", "Rome", "👍"], "tags": ["O", "O", "B-LOC", "O"], "entities": ENTITIES}
 POST = {"id": "7", "text": "i saw Rome 👍", "images": ["a b.png"]}
 SCORED = {"id": "8", "tokens": ["New", "York"], "gold": ["O", "O"], "predicted": ["B-LOC", "I-LOC"]}
+
+LABELLED = {"type": "labels", "value": {"start": 0, "end": 4, "labels": ["PER"]}}
+HYPERTEXT = {"type": "hypertextlabels", "value": {"startOffset": 0, "endOffset": 1, "hypertextlabels": ["PER"]}}
 
 
 @pytest.fixture
@@ -117,11 +121,52 @@ def test_tasks_made_elsewhere_are_split_into_words(tmp_path):
         ([{**TAGGED, "entities": [5]}], None, "Expected spans such as"),
         ([TAGGED], [5], "record 0: Expected an object with `text` or `tokens`"),
         ([{**SCORED, "predicted": ["O"]}], None, "2 words and 1 predicted tags"),
+        ([{**SCORED, "predicted": ["O", 3]}], None, "predicted tags of post .* must be texts"),
+        (
+            [{"id": "1", "tokens": ["Hi", "you"], "predicted": ["O", "O"]}],
+            [{"id": "1", "text": "Hi, you"}],
+            "words of post '1' don't stand in its text 'Hi, you'",
+        ),
     ],
 )
 def test_predictions_that_do_not_fit_are_refused(export, records, posts, message):
     with pytest.raises(ValueError, match=message):
         export(records, posts)
+
+
+def test_predicted_words_are_marked_where_they_stand_in_the_text(export):
+    record = {"id": "1", "tokens": ["Hello", ",", "Joey", "!"], "predicted": ["O", None, "B-PER", "O"]}
+    _, (task,) = export([record], [{"id": "1", "text": "Hello, Joey!"}])
+    assert [result["value"]["text"] for result in task["predictions"][0]["result"]] == ["Joey"]
+
+
+@pytest.mark.parametrize(
+    ("data", "names"),
+    [
+        ({"image": "/data/upload/1/x.png"}, ["x.png"]),
+        ({"photo_urls": ["/data/local-files/?d=a/1.png", "/data/local-files/?d=b/1.png"]}, ["a/1.png", "b/1.png"]),
+        ({"images": [], "image": None}, []),
+    ],
+)
+def test_images_are_found_by_their_addresses_in_whichever_key(tmp_path, data, names):
+    folder = tmp_path / "images"
+    for number, name in enumerate(("x.png", "a/1.png", "b/1.png")):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (4, 4), (number, 0, 0)).save(folder / name)
+    task = {"id": 1, "data": {"text": "Joey", **data}, "annotations": [{"result": [LABELLED]}]}
+    (tmp_path / "export.json").write_text(json.dumps([task]))
+    report = import_tasks(tmp_path / "export.json", tmp_path / "out", images=folder)
+    (post,) = pq.read_table(tmp_path / "out" / "data" / "train-00000-of-00001.parquet").to_pylist()
+    assert [image["path"] for image in post["images"]] == names
+    assert [image["bytes"] for image in post["images"]] == [(folder / name).read_bytes() for name in names]
+    assert report["splits"]["train"]["missing_images"]["count"] == 0
+
+
+def test_what_is_said_of_a_labelled_part_beside_its_label_is_left_out(tmp_path):
+    choice = {"id": "e", "type": "choices", "value": {"start": 0, "end": 4, "choices": ["sure"]}}
+    task = {"id": 1, "data": {"text": "Joey"}, "annotations": [{"result": [{**LABELLED, "id": "e"}, choice]}]}
+    (tmp_path / "export.json").write_text(json.dumps([task]))
+    assert import_tasks(tmp_path / "export.json", tmp_path / "out")["splits"]["train"]["entities"]["PER"] == 1
 
 
 def test_posts_with_an_error_are_counted_and_left_out(export):
@@ -137,11 +182,30 @@ def test_posts_with_an_error_are_counted_and_left_out(export):
         ({"data": {"text": "a"}, "annotations": [{"result": "x"}]}, "`result` must be a list of objects"),
         ({"data": {"text": "a"}, "annotations": [{"result": [{"type": "labels"}]}]}, "a result has no `value`"),
         (
-            {"data": {"text": "a", "images": "x"}, "annotations": [{"result": []}]},
+            {"data": {"text": "a", "images": 5}, "annotations": [{"result": []}]},
             "`images` must be a list of addresses",
         ),
         ({"data": {"text": "a"}, "annotations": [{"result": []}, {"result": []}]}, "2 annotations are there"),
         ({"data": {"body": "a"}, "annotations": [{"result": []}]}, r"`data` has no `text`, but \['body'\]"),
+        (
+            {"data": {"text": "a", "image": "1.jpg", "photo": "2.jpg"}, "annotations": [{"result": []}]},
+            r"images may be in \['image', 'photo'\]",
+        ),
+        (
+            {"data": {"text": "a", "images": ["x?d=a/1.jpg", "x?d=b/1.jpg"]}, "annotations": [{"result": []}]},
+            "'1.jpg' would be the image of two addresses",
+        ),
+        (
+            {"data": {"text": "a"}, "annotations": [{"result": [HYPERTEXT]}]},
+            "a part of the text is labelled by 'hypertextlabels', which can't be read",
+        ),
+        (
+            {
+                "data": {"text": "a"},
+                "annotations": [{"result": [{**LABELLED, "to_name": name} for name in ("text", "title")]}],
+            },
+            "labels are of several texts, text, title",
+        ),
         (
             {"data": {"text": "a"}, "annotations": [{"result": [{"type": "labels", "value": {"start": 0}}]}]},
             "Expected spans such as",
