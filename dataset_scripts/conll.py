@@ -25,7 +25,7 @@ from transformers.utils import logging
 
 from .columns import check_labels
 from .command_line import CommandParser
-from .image_files import ImagePattern, read_image_of
+from .image_files import ImagePattern, find_rivals, read_image_of
 from .schema import DataError, Post, make_post, normalise_tag, read_lines, require_folder
 from .tag_schemes import bio2_labels, read_spelling, scheme_name, to_bio2
 from .writer import add_processes_argument, run_command, write_dataset
@@ -324,7 +324,7 @@ def convert(
         splits[split] = list(tqdm(posts, desc=f"{split}: text", unit=" posts"))
     if labels is None:
         splits, labels = convert_tags(splits, scheme)
-    read = partial(read_image_of, folder)
+    read = partial(read_image_of, folder, rivals=find_rivals(splits))
     return write_dataset(output, name, splits, read, processes, labels, published)
 
 

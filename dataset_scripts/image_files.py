@@ -5,17 +5,19 @@ import itertools
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
 
 from .repair import read_image
-from .schema import DataError
+from .schema import DataError, Post
 
 SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".jp2"),
     *(".ppm", ".pgm", ".pbm", ".pnm"),
 )
+# Images that may be missing between the first and the last number of a post; with more, the numbers are no sequence.
+MOST_GAPS = 1000
 
 
 def find_image(folder: Path, name: str) -> Path | None:
@@ -43,15 +45,31 @@ def find_image(folder: Path, name: str) -> Path | None:
     return path.parent / same[0] if same else None
 
 
-def read_image_of(folder: Path | None, name: str) -> tuple[str, bytes | None]:
+def find_rivals(splits: Mapping[str, Iterable[Post]]) -> frozenset[str]:
+    """Return those names of images that differ from another one in case or suffix alone.
+
+    Each must be the very name of a file: else one file might be taken for the images of two posts.
+
+    Args:
+        splits (`Mapping[str, Iterable[Post]]`): The posts of all splits.
+    """
+    by_key = defaultdict(set)
+    for name in (name for posts in splits.values() for post in posts for name in post.image_names):
+        by_key[_key(_stem(name))].add(name)
+    return frozenset(name for same in by_key.values() if len(same) > 1 for name in same)
+
+
+def read_image_of(folder: Path | None, name: str, rivals: Collection[str] = ()) -> tuple[str, bytes | None]:
     """Find and read an image.
 
     Args:
         folder (`Path`, *optional*): The folder of images; without one, every image is missing.
         name (`str`): The image's name.
+        rivals (`Collection[str]`, *optional*): Those of [`find_rivals`].
 
     Returns:
-        `tuple[str, bytes | None]`: as of [`~repair.read_image`], or `"ambiguous"` if several files would do.
+        `tuple[str, bytes | None]`: as of [`~repair.read_image`], or `"ambiguous"` if several files would do, or one
+        that may be another post's.
     """
     if folder is None:
         return "missing", None
@@ -59,7 +77,12 @@ def read_image_of(folder: Path | None, name: str) -> tuple[str, bytes | None]:
         path = find_image(folder, name)
     except DataError:
         return "ambiguous", None
-    return ("missing", None) if path is None else read_image(path)
+    if path is None:
+        return "missing", None
+    # Where the file system does not tell cases apart, the path alone does not say how the file is called.
+    if name in rivals and Path(name).name not in _list_images(path.parent).names:
+        return "ambiguous", None
+    return read_image(path)
 
 
 class ImagePattern:
@@ -84,7 +107,8 @@ class ImagePattern:
             )
         self.has_number, self.has_star = "n" in fields, stars == 1
         self._owners: dict[str, str] = {}
-        self._first = min((n for n, _ in self._numbers(r".+")), default=0) if self.has_number else 0
+        numbers = (int(found[1]) for _, found in self._match(None, "([0-9]+)")) if self.has_number else ()
+        self._first = min(numbers, default=0)
 
     def names(self, post_id: str) -> list[str]:
         """Name the images of a post, in order.
@@ -96,17 +120,12 @@ class ImagePattern:
             `list[str]`: their names; of numbered ones also those that are missing in between.
 
         Raises:
-            DataError: if an image's name fits another post as well.
+            DataError: if an image's name fits another post as well, or numbers can't be those of a post's images.
         """
-        key = re.escape(_key(post_id))
         if self.has_number:
-            found = dict(self._numbers(key, post_id))
-            numbers = range(self._first, max(found, default=self._first - 1) + 1)
-            names = [self._fill(post_id, found.get(number, str(number))) for number in numbers]
+            names = self._numbered(post_id)
         elif self.has_star:
-            match = re.compile(self._expression(key, ".*"))
-            files = self._candidates(post_id)
-            names = [name for name in files if match.fullmatch(_key(name)) or match.fullmatch(_key(_stem(name)))]
+            names = [name for name, _ in self._match(post_id, ".*")]
         else:
             return [self._fill(post_id, "")]
         for name in names:
@@ -121,15 +140,33 @@ class ImagePattern:
     def _fill(self, post_id: str, number: str) -> str:
         return self.pattern.replace("{n}", number).replace("{id}", post_id)
 
-    def _expression(self, post_id: str, rest: str) -> str:
-        pattern = self.pattern if self.has_star else _stem(self.pattern)
-        return re.escape(_key(pattern)).replace(r"\{n\}", rest).replace(r"\*", rest).replace(r"\{id\}", post_id)
+    def _numbered(self, post_id: str) -> list[str]:
+        """Name the images of a post from the first number to the last, as the numbers are written."""
+        found: dict[int, str] = {}
+        for name, numbered in self._match(post_id, "([0-9]+)"):
+            if found.setdefault(int(numbered[1]), numbered[1]) != numbered[1]:
+                raise DataError(f"Post {post_id!r} has two images of the number {int(numbered[1])}, {name!r} is one.")
+        numbers = range(self._first, max(found, default=self._first - 1) + 1)
+        if len(numbers) > len(found) + MOST_GAPS:
+            raise DataError(
+                f"Post {post_id!r} has {len(found)} images, with numbers up to {max(found)}. Expected those of a "
+                f"sequence. Give --image_pattern '{self.pattern.replace('{n}', '*')}' to take all that are there."
+            )
+        return [self._fill(post_id, found.get(number, str(number))) for number in numbers]
 
-    def _numbers(self, key: str, post_id: str | None = None) -> list[tuple[int, str]]:
-        """List the numbers, as they are written, of the images of posts whose ids match."""
-        match = re.compile(self._expression(key, "([0-9]+)"))
-        found = (match.fullmatch(_key(_stem(name))) for name in self._candidates(post_id))
-        return [(int(numbered[1]), numbered[1]) for numbered in found if numbered]
+    def _match(self, post_id: str | None, rest: str) -> list[tuple[str, re.Match]]:
+        """Match the names of a post's images, or of all: those with its very id or, without any, in another case."""
+        pattern = self.pattern if self.has_star else _stem(self.pattern)
+        for spell in (_key,) if post_id is None else (_composed, _key):
+            owner = ".+" if post_id is None else re.escape(spell(post_id))
+            text = re.escape(spell(pattern)).replace(r"\{n\}", rest).replace(r"\*", rest).replace(r"\{id\}", owner)
+            match = re.compile(text)
+            tried = ((name, match.fullmatch(spell(_stem(name)))) for name in self._candidates(post_id))
+            if self.has_star:
+                tried = ((name, found or match.fullmatch(spell(name))) for name, found in tried)
+            if matched := [(name, found) for name, found in tried if found]:
+                return matched
+        return []
 
     def _candidates(self, post_id: str | None) -> list[str]:
         """List the images whose names begin as a post's do, or all."""
@@ -143,7 +180,8 @@ class _ImageNames:
     """The names of a folder's images, and what is the same for names that differ in case or suffix only."""
 
     def __init__(self, names: Iterable[str]):
-        self.sorted = sorted((_key(name), name) for name in names)
+        self.names = frozenset(names)
+        self.sorted = sorted((_key(name), name) for name in self.names)
         self.by_name, self.by_stem = defaultdict(list), defaultdict(list)
         for key, name in self.sorted:
             self.by_name[key].append(name)
@@ -165,9 +203,14 @@ def _stem(name: str) -> str:
     return name.removesuffix(suffix) if suffix.lower() in SUFFIXES else name
 
 
+def _composed(name: str) -> str:
+    """Return what is the same for names that differ in how their accents are written."""
+    return unicodedata.normalize("NFC", name)
+
+
 def _key(name: str) -> str:
-    """Return what is the same for names that differ in case, or in how their accents are written."""
-    return unicodedata.normalize("NFC", name).casefold()
+    """Return what is the same for names that differ in case, too."""
+    return _composed(name).casefold()
 
 
 def _list_images(folder: Path) -> _ImageNames:

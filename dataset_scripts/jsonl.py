@@ -19,7 +19,7 @@ from tqdm import tqdm
 from .columns import COLUMNS, parse_columns
 from .command_line import CommandParser
 from .conll import add_split_arguments, convert_tags, take_files
-from .image_files import read_image_of
+from .image_files import find_rivals, read_image_of
 from .rows import read_post
 from .schema import DataError, Post, make_post, parse_json, read_lines, require_folder
 from .spans import words_of
@@ -151,7 +151,9 @@ def convert(
     splits, labels = convert_tags(splits, scheme)
     if counts.get("cut words"):
         tqdm.write(f"{counts['cut words']} words were cut where an entity begins or ends within one.")
-    return write_dataset(output, name, splits, partial(read_image_of, folder), processes, labels)
+    return write_dataset(
+        output, name, splits, partial(read_image_of, folder, rivals=find_rivals(splits)), processes, labels
+    )
 
 
 def read_splits(

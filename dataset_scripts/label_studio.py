@@ -26,7 +26,7 @@ from .columns import has_image_name, holds_images, parse_columns
 from .command_line import CommandParser
 from .conll import convert_tags
 from .files import check_writable
-from .image_files import find_image, read_image_of
+from .image_files import find_image, find_rivals, read_image_of
 from .jsonl import read_records
 from .rows import read_post
 from .schema import DataError, Post, make_post, require_folder, write_json
@@ -416,7 +416,8 @@ def import_tasks(
         labels = bio2_labels(types)
     if left_out := {what: count for what, count in counts.items() if count}:
         tqdm.write(", ".join(f"{what}: {count}" for what, count in left_out.items()))
-    return write_dataset(output, name, splits, partial(read_image_of, images and Path(images)), processes, labels)
+    read_image = partial(read_image_of, images and Path(images), rivals=find_rivals(splits))
+    return write_dataset(output, name, splits, read_image, processes, labels)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -9,7 +9,7 @@ Expects `text/MNER-MI_{train,val,test}.txt` (`text/MNER-UNI_{train,val,test}.txt
 import ast
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from typing import Any
 from tqdm import tqdm
 
 from .command_line import CommandParser
-from .image_files import read_image_of
+from .image_files import find_rivals, read_image_of
 from .schema import DataError, Post, make_post, read_lines, require_folder
 from .writer import add_processes_argument, run_command, write_dataset
 
@@ -89,10 +89,10 @@ def image_path(source: Path, name: str) -> Path:
     return source / "images" / name
 
 
-def read_published_image(source: Path, name: str) -> tuple[str, bytes | None]:
-    """Read an image of the published folder, as [`read_image_of`] does; arguments as those of [`image_path`]."""
+def read_published_image(source: Path, name: str, rivals: Collection[str] = ()) -> tuple[str, bytes | None]:
+    """Read an image of the published folder; arguments as those of [`image_path`] and [`read_image_of`]."""
     path = image_path(source, name)
-    return read_image_of(path.parent, path.name)
+    return read_image_of(path.parent, path.name, [path.name] if name in rivals else ())
 
 
 def convert(
@@ -123,7 +123,8 @@ def convert(
         lines = tqdm(lines, desc=f"{split}: text", unit=" lines")
         splits[split] = [parse_record(line, where) for where, line in lines if line.strip()]
     name = "mner_mi_plus" if plus else "mner_mi"
-    return write_dataset(output, name, splits, partial(read_published_image, source), processes)
+    read = partial(read_published_image, source, rivals=find_rivals(splits))
+    return write_dataset(output, name, splits, read, processes)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -4,7 +4,8 @@ import unicodedata
 import pytest
 from PIL import Image
 
-from smcl.dataset_scripts.image_files import ImagePattern, find_image, read_image_of
+from smcl.dataset_scripts.image_files import ImagePattern, find_image, find_rivals, read_image_of
+from smcl.dataset_scripts.schema import make_post
 
 
 @pytest.fixture
@@ -75,6 +76,7 @@ def test_a_file_that_came_later_is_found(fill):
         ("{id}-{n}.png", ("7-01.png", "7-02.png"), ["7-01.png", "7-02.png"]),
         ("{id}_*", ("7_b.jpg", "7_a.PNG", "77_a.jpg", "7.jpg", "7_x.txt"), ["7_a.PNG", "7_b.jpg"]),
         ("img_{id}_*", ("img_7_b.jpg",), ["img_7_b.jpg"]),
+        ("IMG_{id}_*", ("img_7_b.jpg",), ["img_7_b.jpg"]),
         ("{n}_{id}.jpg", ("0_7.jpg", "1_7.jpg", "0_8.jpg"), ["0_7.jpg", "1_7.jpg"]),
     ],
 )
@@ -93,3 +95,27 @@ def test_an_image_that_fits_two_posts_is_refused(fill):
 def test_patterns_that_make_no_sense_are_refused(tmp_path, pattern):
     with pytest.raises(ValueError, match="pattern of images"):
         ImagePattern(tmp_path, pattern)
+
+
+@pytest.mark.parametrize("pattern", ["{id}_{n}.jpg", "{id}_*"])
+def test_posts_whose_ids_differ_in_case_keep_their_own_images(fill, pattern):
+    names = ImagePattern(fill("CxY_0.jpg", "CxY_1.jpg", "cxy_0.jpg"), pattern).names
+    assert [names("CxY"), names("cxy")] == [["CxY_0.jpg", "CxY_1.jpg"], ["cxy_0.jpg"]]
+
+
+@pytest.mark.parametrize("names", [["aB.jpg", "ab.jpg"], ["ab.png", "ab.jpg"], ["AB.jpg", "Ab.jpg"]])
+def test_a_file_is_not_taken_for_the_images_of_two_posts(fill, names):
+    folder = fill("ab.jpg")
+    posts = [make_post(str(number), ["a"], ["O"], [name], "demo", "here") for number, name in enumerate(names)]
+    rivals = find_rivals({"train": posts, "test": posts})
+    states = [read_image_of(folder, name, rivals)[0] for name in names]
+    assert states == ["ok" if name == "ab.jpg" else "ambiguous" for name in names]
+    assert read_image_of(folder, "Ab.jpg", find_rivals({"train": posts[:1]}))[0] == "ok"
+    assert read_image_of(folder, "other.jpg", ["other.jpg", "Other.jpg"])[0] == "missing"
+
+
+def test_numbers_that_are_no_sequence_are_refused(fill):
+    with pytest.raises(ValueError, match="two images of the number 1"):
+        ImagePattern(fill("7_1.jpg", "7_01.jpg"), "{id}_{n}.jpg").names("7")
+    with pytest.raises(ValueError, match=r"2 images, with numbers up to 3000000.*--image_pattern '{id}_\*.jpg'"):
+        ImagePattern(fill("8_1000000.jpg", "8_3000000.jpg"), "{id}_{n}.jpg").names("8")
