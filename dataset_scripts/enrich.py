@@ -11,6 +11,7 @@ a killed run ended. See docs/data.md for the files and the columns.
 import argparse
 import hashlib
 import json
+import os
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -21,16 +22,20 @@ from uuid import uuid4
 
 import pyarrow.parquet as pq
 import torch
-from datasets import Dataset, DatasetDict, Features, load_dataset
+from datasets import Dataset, DatasetDict, Features, Image, List, load_dataset
 from datasets.exceptions import DatasetGenerationError
 from tqdm.auto import tqdm
 
+from ..images_smcl import is_address
 from .annotators import CAPTION, MIN_REGION_SCORE, OCR, Captioner, RegionFinder, Tesseract, TextReader, object_model
-from .command_line import CommandParser
+from .command_line import CommandParser, describe
 from .context import CONTEXT_FEATURES, IMAGE_COLUMNS, check_context, column_digest
 from .context_files import ContextFile, Template
 from .files import check_writable, write_whole
+from .gate import as_file, undecoded
 from .knowledge import Examples, Knowledge, make_examples, read_examples
+from .row_checks import flat
+from .rows import read_images
 from .schema import DataError, require_folder, write_json
 from .value_cache import DEFAULT_FOLDER, ValueCache
 from .writer import BATCH_SIZE
@@ -116,7 +121,33 @@ def _load(folder: Path) -> DatasetDict:
     except (DatasetGenerationError, OSError, ValueError) as error:
         reason = str(error.__cause__ or error).strip().split("\n")[0]
         raise DataError(f"--input {folder} is no data set that `load_dataset` reads: {reason}") from None
+    splits = {split: _with_embedded_images(dataset, split, folder) for split, dataset in splits.items()}
     return DatasetDict({split: dataset.with_format("arrow") for split, dataset in splits.items()})
+
+
+def _with_embedded_images(dataset: Dataset, split: str, folder: Path) -> Dataset:
+    """Return a data set whose images are lists of files with their bytes, as the converters write them.
+
+    Paths are relative to the data set's folder, and the columns are written to another one.
+    """
+    feature = dataset.features.get("images")
+    if feature is None or feature == List(Image()) and not flat(dataset.data.column("images")).field(0).null_count:
+        return dataset
+
+    def embed(row: dict[str, Any], number: int) -> dict[str, Any]:
+        try:
+            files = [as_file(image, folder) for image in read_images(row["images"])]
+            for file in files:
+                if file["bytes"] is None and not is_address(file["path"]):
+                    file |= {"bytes": Path(file["path"]).read_bytes(), "path": os.path.relpath(file["path"], folder)}
+        except (OSError, ValueError) as error:
+            raise DataError(f"--input {folder}, split {split}, row {number}: {describe(error)}") from None
+        return {"images": files}
+
+    features = Features(undecoded(dataset).features | {"images": List(Image(decode=False))})
+    settings = {"load_from_cache_file": False, "desc": f"{split}: reading images"}
+    dataset = undecoded(dataset).map(embed, with_indices=True, features=features, **settings)
+    return dataset.cast_column("images", List(Image()))
 
 
 def _read_report(folder: Path) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from datasets import (
 from datasets.exceptions import DatasetsError
 from transformers.utils import logging
 
+from ..images_smcl import is_data_uri
 from .columns import (
     COLUMNS,
     check_features,
@@ -46,7 +47,7 @@ from .tag_schemes import bio2_labels, read_spelling, scheme_name, to_bio2
 
 logger = logging.get_logger(__name__)
 
-_URL = re.compile("[a-z]+://", re.IGNORECASE)
+_URL = re.compile("[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 # Rows that are looked at for images in columns that are not read.
 FIRST_ROWS = 20
 Posts = Dataset | IterableDataset
@@ -155,7 +156,9 @@ def _refuse_images_by_other_names(posts: Posts, found: Mapping[str, str], where:
     if isinstance(posts, IterableDataset) or not len(posts):
         return
     if "images" in found:
-        if posts.data.column(found["images"]).null_count < len(posts):
+        # What was selected, not the whole table that it was selected from.
+        column = posts.select_columns([found["images"]]).with_format("arrow")
+        if any(rows[0].null_count < len(rows) for rows in column.iter(BATCH_SIZE)):
             return
         # Other splits have the column, or it was made by whoever put several sources together.
         refuse_unread_images(posts.features, found.values(), where)
@@ -238,7 +241,7 @@ def _prepare(
     count: bool,
 ) -> Posts:
     features, streams = _target(found, labels), isinstance(posts, IterableDataset)
-    posts = _undecoded(posts)
+    posts = undecoded(posts)
     if not streams:
         posts = posts.select_columns(list(found.values()))
     old = posts.features
@@ -299,7 +302,7 @@ def _target(found: Mapping[str, str], labels: list[str] | None) -> Features:
     return Features({name: feature for name, feature in every.items() if name in names})
 
 
-def _undecoded(posts: Posts) -> Posts:
+def undecoded(posts: Posts) -> Posts:
     """Have images given as files."""
     features = Features({name: _undecoded_feature(feature) for name, feature in posts.features.items()})
     if isinstance(posts, IterableDataset):
@@ -342,7 +345,7 @@ def _convert_row(
         if "text" in found and labels is None:
             post["text"] = row["text"]
         if "images" in found:
-            post["images"] = [_as_file(image, folder) for image in read_images(row["images"])]
+            post["images"] = [as_file(image, folder) for image in read_images(row["images"])]
         post |= {name: row[name] for name in ("source", *CONTEXT_FEATURES) if name in found}
         if labels is not None:
             post["ner_tags"] = _convert_tags(row["ner_tags"], labels, given, conversion)
@@ -353,12 +356,12 @@ def _convert_row(
     return post
 
 
-def _as_file(image: Any, folder: str | os.PathLike | None) -> dict[str, Any]:
-    """Return an image as `datasets` stores it, with its path below `folder`."""
+def as_file(image: Any, folder: str | os.PathLike | None) -> dict[str, Any]:
+    """Return an image, as of [`~rows.read_images`], as `datasets` stores it, with its path below `folder`."""
     if isinstance(image, bytes):
         return {"bytes": image, "path": None}
     data, path = (image.get("bytes"), image.get("path")) if isinstance(image, dict) else (None, str(image))
-    if data is None and folder is not None and not _URL.match(path):
+    if data is None and folder is not None and not _URL.match(path) and not is_data_uri(path):
         path = os.path.join(folder, path)
     return {"bytes": data, "path": path}
 
@@ -394,4 +397,4 @@ def _check_names(tags: Iterable[str | None], known: Iterable[str]) -> None:
         raise DataError(f"`ner_tags` hold {unknown[0]!r}, which is none of the labels {list(known)}.")
 
 
-__all__ = ["prepare_posts"]
+__all__ = ["as_file", "prepare_posts", "undecoded"]

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import ClassLabel, DatasetBuilder, Features, Image, List, Value, load_dataset
 from datasets.exceptions import DatasetsError
+from datasets.packaged_modules.folder_based_builder.folder_based_builder import FolderBasedBuilder
 from transformers.utils import logging
 
 from .columns import COLUMNS, arrow_features, check_features, describe, is_null, is_string, item_of
@@ -64,6 +65,9 @@ def check_files(
     used = dict.fromkeys(path for split in splits for path in files.get(split, ()))
     every = dict.fromkeys(path for paths in files.values() for path in paths)
     found = {path: _features_of(path, must_be_read=path in used) for path in every}
+    if isinstance(builder, FolderBasedBuilder):
+        # `datasets` makes other columns of the names of files in them.
+        found |= {path: None for path in every if os.path.basename(path) in FolderBasedBuilder.METADATA_FILENAMES}
     # Whatever is used, the very first file decides.
     told = item_of((builder.info.features or {}).get(columns.get("ner_tags", "ner_tags")))
     card = {f"the card of {builder.repo_id or builder.config.name}": told.names} if isinstance(told, ClassLabel) else {}

@@ -93,9 +93,27 @@ class _Explained:
 
     def __exit__(self, kind, error, traceback) -> None:
         if isinstance(error, DatasetNotFoundError | ConnectionError | FileNotFoundError):
+            if os.path.isfile(self.name):
+                found = f"a file. Give the folder that it lies in, {os.path.dirname(self.name) or '.'}."
+            elif os.path.isdir(self.name):
+                found = (
+                    "a folder without a file that `datasets` reads. Write a data set into it with "
+                    "`python -m smcl.dataset_scripts.jsonl` or another converter."
+                )
+            else:
+                found = (
+                    "neither a folder here nor a data set that can be reached on the Hub. Write one with "
+                    "`python -m smcl.dataset_scripts.mner_mi` or another converter."
+                )
+            raise UnreadableError(f"`--dataset {self.name}` is {found}") from error
+        if isinstance(error, StopIteration):
+            # What `datasets` raises of a file that it can't tell the columns of.
             raise UnreadableError(
-                f"`--dataset {self.name}` is neither a folder here nor a data set that can be reached on the Hub. "
-                "Write one with `python -m smcl.dataset_scripts.mner_mi` or another converter."
+                f"The first file of the data set {self.name} has no posts. Write some into it, or remove it."
+            ) from error
+        if isinstance(error, UnicodeError):
+            raise UnreadableError(
+                f"A file of the data set {self.name} is no UTF-8: {error}. Save it as UTF-8."
             ) from error
         if isinstance(error, DatasetsError | pa.ArrowException | OSError):
             reasons = [str(reason) for reason in (error, error.__cause__) if reason is not None]

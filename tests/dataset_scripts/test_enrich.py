@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 from chat_server import KEY
-from datasets import Dataset, load_dataset
+from datasets import Dataset, Features, List, Value, load_dataset
+from datasets import Image as DatasetImage
 from PIL import Image
 
 from smcl.dataset_scripts import annotators, enrich, knowledge
@@ -379,3 +380,30 @@ def test_the_input_and_other_data_sets_are_never_written_over(run, models, posts
     assert "no data set" in run("--objects", models["classifier"], source=tmp_path / "empty")[3]
     assert "lacks. Check --input" in run("--objects", models["classifier"], source=models["classifier"])[3]
     assert "Check --input" in run("--objects", models["classifier"], source=tmp_path / "nothing")[3]
+
+
+def test_images_by_their_paths_are_those_beside_the_data_set(run, posts, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for folder, colour in ((posts, "red"), (tmp_path, "blue")):
+        (folder / "1.png").write_bytes(picture(colour)["bytes"])
+    values = [{"sha256": image_digest(picture(colour)).hex(), "captions": [colour]} for colour in ("red", "blue")]
+    (tmp_path / "captions.jsonl").write_text("".join(json.dumps(value) + "\n" for value in values))
+    row = {"id": "1", "tokens": ["Leo"], "ner_tags": [1], "source": "demo"}
+    features = FEATURES.copy()
+    for number, (images, feature) in enumerate(
+        [
+            ([{"bytes": None, "path": "1.png"}], features["images"]),
+            ({"bytes": None, "path": "1.png"}, DatasetImage()),
+            (["1.png"], List(Value("string"))),
+            ("1.png", Value("string")),
+        ]
+    ):
+        data = Dataset.from_list([row | {"images": images}], features=Features(features | {"images": feature}))
+        for split in SPLITS:
+            data.to_parquet(posts / "data" / f"{split}-00000-of-00001.parquet")
+        status, found, _, _ = run("--captions", tmp_path / "captions.jsonl", output=f"out{number}")
+        assert status == 0 and found["train"]["captions"][:] == [[["red"]]]
+        assert found["train"][0]["images"][0].getpixel((0, 0)) == (255, 0, 0)
+    (posts / "1.png").unlink()
+    status, _, _, printed = run("--captions", tmp_path / "captions.jsonl", output="without")
+    assert status == 2 and "split train, row 0: " in printed and "1.png: No such file" in printed

@@ -445,3 +445,18 @@ def test_images_of_another_name_beside_a_column_without_any_are_refused(name, va
     with pytest.raises(ValueError, match=f"--columns images={name}"):
         prepare(make({name: feature}, images=[None, None], **{name: values}))
     assert len(read(make({name: feature}, images=[None, [FILE]], **{name: values}))[1]["images"]) == 1
+
+
+def test_images_of_a_selection_are_not_looked_for_in_the_whole_table():
+    rows = {"id": list("abcdef"), "tokens": [["a"]] * 6, "ner_tags": [[0]] * 6, "images": [[FILE], None] * 3}
+    posts = make({"photo_url": Value("string")}, **rows, photo_url=["x.png"] * 6)
+    assert len(read(posts.select([0, 1, 2]))) == 3
+    with pytest.raises(ValueError, match="no images in a column `images`, but 'photo_url'"):
+        prepare(posts.select([1, 3, 5]))
+
+
+@pytest.mark.parametrize("path", ["data:image/png;base64,aGk=", "s3://bucket/1.png", "HTTPS://a.b/1.png", "/1.png"])
+def test_only_relative_paths_are_placed_in_the_folder(path):
+    posts = make({"images": List(Value("string"))}, images=[[path], ["1.png"]])
+    first, second = read(posts, folder="/folder")
+    assert [first["images"][0]["path"], second["images"][0]["path"]] == [path, "/folder/1.png"]

@@ -8,11 +8,13 @@ import pytest
 import torch
 from datasets import ClassLabel, Dataset, List, Value, load_dataset
 from factories import LABELS, make_model
+from PIL import Image
 
 from smcl.run_ner_multiimage import main
 from smcl.train.arguments import SMCLTrainingArguments, parse_arguments
 from smcl.train.calibration import EntityConfidences
 from smcl.train.collator import SMCLDataCollator
+from smcl.train.data import load_posts
 from smcl.train.metrics import entity_metrics
 from smcl.train.trainer import SMCLTrainer, build_compute_metrics
 
@@ -257,3 +259,32 @@ def test_a_split_without_posts_is_refused_before_any_work(data, encoders, tmp_pa
     for extra in (["--dry_run"], []):
         with pytest.raises(ValueError, match=f"has no split '{split}' with at least one post"):
             main([*arguments, "--output_dir", str(tmp_path / "out"), *extra])
+
+
+@pytest.mark.parametrize(
+    ("fill", "name", "message"),
+    [
+        ({}, "posts", "is a folder without a file that `datasets` reads"),
+        ({"posts/train.jsonl": b""}, "posts", "The first file of the data set .*posts has no posts"),
+        ({"posts/train.jsonl": b""}, "posts/train.jsonl", "is a file. Give the folder that it lies in, .*posts"),
+        ({"posts/train.jsonl": b'{"tokens": ["caf\xe9"], "ner_tags": ["O"]}'}, "posts", "posts is no UTF-8"),
+        ({}, "nothing", "neither a folder here nor a data set that can be reached"),
+    ],
+)
+def test_what_is_no_data_set_is_told_apart(tmp_path, fill, name, message):
+    (tmp_path / "posts").mkdir()
+    for file, content in fill.items():
+        (tmp_path / file).write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        load_posts(str(tmp_path / name), ["train"])
+
+
+@pytest.mark.parametrize("column", ["file_name", "file_names", "images_file_names"])
+def test_a_folder_of_images_with_metadata_is_read(tmp_path, column):
+    (tmp_path / "train").mkdir()
+    Image.new("RGB", (4, 4)).save(tmp_path / "train" / "1.png")
+    row = {column: "1.png" if column == "file_name" else ["1.png"], "id": "1", "tokens": ["a"], "ner_tags": ["O"]}
+    (tmp_path / "train" / "metadata.jsonl").write_text(json.dumps(row) + "\n")
+    columns = {"images": "image"} if column == "file_name" else None
+    (post,) = load_posts(str(tmp_path), ["train"], columns)["train"]
+    assert [image["path"] for image in post["images"]] == [str(tmp_path / "train" / "1.png")]
