@@ -1,7 +1,8 @@
 """SMCL model configuration."""
 
 import inspect
-from typing import Literal
+from dataclasses import fields
+from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
 from transformers import MODEL_MAPPING, AutoConfig, PreTrainedConfig
@@ -147,9 +148,30 @@ class SMCLConfig(PreTrainedConfig):
                 raise ValueError(f"`{name}` must be a dict, got {labels!r}. Make it by `dict(enumerate(labels))`.")
         if self.id2label is not None and self.label2id is None:
             self.label2id = {label: int(index) for index, label in self.id2label.items()}
+        elif self.id2label is None and self.label2id is not None:
+            self.id2label = {int(index): label for label, index in self.label2id.items()}
+        num_labels = kwargs.get("num_labels")
+        if None not in (num_labels, self.id2label) and num_labels != len(self.id2label):
+            raise ValueError(
+                f"`num_labels` is {num_labels}, but there are {len(self.id2label)} labels: leave `num_labels` out."
+            )
         super().__post_init__(**kwargs)
         if hasattr(self, "custom_pipelines"):
             self.custom_pipelines = _OnePipeline(self.custom_pipelines)
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs):
+        """Build a configuration from a dictionary and changes to it, checked as on construction; see transformers' own.
+
+        Changed `id2label` or `label2id` take the place of both, and `num_labels` of as many.
+        """
+        # transformers joins changed parts with what they were, and knows more values of `dtype`.
+        own = {field.name for field in fields(cls)} - cls.sub_configs.keys() - {"dtype"}
+        changes = {name: kwargs.pop(name) for name in own & kwargs.keys()}
+        named = {"id2label", "label2id"} & changes.keys()
+        if named or kwargs.get("num_labels") is not None:
+            config_dict = {name: value for name, value in config_dict.items() if name not in ("id2label", "label2id")}
+        return super().from_dict(config_dict | changes, **kwargs)
 
     def prints(self, part: str) -> bool:
         """Tell whether a part of the model, one of `PRINTED_PARTS`, is as the paper prints it."""
@@ -208,6 +230,8 @@ class SMCLConfig(PreTrainedConfig):
     def validate_labels(self):
         """Check that `id2label` and `label2id` are inverse to each other and number the labels from 0."""
         labels = {int(index): label for index, label in (self.id2label or {}).items()}
+        if wrong := [label for label in labels.values() if not isinstance(label, str)]:
+            raise ValueError(f"`id2label` must map numbers to names, got the name {wrong[0]!r}. Write names as texts.")
         inverse = {label: int(index) for label, index in (self.label2id or {}).items()}
         is_list = sorted(labels) == list(range(len(labels))) and len(set(labels.values())) == len(labels)
         if not is_list or inverse != {label: i for i, label in labels.items()}:
@@ -220,6 +244,13 @@ class SMCLConfig(PreTrainedConfig):
             raise ValueError(
                 f"`id2label` has {sorted(unreachable)} without the `B-` labels that BIO2 starts them by: add those, or "
                 "set `constrain_bio=False`."
+            )
+        # Names alone, such as LABEL_0, stand in for tags that are not known yet.
+        other = sorted(label for label in inverse if label != "O" and label[:2] not in ("B-", "I-"))
+        if other and len(other) < len(inverse.keys() - {"O"}):
+            raise ValueError(
+                f"`id2label` has {other} among labels of BIO2, of which no entity would be made. Convert the tags, as "
+                "`--tag_scheme` of run_ner_multiimage.py and of the converters does."
             )
 
 

@@ -1,8 +1,9 @@
 """PyTorch SMCL model: multi-image multimodal named-entity recognition."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -125,6 +126,11 @@ class SMCLPreTrainedModel(PreTrainedModel):
     accepts_loss_kwargs = False
     _supports_sdpa = True
 
+    def __init__(self, config: SMCLConfig, *inputs, **kwargs):
+        # Its fields may have been changed after it was made.
+        config.validate()
+        super().__init__(config, *inputs, **kwargs)
+
     @torch.no_grad()
     def _init_weights(self, module):
         super()._init_weights(module)
@@ -161,6 +167,23 @@ class SMCLPreTrainedModel(PreTrainedModel):
             auto_map = getattr(self.config, "auto_map", None) or {}
             self.config.auto_map = {**auto_map, "AutoModel": "modeling_smcl.SMCLModel"}
         super().save_pretrained(save_directory, **kwargs)
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], *args, **kwargs):
+        """Load weights, under the names of this model's modules or those that `save_pretrained` writes; see PyTorch's.
+
+        transformers saves some encoders under names of old, and its `Trainer` loads checkpoints by this method: without
+        a word, the encoder would stay as it is.
+        """
+        own = self.state_dict()
+        if not state_dict.keys() <= own.keys():
+            # Not part of transformers' interface, so that it is asked for only where it is needed.
+            from transformers.core_model_loading import revert_weight_conversion
+
+            saved = revert_weight_conversion(self, dict(own))
+            names = {id(tensor): name for name, tensor in own.items()}
+            names = {name: names[id(tensor)] for name, tensor in saved.items() if id(tensor) in names}
+            state_dict = {names.get(name, name): tensor for name, tensor in state_dict.items()}
+        return super().load_state_dict(state_dict, *args, **kwargs)
 
     def _check_context(self, context: dict[str, torch.Tensor]) -> None:
         """Refuse inputs of `forward` that this model does not have."""

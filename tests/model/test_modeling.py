@@ -2,6 +2,7 @@ import pytest
 import torch
 from factories import LABELS, PIXELS, TEXT_SIZE, VISION_SIZE, make_config, make_inputs, make_model
 from huggingface_hub.errors import StrictDataclassError
+from safetensors.torch import load_file
 from torch._dynamo.testing import CompileCounter
 from transformers import (
     AutoModel,
@@ -350,3 +351,76 @@ def test_forward_is_not_compiled_anew_for_each_number_of_tokens_and_images():
         compiled(**inputs)
         counts.append(counter.frame_count)
     assert counts[1] == counts[3]
+
+
+BIO = {0: "O", 1: "B-X", 2: "I-X"}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    make_model().save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"id2label": BIO},
+        {"id2label": {str(number): label for number, label in BIO.items()}},
+        {"label2id": {label: number for number, label in BIO.items()}},
+        {"id2label": BIO, "num_labels": 3},
+    ],
+)
+def test_other_labels_on_loading_make_a_model_that_can_be_saved(folder, tmp_path, changes):
+    model = SMCLForTokenClassification.from_pretrained(folder, ignore_mismatched_sizes=True, **changes)
+    model.save_pretrained(tmp_path)
+    config = SMCLConfig.from_pretrained(tmp_path)
+    assert (config.id2label, config.label2id) == (BIO, {label: number for number, label in BIO.items()})
+    assert model.crf.labels == list(BIO.values())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"temperature": 0}, "`temperature` must be positive"),
+        ({"similarity_weight": -1}, "`similarity_weight` must not be negative"),
+        ({"id2label": {0: "O", 2: "B-X"}}, "number the labels 0, 1, 2"),
+        ({"id2label": {0: 0, 1: 1}}, "`id2label` must map numbers to names, got the name 0"),
+        ({"id2label": BIO, "num_labels": 4}, "`num_labels` is 4, but there are 3 labels"),
+        ({"id2label": dict(enumerate(["O", "B-X", "I-X", "E-X", "S-X"]))}, r"\['E-X', 'S-X'\] among labels of BIO2"),
+    ],
+)
+def test_wrong_changes_on_loading_are_refused(folder, changes, message):
+    with pytest.raises((ValueError, StrictDataclassError), match=message):
+        SMCLForTokenClassification.from_pretrained(folder, ignore_mismatched_sizes=True, **changes)
+    with pytest.raises((ValueError, StrictDataclassError), match=message):
+        SMCLConfig.from_pretrained(folder, **changes)
+
+
+def test_a_configuration_that_was_changed_is_checked_before_a_model_is_built():
+    config = make_config()
+    config.temperature = -1
+    with pytest.raises(StrictDataclassError, match="`temperature` must be positive"):
+        SMCLForTokenClassification(config)
+
+
+def test_a_part_may_be_changed_on_loading(folder):
+    config = SMCLConfig.from_pretrained(folder, text_config={"hidden_dropout_prob": 0.3}, max_images=7)
+    assert (config.text_config.hidden_dropout_prob, config.max_images) == (0.3, 7)
+    assert config.text_config.hidden_size == make_config().text_config.hidden_size
+
+
+def test_labels_may_be_given_either_way():
+    assert SMCLConfig(label2id={"O": 0, "B-X": 1}).id2label == {0: "O", 1: "B-X"}
+
+
+def test_a_checkpoint_is_loaded_under_the_names_that_it_is_saved_under(folder):
+    saved = load_file(folder / "model.safetensors")
+    model = make_model(seed=1)
+    assert not saved.keys() <= model.state_dict().keys()
+    result = model.load_state_dict(saved, strict=True)
+    expected = SMCLForTokenClassification.from_pretrained(folder).state_dict()
+    assert not result.missing_keys and all(torch.equal(x, expected[name]) for name, x in model.state_dict().items())
+    with pytest.raises(RuntimeError, match="Unexpected key"):
+        model.load_state_dict(saved | {"other": torch.zeros(1)})
