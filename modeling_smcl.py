@@ -392,12 +392,23 @@ class SMCLImageTextModel(SMCLPreTrainedModel):
         image_embeds: torch.Tensor | None,
         image_mask: torch.Tensor | None,
         image_indices: torch.Tensor | None,
+        num_posts: int,
     ) -> PostImages | None:
         """Check the image arguments; return V with its mask, or `None` where the batch has no image slot."""
         if pixel_values is not None and image_embeds is not None:
             raise ValueError("Got both `pixel_values` and `image_embeds`: pass images or their vectors, not both.")
         images = pixel_values if image_embeds is None else image_embeds
-        if images is None or images.shape[1] == 0:
+        if images is None:
+            return None
+        is_encoded = image_embeds is not None
+        fits = images.ndim >= 3 if is_encoded else images.ndim == 5
+        if not fits or images.shape[0] != num_posts:
+            name, shape = ("image_embeds", "...") if is_encoded else ("pixel_values", "num_channels, height, width")
+            raise ValueError(
+                f"`{name}` must have the shape (batch_size, num_images, {shape}), of {num_posts} posts as the text, "
+                f"got {tuple(images.shape)}."
+            )
+        if images.shape[1] == 0:
             return None
         if images.shape[1] > self.config.max_images:
             raise ValueError(
@@ -508,7 +519,7 @@ class SMCLImageTextModel(SMCLPreTrainedModel):
         """
         self._check_context(context)
         text_mask = self._text_mask(input_ids, inputs_embeds, attention_mask)
-        images = self._image_inputs(pixel_values, image_embeds, image_mask, image_indices)
+        images = self._image_inputs(pixel_values, image_embeds, image_mask, image_indices, len(text_mask))
         guidance = None
         if images is not None:
             text = {"input_ids": input_ids, "inputs_embeds": inputs_embeds}

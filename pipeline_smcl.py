@@ -6,8 +6,10 @@ import itertools
 import math
 import re
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -17,7 +19,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers.pipelines.base import ChunkPipeline
 from transformers.utils import logging
 
-from .crf_smcl import find_entities
+from .crf_smcl import LinearChainCRF, find_entities
 from .images_smcl import load_image, take_images
 from .processing_smcl import SMCLProcessor
 
@@ -151,7 +153,7 @@ class ImageVectors:
     def __init__(self, max_bytes: int = KEPT_BYTES):
         self.max_bytes, self.bytes = max_bytes, 0
         self.kept: OrderedDict[bytes, torch.Tensor] = OrderedDict()
-        self.weights: list[tuple[int, int]] = []
+        self.weights: list = []
 
     def __call__(self, model, images: dict[bytes, torch.Tensor]) -> dict[bytes, torch.Tensor]:
         """Return the vector of each image `(3, height, width)`, by its key."""
@@ -217,18 +219,29 @@ class MultiImageNERPipeline(ChunkPipeline):
                 "`processor` must be the model's SMCLProcessor, got None: pass "
                 "`processor=AutoProcessor.from_pretrained(...)` along with a model that is already loaded."
             )
-        super().__init__(model=model, processor=processor, **kwargs)
+        _check_labels(model.config.id2label)
+        super().__init__(model=_without_peft(model), processor=processor, **kwargs)
         self.model.eval()
-        # One post at a time is decoded on the CPU, where steps this small are fastest.
-        self.crf = copy.deepcopy(model.crf).cpu()
+        self.crf_copy, self.crfs_weights = None, []
         self.image_vectors = ImageVectors()
-        self.is_fast, self.twin, self.twins_weights = dtype == "auto" and _gains_by_bfloat16(model), None, []
+        self.is_fast, self.twin, self.twins_weights = dtype == "auto" and _gains_by_bfloat16(self.model), None, []
 
-    def __call__(self, posts: dict | Iterable[dict], **kwargs) -> list | Iterator:
+    @property
+    def crf(self) -> LinearChainCRF:
+        """The model's CRF on the CPU, where one post at a time is decoded fastest."""
+        crf = self.model.crf
+        if crf.transitions.device.type == "cpu":
+            return crf
+        weights = _weights(crf)
+        if weights != self.crfs_weights:
+            self.crf_copy, self.crfs_weights = copy.deepcopy(crf).cpu(), weights
+        return self.crf_copy
+
+    def __call__(self, posts: Mapping | str | Iterable[Mapping | str], **kwargs) -> list | Iterator:
         """Tag posts.
 
         Args:
-            posts (`dict`, `str`, or an iterable of these): A post, a list, or a generator or data set of posts, each
+            posts (`Mapping`, `str`, or an iterable of these): A post, a list, or a generator or data set of posts, each
                 `{"text": ..., "images": [...]}`, or a string for a post without images. The text is a string, split
                 into words as the tokenizer does, or a list of words; however long, all of it is read. Images are
                 paths, URLs, data URIs, PIL images or the bytes of image files, in post order; a post may have none, and
@@ -262,11 +275,17 @@ class MultiImageNERPipeline(ChunkPipeline):
         Raises:
             ValueError: if a post or an argument can't be used; names it.
         """
-        if isinstance(posts, dict | str):
-            return super().__call__(posts, **kwargs)
-        if not isinstance(posts, Iterable):
+        if isinstance(posts, Mapping | str):
+            return super().__call__(posts if isinstance(posts, str) else dict(posts), **kwargs)
+        if not isinstance(posts, Iterable) and hasattr(posts, "__getitem__") and hasattr(posts, "__len__"):
+            # A data set of PyTorch; so is `KeyDataset` of transformers.
+            posts = map(posts.__getitem__, range(len(posts)))
+        is_table = hasattr(posts, "to_dict") and hasattr(posts, "columns")
+        if is_table or isinstance(posts, bytes | bytearray) or not isinstance(posts, Iterable):
+            fix = " Give its rows, by `.to_dict('records')`." if is_table else ""
             raise ValueError(
                 f"Expected a post {{'text': ..., 'images': [...]}} or an iterable of posts, got {type(posts).__name__}."
+                f"{fix}"
             )
         if isinstance(posts, list | tuple):
             # transformers looks at the first element of a list without asking whether there is one.
@@ -282,7 +301,8 @@ class MultiImageNERPipeline(ChunkPipeline):
                 )
             if value not in CHOICES[name]:
                 raise ValueError(f"`{name}` must be one of {', '.join(map(repr, CHOICES[name]))}, got {value!r}.")
-        if threshold is not None and not 0 <= threshold <= 1:
+        is_number = isinstance(threshold, Real) and not isinstance(threshold, bool)
+        if threshold is not None and not (is_number and 0 <= threshold <= 1):
             raise ValueError(f"`threshold` must be a probability from 0 to 1, got {threshold!r}.")
         postprocess = {"threshold": threshold, "return_tags": return_tags}
         return kwargs, {}, {name: value for name, value in postprocess.items() if value is not None}
@@ -329,7 +349,8 @@ class MultiImageNERPipeline(ChunkPipeline):
                 given = {"images": [given["images"][0][:1]], "context": {name: [first[name]] for name in columns}}
                 (num_appended,) = self.processor.count_context(self.processor.read_contexts(num_posts=1, **given))
             windows, pixels, keys = [], {}, None
-            for start, stop, core in self.processor.split_long(about.words, num_appended):
+            max_length = getattr(self.model.base_model, "max_tokens", None)
+            for start, stop, core in self.processor.split_long(about.words, num_appended, max_length):
                 inputs = dict(self.processor(words=[about.words[start:stop]], **given)) | pixels
                 keys = [_content_key(image) for image in inputs.get("pixel_values", [[]])[0]] if keys is None else keys
                 windows.append({"inputs": inputs, "core": core, "keys": keys})
@@ -376,7 +397,6 @@ class MultiImageNERPipeline(ChunkPipeline):
                 [window[name][0] for window in windows],
                 batch_first=True,
                 padding_value=tokenizer.pad_token_id if name == "input_ids" else 0,
-                padding_side=tokenizer.padding_side,
             )
             for name in windows[0]
             if name not in ("pixel_values", "image_mask")
@@ -412,13 +432,13 @@ class MultiImageNERPipeline(ChunkPipeline):
         windows = model_inputs["window"]
         is_batch = isinstance(windows, list)
         windows = windows if is_batch else [windows]
-        model = self.computing_model()
-        # A compiled model encodes images itself, by compiled code.
-        by_itself = _is_compiled(self.model) or not any(window["keys"] for window in windows)
-        batch = (
-            self.collate([window["inputs"] for window in windows]) if by_itself else self._encode_once(model, windows)
-        )
-        logits, word_mask = model(**batch).logits.float().cpu(), batch["word_mask"].cpu()
+        with _evaluating(self.model):
+            model = self.computing_model()
+            # A compiled model encodes images itself, by compiled code.
+            by_itself = _is_compiled(self.model) or not any(window["keys"] for window in windows)
+            inputs = [window["inputs"] for window in windows]
+            batch = self.collate(inputs) if by_itself else self._encode_once(model, windows)
+            logits, word_mask = model(**batch).logits.float().cpu(), batch["word_mask"].cpu()
         scored = [
             {"emissions": row[mask][window["core"]], "post": window["post"]}
             for window, row, mask in zip(windows, logits, word_mask, strict=True)
@@ -522,7 +542,8 @@ class MultiImageNERPipeline(ChunkPipeline):
         Raises:
             ValueError: if the post, `patch_grid` or a setting can't be used, or the model reads no images.
         """
-        return _explain(self, post, patch_grid, without, settings)
+        with _evaluating(self.model):
+            return _explain(self, post, patch_grid, without, settings)
 
     def save_pretrained(self, save_directory: str, **kwargs) -> None:
         """Save model, processor and code into one folder that `pipeline(model=...)` loads.
@@ -539,6 +560,7 @@ def _to_post(post: Any, reads_images: bool = True, columns: tuple[str, ...] = ()
     """Bring a post, in any form that a call takes, into the form `{"text": ..., "images": ...}` with its context."""
     if isinstance(post, str):
         return {"text": post, "images": None}
+    post = dict(post) if isinstance(post, Mapping) else post
     context = {name: post[name] for name in columns if name in post} if isinstance(post, dict) else {}
     if isinstance(post, dict) and post.get("tokens") is not None:
         post = _to_text(post, reads_images)
@@ -589,7 +611,7 @@ def _explain(
     pixels = windows[0]["inputs"].get("pixel_values")
     pixels = torch.empty(0) if pixels is None else pixels[0]
     most = min(pixels.shape[-2:]) if len(pixels) else math.inf
-    if not isinstance(patch_grid, int) or not 0 <= patch_grid <= most:
+    if not isinstance(patch_grid, int) or isinstance(patch_grid, bool) or not 0 <= patch_grid <= most:
         raise ValueError(
             f"`patch_grid` must be a whole number from 0 to the pixels of a side, {most}, got {patch_grid!r}."
         )
@@ -684,6 +706,25 @@ def _content_key(pixels: torch.Tensor) -> bytes:
     return hashlib.blake2b(pixels.contiguous().numpy(), digest_size=16).digest()
 
 
+def _check_labels(id2label: dict[int, str]) -> None:
+    """Refuse a model of whose tags no entity can be made."""
+    other = [label for label in id2label.values() if label != "O" and label[:2] not in ("B-", "I-")]
+    if other:
+        raise ValueError(
+            f"The model has the labels {other[:5]}, of which no entity can be made. Expected BIO2, such as 'B-PER' and "
+            "'I-PER': give the labels that it was trained with as `id2label`."
+        )
+
+
+def _without_peft(model):
+    """Return the model in which adapters of peft are, as they are switched; any other model as it is."""
+    if not hasattr(model, "get_base_model"):
+        return model
+    if any(config.is_prompt_learning for config in model.peft_config.values()):
+        raise ValueError("Prompts of peft can't be put in front of posts. Expected adapters such as LoRA's.")
+    return model.get_base_model()
+
+
 def _gains_by_bfloat16(model) -> bool:
     """Tell whether a model on a CPU takes less than a third of the time in bfloat16, at the same F1.
 
@@ -709,9 +750,32 @@ def _is_compiled(model) -> bool:
     return hasattr(model, "_orig_mod")
 
 
-def _weights(model) -> list[tuple[int, int]]:
-    """Return what changes when weights do."""
-    return [(x.data_ptr(), 0 if x.is_inference() else x._version) for x in model.parameters()]
+def _weights(model) -> list:
+    """Return what changes when weights do, or adapters of peft are switched.
+
+    PyTorch counts no changes through `.data`, nor those of inference mode: there, one value of each tensor stands for
+    all.
+    """
+    weights = list(model.parameters())
+    counted = [(x.data_ptr(), 0 if x.is_inference() else x._version) for x in weights]
+    with torch.no_grad():
+        values = torch.cat([x.reshape(-1)[x.numel() // 2 :][:1].float() for x in weights]).tolist() if weights else []
+    switches = ("_disable_adapters", "_active_adapter")
+    adapters = [str([m.__dict__.get(name) for name in switches]) for m in model.modules() if switches[0] in m.__dict__]
+    return [counted, values, adapters]
+
+
+@contextmanager
+def _evaluating(model) -> Iterator[None]:
+    """Have a model in evaluation mode for a while, as a training run between whose steps it predicts may not be."""
+    in_training = [module for module in model.modules() if module.training]
+    for module in in_training:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in in_training:
+            module.training = True
 
 
 def _encode(model, pixels: torch.Tensor) -> torch.Tensor:

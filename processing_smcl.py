@@ -28,7 +28,9 @@ logger = logging.get_logger(__name__)
 
 CROP_SETTINGS = ("do_center_crop", "size")
 # With these a tokenizer's rows and words are no longer the posts and theirs.
-REFUSED_SETTINGS = {"is_split_into_words", "return_overflowing_tokens", "stride", "text_pair", "text_pair_target"}
+REFUSED_SETTINGS = {
+    *("is_split_into_words", "padding_side", "return_overflowing_tokens", "stride", "text_pair", "text_pair_target")
+}
 # Share of a window, on each side, that repeats tokens of its neighbour.
 OVERLAP = 0.25
 # Takes the place of a word that the tokenizer gives no token, until its tokens are replaced by the unknown token.
@@ -64,7 +66,8 @@ class SMCLProcessor(ProcessorMixin):
         max_images (`int`, *optional*, defaults to 4): Largest number of images of a post.
 
     Raises:
-        ValueError: if the tokenizer is a slow one or does not know its special tokens.
+        ValueError: if the tokenizer is a slow one or does not know its special tokens, or `max_images` is no number of
+            images.
 
     Example:
     ```python
@@ -81,6 +84,8 @@ class SMCLProcessor(ProcessorMixin):
     def __init__(self, image_processor, tokenizer, max_images: int = 4, **kwargs):
         super().__init__(image_processor, tokenizer, **kwargs)
         check_tokenizer(tokenizer)
+        if not isinstance(max_images, int) or isinstance(max_images, bool) or max_images < 1:
+            raise ValueError(f"`max_images` must be a whole number of at least 1, got {max_images!r}.")
         self.max_images = max_images
 
     @classmethod
@@ -241,17 +246,21 @@ class SMCLProcessor(ProcessorMixin):
         offsets = [(start, start + len(word)) for word, start in zip(text, starts, strict=False)]
         return " ".join(text), list(text), offsets
 
-    def split_long(self, words: list[str], num_appended: int = 0) -> list[tuple[int, int, slice]]:
+    def split_long(
+        self, words: list[str], num_appended: int = 0, max_length: int | None = None
+    ) -> list[tuple[int, int, slice]]:
         """Split the words of one post into windows that fit the text encoder; see [`split_into_windows`].
 
         Args:
             words (`list[str]`): The words.
             num_appended (`int`, *optional*, defaults to 0): Tokens that a subclass appends to each window.
+            max_length (`int`, *optional*): Most tokens that the text encoder takes, besides the tokenizer's own limit.
 
         Returns:
             `list[tuple[int, int, slice]]`: windows; one of all words if they fit.
         """
         limit = self.tokenizer.model_max_length
+        limit = limit if max_length is None else min(limit, max_length)
         if limit > 1_000_000:
             return [(0, len(words), slice(None))]
         encoding = self.tokenizer(
@@ -327,6 +336,8 @@ class SMCLProcessor(ProcessorMixin):
 
         # A literal "[SEP]" in a post is text, not the end of the post.
         settings = {"truncation": max_length is not None, **text_kwargs, "split_special_tokens": True}
+        # Positions count from the left: padded there, a post would depend on its batch; and what is cut is at the end.
+        settings["padding_side"] = self.tokenizer.truncation_side = "right"
 
         def encode(batch: list[list[str]]) -> tuple[BatchEncoding, list[dict[int, int]]]:
             encoding = self.tokenizer(batch, is_split_into_words=True, max_length=max_length, **settings)

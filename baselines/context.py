@@ -438,7 +438,6 @@ class AppendingProcessor(ContextTextProcessor):
         width = max(width, *(int(mask.sum()) + len(tail["input_ids"]) for mask, tail in zip(real, tails, strict=True)))
         step = settings.get("pad_to_multiple_of") or 1
         width += -width % step
-        side = settings.get("padding_side") or self.tokenizer.padding_side
         for name in fills.keys() & data.keys():
             rows = []
             for x, mask, tail in zip(data[name], real, tails, strict=True):
@@ -446,7 +445,7 @@ class AppendingProcessor(ContextTextProcessor):
                 rows.append(torch.cat([x[mask], x.new_tensor(more)]))
             # A row of full width, so that padding reaches it.
             rows.append(data[name].new_zeros(width))
-            data[name] = pad_sequence(rows, True, fills[name], padding_side=side)[:-1]
+            data[name] = pad_sequence(rows, True, fills[name])[:-1]
         return data
 
     def count_context(self, contexts: list[dict[str, Any]]) -> list[int]:

@@ -424,3 +424,13 @@ def test_a_checkpoint_is_loaded_under_the_names_that_it_is_saved_under(folder):
     assert not result.missing_keys and all(torch.equal(x, expected[name]) for name, x in model.state_dict().items())
     with pytest.raises(RuntimeError, match="Unexpected key"):
         model.load_state_dict(saved | {"other": torch.zeros(1)})
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [("pixel_values", (3, 3, 16, 16)), ("pixel_values", (2, 1, 3, 16, 16)), ("image_embeds", (3, 24))],
+)
+def test_images_of_another_shape_are_refused(name, shape):
+    inputs = {key: x for key, x in make_inputs().items() if key not in ("pixel_values", "image_mask")}
+    with pytest.raises(ValueError, match=f"`{name}` must have the shape .batch_size, num_images.*of 3 posts"):
+        make_model()(**inputs, **{name: torch.zeros(shape)})

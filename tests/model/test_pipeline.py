@@ -1,5 +1,8 @@
+import copy
 import itertools
 import json
+from collections import UserDict
+from types import MappingProxyType, SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,6 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from seqeval.scheme import IOB2, Entities
 from transformers import pipeline
+from transformers.pipelines.pt_utils import KeyDataset
 from transformers.utils import logging
 
 from smcl import MultiImageNERPipeline, SMCLForTokenClassification, pipeline_smcl
@@ -351,6 +355,8 @@ def test_posts_that_cannot_be_used_are_named(pipe, post, message):
     ("arguments", "message"),
     [
         ({"treshold": 0.5}, "Got the argument 'treshold'.* It takes threshold, return_tags, on_bad_image"),
+        ({"threshold": "0.5"}, "`threshold` must be a probability from 0 to 1, got '0.5'"),
+        ({"threshold": True}, "`threshold` must be a probability from 0 to 1, got True"),
         ({"threshold": 50}, "`threshold` must be a probability from 0 to 1, got 50"),
         ({"on_bad_image": "ignore"}, "`on_bad_image` must be one of 'error', 'skip', got 'ignore'"),
         ({"on_extra_images": "last"}, "`on_extra_images` must be one of 'error', 'first', got 'last'"),
@@ -557,3 +563,132 @@ def test_the_copy_in_bfloat16_follows_the_weights_and_scores_nearly_alike(proces
         assert fast.computing_model() is fast.computing_model()
         with torch.no_grad():
             full.model.classifier.bias.add_(3)
+
+
+# Posts, tokenizers and models as others have them
+
+
+def test_posts_may_be_rows_of_any_kind(pipe):
+    text = "joey and niko rest"
+    expected = pipe(text)
+    assert expected
+    rows = Dataset.from_dict({"text": [text]})
+    words = rows.map(lambda row: {"found": [entity["word"] for entity in pipe(row)]})["found"][0]
+    assert words == [entity["word"] for entity in expected]
+    assert pipe(UserDict(text=text)) == expected and pipe([MappingProxyType({"text": text})]) == [expected]
+    assert list(pipe(KeyDataset(rows, "text"), batch_size=2)) == [expected]
+    assert list(pipe(TensorsOf([text, text]))) == [expected] * 2
+
+
+class TensorsOf(torch.utils.data.Dataset):
+    def __init__(self, rows):
+        self.rows = rows
+
+    def __len__(self):
+        return len(self.rows)
+
+    def __getitem__(self, index):
+        return self.rows[index]
+
+
+def test_tables_and_bytes_are_no_posts(pipe):
+    with pytest.raises(ValueError, match=r"got DataFrame. Give its rows, by `.to_dict.'records'.`"):
+        pipe(Dataset.from_dict({"text": ["joey"]}).to_pandas())
+    with pytest.raises(ValueError, match="got bytes"):
+        pipe(b"joey")
+
+
+def test_scores_follow_the_models_crf(processor, posts):
+    pipe = make_pipeline(processor)
+    before = pipe(posts)
+    with torch.no_grad():
+        pipe.model.crf.transitions.copy_(torch.randn(9, 9, generator=torch.Generator().manual_seed(0)))
+    assert pipe(posts) == MultiImageNERPipeline(pipe.model, processor)(posts) != before
+
+
+def change_data(model):
+    for x in model.smcl.vision_model.parameters():
+        x.data.mul_(3)
+
+
+def change_in_inference(model):
+    with torch.inference_mode():
+        for x in model.smcl.vision_model.parameters():
+            x.mul_(3)
+
+
+def switch_adapters(model):
+    # As peft's `disable_adapter` does, which changes what the layer computes.
+    layer = model.smcl.vision_model.layers[0].mlp
+    layer._disable_adapters = True
+    layer.register_forward_hook(lambda module, inputs, output: output * 3)
+
+
+@pytest.mark.parametrize("change", [change_data, change_in_inference, switch_adapters])
+def test_vectors_of_images_follow_changes_that_pytorch_does_not_count(processor, posts, change):
+    pipe = make_pipeline(processor)
+    before = pipe(posts)
+    change(pipe.model)
+    after = pipe(posts)
+    assert after != before and after == MultiImageNERPipeline(pipe.model, processor)(posts)
+
+
+def test_a_model_in_training_mode_predicts_as_in_evaluation_and_goes_on_training(processor, posts):
+    pipe = make_pipeline(processor)
+    expected = pipe(posts)
+    pipe.model.train()
+    pipe.model.smcl.text_model.eval()
+    pipe.image_vectors = ImageVectors()
+    assert pipe(posts) == expected
+    pipe.explain(posts[0])
+    assert pipe.model.training and pipe.model.dropout.training and not pipe.model.smcl.text_model.training
+
+
+def test_posts_do_not_depend_on_their_batch_whatever_side_the_tokenizer_pads(processor, posts):
+    expected = make_pipeline(processor)(posts, return_tags=True)
+    processor = copy.deepcopy(processor)
+    processor.tokenizer.padding_side = processor.tokenizer.truncation_side = "left"
+    pipe = make_pipeline(processor)
+    for batch_size in (1, len(posts)):
+        found = pipe(posts, batch_size=batch_size, return_tags=True)
+        assert [post["tags"] for post in found] == [post["tags"] for post in expected]
+    words = [["joey", "and", "niko"], ["joey"] * 70]
+    inputs = processor(words=words, max_length=20)
+    assert inputs["attention_mask"][:, 0].all()
+    # What is cut is at the end.
+    assert torch.equal(inputs["input_ids"][1, :5], processor(words=words[1:])["input_ids"][0, :5])
+    with pytest.raises(TypeError, match="padding_side"):
+        processor(words=words, padding_side="left")
+
+
+def test_long_posts_fit_the_text_encoder_whatever_the_tokenizer_takes(processor):
+    expected = make_pipeline(processor)("a b " * 100, return_tags=True)
+    processor = copy.deepcopy(processor)
+    processor.tokenizer.model_max_length = int(1e30)
+    found = make_pipeline(processor)("a b " * 100, return_tags=True)
+    assert found["tags"] == expected["tags"] and len(found["words"]) == 200
+
+
+def test_models_without_tags_of_bio_are_refused(processor):
+    model = make_model(id2label={0: "O", 1: "PER", 2: "LOC"})
+    with pytest.raises(ValueError, match=r"has the labels \['PER', 'LOC'\], of which no entity can be made"):
+        MultiImageNERPipeline(model, processor)
+
+
+class Wrapped(torch.nn.Module):
+    """What a PeftModel has."""
+
+    def __init__(self, model, is_prompt_learning=False):
+        super().__init__()
+        self.model, self.config = model, model.config
+        self.peft_config = {"default": SimpleNamespace(is_prompt_learning=is_prompt_learning)}
+
+    def get_base_model(self):
+        return self.model
+
+
+def test_a_model_with_adapters_is_taken_with_its_wrapper(processor, posts):
+    pipe = make_pipeline(processor)
+    assert MultiImageNERPipeline(Wrapped(pipe.model), processor)(posts) == pipe(posts)
+    with pytest.raises(ValueError, match="Prompts of peft"):
+        MultiImageNERPipeline(Wrapped(pipe.model, is_prompt_learning=True), processor)
