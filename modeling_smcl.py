@@ -519,7 +519,7 @@ class SMCLImageTextModel(SMCLPreTrainedModel):
         """
         self._check_context(context)
         text_mask = self._text_mask(input_ids, inputs_embeds, attention_mask)
-        images = self._image_inputs(pixel_values, image_embeds, image_mask, image_indices, len(text_mask))
+        images = self._image_inputs(pixel_values, image_embeds, image_mask, image_indices, text_mask.shape[0])
         guidance = None
         if images is not None:
             text = {"input_ids": input_ids, "inputs_embeds": inputs_embeds}

@@ -170,7 +170,13 @@ def arrow_features(schema: pa.Schema) -> dict[str, Any]:
 
     Returns:
         `dict[str, Any]`: for [`check_features`]; `None` where `datasets` has no feature for a column.
+
+    Raises:
+        DataError: if two columns have the same name.
     """
+    twice = sorted({name for name in schema.names if schema.names.count(name) > 1})
+    if twice:
+        raise DataError(f"Several columns are called {twice[0]!r}. Give each a name of its own.")
     return {field.name: _arrow_feature(field, schema.metadata) for field in schema}
 
 

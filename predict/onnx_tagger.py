@@ -5,7 +5,7 @@ lies there needs transformers, but no torch either.
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -103,11 +103,11 @@ class OnnxTagger:
                 "Tagging posts takes a processor: `OnnxTagger(folder, processor=AutoProcessor.from_pretrained(folder, "
                 "trust_remote_code=True))`. Without one, give tensors to `logits`."
             )
-        return self._tag(posts) if isinstance(posts, dict | str) else [self._tag(post) for post in posts]
+        return self._tag(posts) if isinstance(posts, Mapping | str) else [self._tag(post) for post in posts]
 
     def _tag(self, post: dict[str, Any] | str) -> list[dict[str, Any]]:
         """Find the entities of one post, in windows if it is long."""
-        post = {"text": post} if isinstance(post, str) else post
+        post = {"text": post} if isinstance(post, str) else dict(post) if isinstance(post, Mapping) else post
         if not isinstance(post, dict) or "text" not in post or post.keys() - {"text", "images"}:
             found = sorted(map(str, post)) if isinstance(post, dict) else type(post).__name__
             raise ValueError(f"Expected a post with the keys 'text' and, if it has images, 'images', got {found}.")
@@ -115,7 +115,7 @@ class OnnxTagger:
             text, words, offsets = self.processor.read_text(post["text"])
             images = self.processor.limit_images([post.get("images")])
             emissions = [np.zeros((0, len(self.labels)), np.float32)]
-            for start, stop, core in self.processor.split_long(words):
+            for start, stop, core in self.processor.split_long(words, max_length=self.max_tokens):
                 inputs = self.processor(words=[words[start:stop]], images=images, return_tensors="np")
                 emissions.append(self.logits(**inputs)[inputs["word_mask"]][core])
         except ValueError as error:

@@ -86,8 +86,8 @@ def model_checksum(pipe: MultiImageNERPipeline) -> str:
 
 def predict_file(
     pipe: MultiImageNERPipeline,
-    input: str,
-    output: str,
+    input: str | os.PathLike,
+    output: str | os.PathLike,
     split: str | None = None,
     batch_size: int = 16,
     disable_tqdm: bool = False,
@@ -103,8 +103,8 @@ def predict_file(
 
     Args:
         pipe ([`MultiImageNERPipeline`]): The pipeline.
-        input (`str`): As `name` of `open_input`.
-        output (`str`): File to write: .jsonl or .parquet, a record for each row in order, see `predict_rows`; .conll or
+        input (`str` or `os.PathLike`): As `name` of `open_input`.
+        output (`str` or `os.PathLike`): File to write: .jsonl or .parquet, a record for each row in order, see `predict_rows`; .conll or
             .bio, words and tags, see `part_files.write_conll`. Until it is complete, results are in files beside it,
             named OUTPUT.part-*.
         split (`str`, *optional*): Which split of a data set; by default its only one, or `"test"`.
@@ -121,7 +121,9 @@ def predict_file(
     Raises:
         ValueError: if input, output or an unfinished run can't be used; says what to do.
     """
-    state = PartialState()
+    if not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size < 1:
+        raise ValueError(f"`batch_size` must be a whole number of at least 1, got {batch_size!r}.")
+    input, output, state = os.fspath(input), os.fspath(output), PartialState()
     check_output(output, state.num_processes)
     source = open_input(input, split, what_to_read(pipe, columns, ignore_images))
     if isinstance(source, ParquetFiles) and not ignore_images:

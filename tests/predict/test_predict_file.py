@@ -812,3 +812,22 @@ def test_images_under_a_key_of_any_name_are_refused(pipe, tmp_path, ending, valu
     with pytest.raises(ValueError, match="no images in a column `images`, but 'media'"):
         run(pipe, source, tmp_path / "out.jsonl")
     assert run(pipe, source, tmp_path / "out.jsonl", ignore_images=True)["errors"] == 0
+
+
+@pytest.mark.parametrize("batch_size", [0, -1, None, 2.5, True])
+def test_a_batch_size_that_is_none_is_refused_before_anything_is_written(pipe, folder, tmp_path, batch_size):
+    with pytest.raises(ValueError, match="`batch_size` must be a whole number of at least 1, got"):
+        predict_file(pipe, folder / "posts.jsonl", tmp_path / "out.jsonl", batch_size=batch_size)
+    assert not list(tmp_path.iterdir())
+
+
+def test_places_may_be_paths(pipe, folder, tmp_path):
+    counts = predict_file(pipe, folder / "posts.jsonl", tmp_path / "out.jsonl", disable_tqdm=True)
+    assert counts["posts"] == len((tmp_path / "out.jsonl").read_text(encoding="utf-8").splitlines())
+
+
+def test_two_columns_of_one_name_are_refused(pipe, tmp_path):
+    table = pa.table([pa.array(["joey"]), pa.array(["niko"])], names=["text", "text"])
+    pq.write_table(table, tmp_path / "posts.parquet")
+    with pytest.raises(ValueError, match="Several columns are called 'text'"):
+        predict_file(pipe, str(tmp_path / "posts.parquet"), str(tmp_path / "out.jsonl"))
