@@ -185,6 +185,24 @@ class SMCLPreTrainedModel(PreTrainedModel):
             state_dict = {names.get(name, name): tensor for name, tensor in state_dict.items()}
         return super().load_state_dict(state_dict, *args, **kwargs)
 
+    @property
+    def max_tokens(self) -> int | None:
+        """Most tokens of a post that the text encoder has positions for; `None` where it needs none."""
+        positions = self.base_model
+        for name in ("text_model", "embeddings", "position_embeddings"):
+            positions = getattr(positions, name, None)
+        if not isinstance(positions, nn.Embedding):
+            return None
+        # Those encoders whose padding has a position start to count after it.
+        return positions.num_embeddings - (0 if positions.padding_idx is None else positions.padding_idx + 1)
+
+    def _check_num_tokens(self, num_tokens: int) -> None:
+        if self.max_tokens is not None and num_tokens > self.max_tokens:
+            raise ValueError(
+                f"Posts have {num_tokens} tokens, but the text encoder has positions for {self.max_tokens}. Set the "
+                f"tokenizer's `model_max_length` to {self.max_tokens}, or pass that as `max_length` to the processor."
+            )
+
     def _check_context(self, context: dict[str, torch.Tensor]) -> None:
         """Refuse inputs of `forward` that this model does not have."""
         if unknown := context.keys() - set(self.context_inputs):
@@ -285,15 +303,6 @@ class SMCLImageTextModel(SMCLPreTrainedModel):
         """Replace the text encoder's word embeddings."""
         self.text_model.set_input_embeddings(value)
 
-    @property
-    def max_tokens(self) -> int | None:
-        """Most tokens of a post that the text encoder has positions for; `None` where it needs none."""
-        positions = getattr(getattr(self.text_model, "embeddings", None), "position_embeddings", None)
-        if not isinstance(positions, nn.Embedding):
-            return None
-        # Those encoders whose padding has a position start to count after it.
-        return positions.num_embeddings - (0 if positions.padding_idx is None else positions.padding_idx + 1)
-
     def _text_mask(
         self,
         input_ids: torch.Tensor | None,
@@ -311,11 +320,7 @@ class SMCLImageTextModel(SMCLPreTrainedModel):
                 "`attn_implementation={'vision_config': ...}`."
             )
         text = input_ids if inputs_embeds is None else inputs_embeds[..., 0]
-        if self.max_tokens is not None and text.shape[1] > self.max_tokens:
-            raise ValueError(
-                f"Posts have {text.shape[1]} tokens, but the text encoder has positions for {self.max_tokens}. Set the "
-                f"tokenizer's `model_max_length` to {self.max_tokens}, or pass that as `max_length` to the processor."
-            )
+        self._check_num_tokens(text.shape[1])
         return torch.ones_like(text, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
 
     def _encode_text(

@@ -349,7 +349,7 @@ class MultiImageNERPipeline(ChunkPipeline):
                 given = {"images": [given["images"][0][:1]], "context": {name: [first[name]] for name in columns}}
                 (num_appended,) = self.processor.count_context(self.processor.read_contexts(num_posts=1, **given))
             windows, pixels, keys = [], {}, None
-            max_length = getattr(self.model.base_model, "max_tokens", None)
+            max_length = self.model.max_tokens
             for start, stop, core in self.processor.split_long(about.words, num_appended, max_length):
                 inputs = dict(self.processor(words=[about.words[start:stop]], **given)) | pixels
                 keys = [_content_key(image) for image in inputs.get("pixel_values", [[]])[0]] if keys is None else keys

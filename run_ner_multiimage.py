@@ -72,15 +72,16 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     splits = needed_splits(training, calibrates)
     check_writable(training.output_dir, "--output_dir")
     checkpoint = checkpoint_to_resume(training)
-    check_overwrites(training, checkpoint)
+    check_overwrites(training, checkpoint, arguments.model.model if calibrates and not training.do_train else None)
     run = prepare(arguments, splits)
     if arguments.data.dry_run:
         return dry_run(run)
     upload = claim_for_training(training, run.model.config.model_type, training.do_train or calibrates)
     trainer = run.build_trainer()
+    replaces = training.overwrite_output_dir and (training.do_train or calibrates)
+    if replaces and trainer.is_world_process_zero():
+        clear_earlier_run(training.output_dir)
     if training.do_train:
-        if training.overwrite_output_dir and trainer.is_world_process_zero():
-            clear_earlier_run(training.output_dir)
         train(trainer, checkpoint)
     if calibrates:
         fit_temperature(trainer, run.posts)
@@ -200,8 +201,9 @@ def predict(trainer: SMCLTrainer, posts: Dataset | IterableDataset, labels: list
             for post, tags in zip(part.select_columns(["id", "tokens", "ner_tags"]), predicted, strict=True):
                 gold.append(name_tags(post["ner_tags"], labels))
                 tags = tags + ["O"] * (len(post["tokens"]) - len(tags))
-                found.append([wanted and tag for tag, wanted in zip(tags, gold[-1], strict=True)])
-                record = {"id": post["id"], "tokens": post["tokens"], "gold": gold[-1], "predicted": found[-1]}
+                found.append(tags)
+                shown = [wanted and tag for tag, wanted in zip(tags, gold[-1], strict=True)]
+                record = {"id": post["id"], "tokens": post["tokens"], "gold": gold[-1], "predicted": shown}
                 file.write(json.dumps(record, ensure_ascii=False) + "\n")
     return entity_metrics(gold, found)
 

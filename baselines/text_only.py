@@ -99,8 +99,11 @@ class TextOnlyModel(SMCLPreTrainedModel):
 
         Raises:
             TypeError: if there is no such input.
+            ValueError: if posts are longer than the text encoder has positions for.
         """
         self._check_context(context)
+        text = input_ids if inputs_embeds is None else inputs_embeds
+        self._check_num_tokens(text.shape[1])
         optional = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
         flags = {"output_attentions": output_attentions, "output_hidden_states": output_hidden_states}
         optional |= {name: getattr(self.config, name) if flag is None else flag for name, flag in flags.items()}

@@ -1,10 +1,11 @@
 """Word vectors in GloVe's text format."""
 
-import math
 from array import array
 from dataclasses import dataclass
 
 import torch
+
+LARGEST = torch.finfo(torch.float32).max
 
 
 @dataclass
@@ -44,15 +45,16 @@ def read_word_vectors(path: str) -> WordVectors:
         # Only at "\n": words may hold other characters that end a line in unicode.
         with open(path, encoding="utf-8-sig", newline="\n") as file:
             for number, line in enumerate(file, start=1):
-                fields = line.rstrip("\r\n").split(" ")
+                # fastText ends its lines with a space.
+                fields = line.rstrip("\r\n ").split(" ")
                 size = size or len(fields) - 1
                 # Words may hold spaces: the vector is what stands at the end.
                 word, vector = " ".join(fields[: len(fields) - size]), _floats(fields[len(fields) - size :])
                 if vector is None or len(fields) <= size or size < 2:
                     raise ValueError(
                         f"`word_vectors`: line {number} of {path} must be a word and {max(size, 2)} or more finite "
-                        f"numbers, as many as in the first line, got {ascii(line)[:80]}. Remove a header line if there "
-                        "is one."
+                        f"numbers, as many as in the first line, parted by single spaces, got {ascii(line)[:80]}. "
+                        "Remove a header line if there is one."
                     )
                 if word in rows:
                     num_repeated += 1
@@ -72,7 +74,8 @@ def _floats(fields: list[str]) -> list[float] | None:
         values = [float(field) for field in fields]
     except ValueError:
         return None
-    return values if all(map(math.isfinite, values)) else None
+    # As they are kept, in 32 bits.
+    return values if all(abs(value) <= LARGEST for value in values) else None
 
 
 __all__ = ["WordVectors", "read_word_vectors"]

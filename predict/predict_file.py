@@ -104,9 +104,9 @@ def predict_file(
     Args:
         pipe ([`MultiImageNERPipeline`]): The pipeline.
         input (`str` or `os.PathLike`): As `name` of `open_input`.
-        output (`str` or `os.PathLike`): File to write: .jsonl or .parquet, a record for each row in order, see `predict_rows`; .conll or
-            .bio, words and tags, see `part_files.write_conll`. Until it is complete, results are in files beside it,
-            named OUTPUT.part-*.
+        output (`str` or `os.PathLike`): File to write: .jsonl or .parquet, a record for each row in order, see
+            `predict_rows`; .conll or .bio, words and tags, see `part_files.write_conll`. Until it is complete, results
+            are in files beside it, named OUTPUT.part-*.
         split (`str`, *optional*): Which split of a data set; by default its only one, or `"test"`.
         batch_size (`int`, *optional*, defaults to 16): Posts that are computed at once.
         disable_tqdm (`bool`, *optional*, defaults to `False`): Show no progress.

@@ -192,9 +192,13 @@ LEAST = {
     "per_device_eval_batch_size": 1,
     "gradient_accumulation_steps": 1,
     "early_stopping_patience": 1,
+    "eval_accumulation_steps": 1,
     "dataloader_num_workers": 0,
+    "dataloader_prefetch_factor": 1,
     "seed": 0,
+    "data_seed": 0,
 }
+LARGEST_SEED = 2**32 - 1
 # Trackers whose package, or what brings it, is called otherwise or has their name.
 TRACKERS = {"tensorboard": "smcl[track]"} | {
     name: name for name in ("clearml", "codecarbon", "comet_ml", "dvclive", "mlflow", "swanlab", "trackio", "wandb")
@@ -250,6 +254,11 @@ class SMCLTrainingArguments(TrainingArguments):
             value = getattr(self, name)
             if value is not None and not least <= value < float("inf"):
                 raise ValueError(f"`--{name}` must be a finite number of at least {least}, got {value!r}.")
+        for name in ("seed", "data_seed"):
+            if (getattr(self, name) or 0) > LARGEST_SEED:
+                raise ValueError(f"`--{name}` must be at most {LARGEST_SEED}, got {getattr(self, name)}.")
+        if self.output_dir is not None and not str(self.output_dir).strip():
+            raise ValueError("`--output_dir` must be a folder, got an empty name.")
         if self.train_sampling_strategy not in SAMPLING_STRATEGIES:
             raise ValueError(
                 f"`--train_sampling_strategy` must be one of {', '.join(SAMPLING_STRATEGIES)}, got "

@@ -108,8 +108,6 @@ class Run:
                 quiet = bool(training.disable_tqdm)
                 kept = [split for split in ("train", "validation") if split in posts]
                 posts = {split: features.replace_images(posts[split], quiet) for split in kept}
-        if evaluates:
-            _check_metric(training.metric_for_best_model, self.labels)
         if not training.do_train:
             # The defaults evaluate and save after each epoch, which transformers refuses without data for it.
             training.eval_strategy = training.save_strategy = "no"
@@ -139,11 +137,11 @@ class Run:
         return ImagePixels(self.processor, **settings)
 
 
-def _check_metric(name: str, labels: list[str]) -> None:
+def _check_metric(name: str | None, labels: list[str]) -> None:
     """Refuse a `metric_for_best_model` that an evaluation does not give, before an epoch of work."""
     types = [label.removeprefix("B-") for label in labels if label.startswith("B-")]
     known = ["loss", *SCORES, *(f"{entity_type}_{score}" for entity_type in types for score in SCORES)]
-    if name.removeprefix("eval_") not in known:
+    if str(name).removeprefix("eval_") not in known:
         raise ValueError(f"`--metric_for_best_model` must be one of {', '.join(known)}, got {name!r}.")
 
 
@@ -182,8 +180,16 @@ def prepare(arguments: Arguments, splits: list[str]) -> Run:
     if data.ignore_images and context_columns(system):
         posts = type(posts)({name: empty_context(part, context_columns(system)) for name, part in posts.items()})
     check_columns(columns, posts, system_name(system), data.dataset)
-    set_seed(arguments.training.seed)
+    training = arguments.training
+    if training.do_train and training.eval_strategy != IntervalStrategy.NO:
+        _check_metric(training.metric_for_best_model, label_names(posts))
+    set_seed(training.seed)
     model, processor = load_model(arguments.model, switches, label_names(posts), posts.get("train"))
+    if training.do_train and model.config.temperature != 1:
+        logger.warning(
+            "The temperature of the model was fitted to weights that now change: it is 1 again. `--calibrate`"
+        )
+        model.config.temperature = 1.0
     return Run(arguments, posts, model, processor)
 
 
@@ -323,7 +329,16 @@ def _build_model(
             raise ValueError(f"The system {name!r} has no `--word_vectors`: leave that out.")
         model = system.from_text_vision_pretrained(*encoders.values(), id2label=id2label, **switches)
         max_images = model.config.max_images
-        return model, processor_class(system).from_text_vision_pretrained(*encoders.values(), max_images=max_images)
+        try:
+            processor = processor_class(system).from_text_vision_pretrained(*encoders.values(), max_images=max_images)
+        except (OSError, ValueError) as error:
+            names = " and ".join(f"`--{part}_model {encoders[part]}`" for part in needed)
+            raise ValueError(f"Tokenizer or image processor of {names} can't be loaded: {error}") from error
+        limit = model.max_tokens
+        if limit is not None and processor.tokenizer.model_max_length > limit:
+            logger.warning(f"The tokenizer has no limit that the text encoder keeps: posts are cut at {limit} tokens.")
+            processor.tokenizer.model_max_length = limit
+        return model, processor
     if train_posts is None:
         raise ValueError(f"A new {name} takes its words from the training split: expected `--do_train` or `--model`.")
     return system.from_posts(train_posts["tokens"], arguments.word_vectors, id2label=id2label, **switches)

@@ -118,17 +118,19 @@ def checkpoint_to_resume(arguments: TrainingArguments) -> str | None:
     return given
 
 
-def check_overwrites(arguments: TrainingArguments, checkpoint: str | None) -> None:
-    """Refuse to train over an earlier run without being asked to.
+def check_overwrites(arguments: TrainingArguments, checkpoint: str | None, calibrated: str | None = None) -> None:
+    """Refuse to train, or to save a calibrated model, over an earlier run without being asked to.
 
     Args:
         arguments (`SMCLTrainingArguments`): Those of the run.
         checkpoint (`str`, *optional*): What training goes on from.
+        calibrated (`str`, *optional*): The saved model that is calibrated without being trained: it may be replaced.
 
     Raises:
         ValueError: if `output_dir` holds a trained model, or a complete checkpoint of one, that this run would replace.
     """
-    if not arguments.do_train:
+    replaces_itself = calibrated is not None and Path(calibrated).resolve() == Path(arguments.output_dir).resolve()
+    if replaces_itself or not (arguments.do_train or calibrated is not None):
         return
     if arguments.overwrite_output_dir and checkpoint is not None:
         raise ValueError(

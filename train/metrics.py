@@ -67,14 +67,17 @@ class StrictEntityF1(evaluate.Metric):
                 raise ValueError(f"Expected IOB2 tags, `O`, `B-TYPE` or `I-TYPE`, got {strange[0]!r} in text {number}.")
         if not any(tag != "O" for tags in (*references, *predictions) for tag in tags):
             return dict.fromkeys(SCORES, 0.0)
+        # seqeval cuts dashes off types, and calls its averages by names that types may have.
+        types = sorted({tag[2:] for tags in (*references, *predictions) for tag in tags if tag != "O"})
+        plain = {f"{letter}-{entity_type}": f"{letter}-{i}" for i, entity_type in enumerate(types) for letter in "BI"}
+        named = [[[plain.get(tag, tag) for tag in tags] for tags in side] for side in (references, predictions)]
         settings = {"mode": "strict", "scheme": IOB2, "output_dict": True, "zero_division": 0}
-        report = classification_report(references, predictions, **settings)
-        overall = report.pop("micro avg")
-        scores = {name: overall[column] for name, column in zip(SCORES, _COLUMNS, strict=True)}
-        for entity_type, row in report.items():
-            if not entity_type.endswith(" avg"):
-                named = zip((*SCORES, "support"), (*_COLUMNS, "support"), strict=True)
-                scores |= {f"{entity_type}_{name}": row[column] for name, column in named}
+        report = classification_report(*named, **settings)
+        scores = {name: report["micro avg"][column] for name, column in zip(SCORES, _COLUMNS, strict=True)}
+        for i, entity_type in enumerate(types):
+            if str(i) in report:
+                columns = zip((*SCORES, "support"), (*_COLUMNS, "support"), strict=True)
+                scores |= {f"{entity_type}_{name}": report[str(i)][column] for name, column in columns}
         return {name: float(score) for name, score in scores.items()}
 
 
@@ -86,7 +89,8 @@ def entity_metrics(gold: list[list[str]], predicted: list[list[str]]) -> dict[st
     """Compute strict entity-level scores, in memory: nothing is written, and processes have nothing to share.
 
     Args:
-        gold (`list[list[str]]`): IOB2 tags of each text; `None` for a word that nobody tagged, which is left out.
+        gold (`list[list[str]]`): IOB2 tags of each text; `None` for a word that nobody tagged. It is no part of an
+            entity, and a predicted entity with one is left out: nobody knows whether it is right.
         predicted (`list[list[str]]`): As many predicted tags.
 
     Returns:
@@ -96,12 +100,21 @@ def entity_metrics(gold: list[list[str]], predicted: list[list[str]]) -> dict[st
         ValueError: if a text has another number of predicted than of gold tags, or a tag is not IOB2.
     """
     if any(None in tags for tags in gold):
-        kept = [[word for word, tag in enumerate(tags) if tag is not None] for tags in gold]
-        gold, predicted = (
-            [[tags[word] for word in words] for tags, words in zip(side, kept, strict=True)]
-            for side in (gold, predicted)
-        )
+        pairs = [_judged(*pair) for pair in zip(gold, predicted, strict=True)]
+        gold, predicted = map(list, zip(*pairs, strict=True))
     return StrictEntityF1(keep_in_memory=True).compute(predictions=predicted, references=gold)
+
+
+def _judged(gold: list[str | None], predicted: list[str]) -> tuple[list[str], list[str]]:
+    """Put `O` for words that nobody tagged, and for predicted entities with one."""
+    kept, begin = list(predicted), 0
+    for word, tag in enumerate(predicted):
+        if not (tag[:2] == "I-" and predicted[begin][2:] == tag[2:]):
+            begin = word
+        # An entity is gone with its first word that is unknown, and all that follow.
+        if None in gold[begin : word + 1]:
+            kept[begin : word + 1] = ["O"] * (word + 1 - begin)
+    return ["O" if tag is None else tag for tag in gold], kept
 
 
 __all__ = ["SCORES", "StrictEntityF1", "entity_metrics"]

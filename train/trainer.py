@@ -14,17 +14,19 @@ from accelerate.utils import send_to_device
 from datasets import concatenate_datasets
 from safetensors import SafetensorError
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset, SequentialSampler
-from transformers import EarlyStoppingCallback, EvalPrediction, Trainer
+from transformers import AutoConfig, AutoProcessor, EarlyStoppingCallback, EvalPrediction, Trainer, TrainerState
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import TrainOutput
-from transformers.utils import logging
+from transformers.utils import CONFIG_NAME, PROCESSOR_NAME, logging
 
 from ..baselines import reads_images
+from ..crf_smcl import entity_types
 from ..dataset_scripts.gate import prepare_posts
 from ..losses_smcl import BatchShare, real_image_indices
 from .checkpoints import checkpoint_faults, last_complete_checkpoint, sharding_of
 from .collator import SMCLDataCollator
 from .data import name_tags
-from .metrics import entity_metrics
+from .metrics import SCORES, entity_metrics
 from .samplers import LengthSampler, SharedBatchSampler, token_counts
 
 logger = logging.get_logger(__name__)
@@ -150,14 +152,54 @@ class SMCLTrainer(Trainer):
                     f"{resume_from_checkpoint} was written with {saved}, but this run has {here}. Go on as it was "
                     "begun, in any number of processes, or start from the checkpoint as a saved model (`--model`)."
                 )
+            self._check_same_run(resume_from_checkpoint)
         return super().train(resume_from_checkpoint, *args, **kwargs)
 
     def _load_callback_state(self) -> None:
+        asked = self.args.early_stopping_patience
         super()._load_callback_state()
+        for callback in self.callback_handler.callbacks:
+            if isinstance(callback, EarlyStoppingCallback):
+                # That of the checkpoint was put in its place.
+                callback.early_stopping_patience = asked
         # Trainer would look for the best checkpoint where the output folder was when the run was killed.
         best = Path(self.args.output_dir) / f"checkpoint-{self.state.best_global_step}"
         if best.is_dir():
             self.state.best_model_checkpoint = str(best)
+
+    def _check_same_run(self, folder: str) -> None:
+        """Refuse to go on with another model, words or measure of what is best than the checkpoint was made with."""
+        changes = {}
+        if Path(folder, CONFIG_NAME).is_file():
+            saved, here = AutoConfig.from_pretrained(folder), self.accelerator.unwrap_model(self.model).config
+            told = {"model_type": "`--system`", "id2label": "the labels"}
+            told |= {name: f"`--{name}`" for name in here.switches}
+            changes = {what: (getattr(saved, name, None), getattr(here, name)) for name, what in told.items()}
+        if self.processing_class is not None and Path(folder, PROCESSOR_NAME).is_file():
+            processors = AutoProcessor.from_pretrained(folder), self.processing_class
+            vocabularies = [processor.tokenizer.get_vocab() for processor in processors]
+            if vocabularies[0] != vocabularies[1]:
+                changes["the tokenizer"] = "of other words", "its own"
+        state = TrainerState.load_from_json(str(Path(folder) / TRAINER_STATE_NAME))
+        name = f"eval_{str(self.args.metric_for_best_model).removeprefix('eval_')}"
+        best = [row[name] for row in state.log_history if row.get("step") == state.best_global_step and name in row]
+        if state.best_metric is not None and state.best_metric not in best:
+            changes["`--metric_for_best_model`"] = "another one", self.args.metric_for_best_model
+        for what, (was, now) in changes.items():
+            if was != now:
+                raise ValueError(
+                    f"{folder} was made with {what} {was!r}, and this run has {now!r}. Go on as it was begun, or start "
+                    "from the checkpoint as a saved model (`--model`)."
+                )
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        try:
+            super()._load_optimizer_and_scheduler(checkpoint)
+        except ValueError as error:
+            raise ValueError(
+                f"{checkpoint} was made by training other weights: {error}. Give `--freeze_vision` and "
+                "`--head_learning_rate` as it was begun."
+            ) from error
 
     @property
     def _sharding(self) -> str:
@@ -410,6 +452,17 @@ class SMCLTrainer(Trainer):
                 optimizer.add_param_group({**group, "params": new, "lr": self.args.head_learning_rate})
         return optimizer
 
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None):
+        """Build the schedule of learning rates; a `ValueError` says so if it needs settings that are not there."""
+        try:
+            return super().create_scheduler(num_training_steps, optimizer)
+        except TypeError as error:
+            kind = getattr(self.args.lr_scheduler_type, "value", self.args.lr_scheduler_type)
+            raise ValueError(
+                f"`--lr_scheduler_type {kind}` needs other settings: {error}. Give them by `--lr_scheduler_kwargs`, as "
+                "JSON."
+            ) from error
+
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model=None) -> None:
         if self.is_sharded:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
@@ -470,7 +523,10 @@ def build_compute_metrics(labels: list[str]) -> Callable[[EvalPrediction], dict[
         # A word that nobody tagged is predicted all the same.
         pairs = zip(prediction.label_ids, prediction.predictions, strict=True)
         gold = [name_tags(row[tags != -100], labels) for row, tags in pairs]
-        return entity_metrics(gold, word_tags(prediction.predictions, labels))
+        scores = entity_metrics(gold, word_tags(prediction.predictions, labels))
+        # A type that stands nowhere has scores, too: it may be the one that decides which model is best.
+        absent = {f"{kind}_{name}": 0.0 for kind in entity_types(labels) for name in (*SCORES, "support")}
+        return absent | scores
 
     compute_metrics.labels = list(labels)
     return compute_metrics

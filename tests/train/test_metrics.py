@@ -117,3 +117,28 @@ def test_file_of_the_metric_loads_by_itself(tmp_path):
 def test_prediction_does_without_the_library_of_metrics():
     program = "import smcl, smcl.predict.predict_file, smcl.pipeline_smcl, sys; sys.exit('evaluate' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program]).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("gold", "predicted", "expected"),
+    [
+        # As (right, predicted, gold) entities: those with a word that nobody tagged are not judged.
+        (["B-PER", None, "I-PER"], ["B-PER", "B-PER", "I-PER"], (1, 1, 1)),
+        (["B-PER", None, "I-PER"], ["B-PER", "I-PER", "I-PER"], (0, 0, 1)),
+        ([None, "B-PER", "O"], ["B-LOC", "B-PER", "B-LOC"], (1, 2, 1)),
+        (["B-PER", "I-PER", None], ["B-PER", "I-PER", "B-PER"], (1, 1, 1)),
+        ([None, "I-PER"], ["B-PER", "I-PER"], (0, 0, 0)),
+        ([None, None], ["B-PER", "I-PER"], (0, 0, 0)),
+    ],
+)
+def test_words_that_nobody_tagged_are_part_of_no_entity(gold, predicted, expected):
+    scores = entity_metrics([gold, ["B-X"]], [predicted, ["B-X"]])
+    right, found, wanted = (number + 1 for number in expected)
+    assert (scores["precision"], scores["recall"]) == (right / found, right / wanted)
+
+
+def test_types_are_told_apart_by_their_very_names():
+    scores = entity_metrics([["B-PER-", "B-a avg", "B-micro avg", "B--"]], [["B-PER", "B-a avg", "B-micro avg", "B--"]])
+    assert scores["f1"] == 0.75
+    assert scores["PER-_support"] == 1 and scores["PER_support"] == 0
+    assert scores["a avg_f1"] == scores["micro avg_f1"] == scores["-_f1"] == 1
