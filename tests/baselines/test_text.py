@@ -470,3 +470,23 @@ def test_arguments_that_do_not_fit_are_named(arguments, message, data, encoder_f
     arguments = [places.get(argument, argument) for argument in arguments]
     with pytest.raises(ValueError, match=message):
         main(["--dataset", data, "--do_predict", "--use_cpu", "--output_dir", str(tmp_path / "out"), *arguments])
+
+
+def test_word_vectors_of_fasttext_are_read_and_infinite_ones_refused(tmp_path):
+    path = tmp_path / "vectors.vec"
+    path.write_text("joey 0.1 0.2 0.3 \nniko 0.3 0.4 0.5 \n")
+    assert read_word_vectors(str(path)).vectors.shape == (2, 3)
+    path.write_text("joey 0.1 1e39 0.3\n")
+    with pytest.raises(ValueError, match="line 1 of .*finite"):
+        read_word_vectors(str(path))
+
+
+def test_posts_longer_than_the_text_encoder_are_said_or_cut_in_windows(tokenizer):
+    model = make_system("bert-crf")
+    limit = model.max_tokens
+    with pytest.raises(ValueError, match=f"Posts have {limit + 1} tokens, .* has positions for {limit}"):
+        model(input_ids=torch.ones(1, limit + 1, dtype=torch.long))
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.model_max_length = int(1e30)
+    found = MultiImageNERPipeline(model, TextProcessor(tokenizer))("joey " * 100, return_tags=True)
+    assert len(found["tags"]) == 100

@@ -390,3 +390,18 @@ def test_an_argument_that_a_file_gives_twice_is_refused(tmp_path, file, text, me
 def test_columns_given_in_several_places_all_count():
     argv = ["--output_dir", "out", "--columns", "images=a", "id=b", "--columns", "tokens=c"]
     assert parse_arguments(argv).data.columns == ["images=a", "id=b", "tokens=c"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"eval_accumulation_steps": 0}, "`--eval_accumulation_steps` must be a finite number of at least 1"),
+        ({"dataloader_prefetch_factor": 0, "dataloader_num_workers": 1}, "`--dataloader_prefetch_factor` must be"),
+        ({"seed": 5_000_000_000}, "`--seed` must be at most 4294967295"),
+        ({"data_seed": -1}, "`--data_seed` must be a finite number of at least 0"),
+        ({"output_dir": " "}, "`--output_dir` must be a folder, got an empty name"),
+    ],
+)
+def test_values_that_would_fail_later_are_refused_at_once(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        SMCLTrainingArguments(**({"output_dir": "out", "use_cpu": True} | arguments))

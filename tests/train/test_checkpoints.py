@@ -1,3 +1,4 @@
+import json
 import os
 import shutil
 
@@ -66,3 +67,62 @@ def test_impossible_output_folder_is_refused_before_any_work(training, tmp_path,
     monkeypatch.setattr("smcl.train.build.load_posts", lambda *args, **kwargs: pytest.fail("work has begun"))
     with pytest.raises(ValueError, match="`--output_dir` is .*no folder that can be written to"):
         main([*training, "--output_dir", str(tmp_path / folder)])
+
+
+@pytest.fixture
+def begun(checkpoint, tmp_path):
+    """The output folder of a run that was stopped after an epoch, by validation loss."""
+    shutil.copytree(checkpoint, tmp_path / "out" / "checkpoint-3")
+    return tmp_path / "out"
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        (["--metric_for_best_model", "f1"], "with `--metric_for_best_model` 'another one', and this run has 'f1'"),
+        (["--use_fusion", "false"], "with `--use_fusion` True, and this run has False"),
+        (["--system", "umt"], "with `--system` 'smcl', and this run has 'smcl-umt'"),
+        (["--head_learning_rate", "0.1"], "made by training other weights.*`--head_learning_rate` as it was begun"),
+        (["--freeze_vision"], "made by training other weights.*Give `--freeze_vision`"),
+    ],
+)
+def test_a_run_that_differs_does_not_go_on(training, begun, changed, message):
+    arguments = [*training, "--output_dir", str(begun), "--metric_for_best_model", "eval_loss"]
+    with pytest.raises(ValueError, match=message):
+        main([*arguments, *changed])
+
+
+def test_a_run_with_other_words_does_not_go_on(training, begun):
+    path = begun / "checkpoint-3" / "tokenizer.json"
+    path.write_text(path.read_text().replace('"niko"', '"nika"').replace('"joey"', '"joeyy"').replace('"and"', '"und"'))
+    with pytest.raises(ValueError, match="with the tokenizer 'of other words'"):
+        main([*training, "--output_dir", str(begun), "--metric_for_best_model", "eval_loss"])
+
+
+def test_a_run_that_stopped_early_goes_on_with_more_patience(training, tmp_path):
+    arguments = [*training, "--output_dir", str(tmp_path), "--learning_rate", "1e-12", "--num_train_epochs", "4"]
+    for patience, epochs in (("1", 2), ("9", 4)):
+        main([*arguments, "--early_stopping_patience", patience])
+        assert json.loads((tmp_path / "trainer_state.json").read_text())["epoch"] == epochs
+
+
+def test_calibration_replaces_no_other_model(training, begun, tmp_path):
+    own = tmp_path / "own"
+    shutil.copytree(begun / "checkpoint-3", own)
+    arguments = [*training[:2], "--model", str(own), "--calibrate", "--use_cpu", "--disable_tqdm", "true"]
+    with pytest.raises(ValueError, match="holds a trained model .checkpoint-3.*`--overwrite_output_dir`"):
+        main([*arguments, "--output_dir", str(begun)])
+    main([*arguments, "--output_dir", str(own)])
+    main([*arguments, "--output_dir", str(begun), "--overwrite_output_dir"])
+    assert (begun / "model.safetensors").is_file() and not (begun / "checkpoint-3").exists()
+
+
+def test_trained_weights_start_with_a_temperature_of_their_own(training, checkpoint, tmp_path, caplog):
+    model = tmp_path / "calibrated"
+    shutil.copytree(checkpoint, model)
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps(config | {"temperature": 2.5}))
+    arguments = [*training[:2], "--model", str(model), "--do_train", "--max_steps", "1", "--use_cpu"]
+    main([*arguments, "--eval_strategy", "no", "--disable_tqdm", "true", "--output_dir", str(tmp_path / "out")])
+    assert SMCLForTokenClassification.from_pretrained(tmp_path / "out").config.temperature == 1
+    assert "it is 1 again" in caplog.text
