@@ -101,8 +101,8 @@ def tell_lengths(posts: DatasetDict, text_model: str) -> list[str]:
 def keep_type(run: Sequence[dict], entity_type: str) -> list[dict]:
     """Blank out the entities of all other types in predicted posts."""
 
-    def kept(tags: list[str]) -> list[str]:
-        return [tag if tag[2:] == entity_type else "O" for tag in tags]
+    def kept(tags: list[str | None]) -> list[str | None]:
+        return [tag if tag is None or tag[2:] == entity_type else "O" for tag in tags]
 
     return [post | {name: kept(post[name]) for name in ("gold", "predicted")} for post in run]
 

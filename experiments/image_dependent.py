@@ -19,8 +19,19 @@ from .significance import entities_of
 
 
 def read_predictions(path: Path) -> list[dict]:
-    """Read the `predictions.jsonl` of a run."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8-sig").split("\n") if line]
+    """Read the `predictions.jsonl` of a run; a `ValueError` names the line that is none of it."""
+    posts = []
+    for number, line in enumerate(path.read_text(encoding="utf-8-sig").split("\n"), start=1):
+        if not line:
+            continue
+        try:
+            post = json.loads(line)
+        except ValueError:
+            post = None
+        if not isinstance(post, dict) or not {"id", "gold", "predicted"} <= post.keys():
+            raise ValueError(f"{path}:{number}: expected a line of predictions.jsonl, got {line[:80]!r}.")
+        posts.append(post)
+    return posts
 
 
 def keep_overlapping(tags: list[str], spans: list[tuple[int, int]], overlapping: bool) -> list[str]:
@@ -61,6 +72,12 @@ def score(predictions: Path, mentions: dict[str, list[tuple[int, int]]]) -> dict
             f"{len(unknown)} posts of {predictions}, the first {unknown[0]!r}, are not in the file of --mentions: "
             "expected the image_dependent.json that was written with this data set."
         )
+    for post in posts:
+        if any(end > len(post["gold"]) for _, end in mentions[post["id"]]):
+            raise ValueError(
+                f"The file of --mentions has a mention beyond the {len(post['gold'])} words of post {post['id']!r} of "
+                f"{predictions}: expected the image_dependent.json that was written with this data set."
+            )
 
     def tags(column: str, overlapping: bool) -> list[list[str]]:
         return [keep_overlapping(post[column], mentions[post["id"]], overlapping) for post in posts]

@@ -1,6 +1,7 @@
 """What every experiment's command line has in common: data, preset, overrides, seeds."""
 
 import argparse
+import hashlib
 import json
 import signal
 import sys
@@ -12,6 +13,7 @@ from typing import Any
 import torch
 
 from smcl.dataset_scripts.command_line import CommandParser, positive
+from smcl.publish.run_record import read_object
 from smcl.train.arguments import RUN_ARGUMENTS, parse_arguments
 
 from . import paper
@@ -140,6 +142,16 @@ def read_mentions(path: Path) -> dict[str, list[tuple[int, int]]]:
     return mentions
 
 
+def mentions_digest(mentions: Path | None) -> str:
+    """Return 8 hex digits that tell files of mentions, with what shows them, apart; an empty text for none."""
+    if mentions is None:
+        return ""
+    total = hashlib.sha256()
+    for path in (mentions, mentions.with_name("showing_images.json")):
+        total.update(path.read_bytes() if path.is_file() else b"")
+    return total.hexdigest()[:8]
+
+
 def read_showing(mentions: Path) -> dict[str, list[str | None]] | None:
     """Read which image shows each image-dependent mention: `showing_images.json` beside the file of mentions.
 
@@ -184,6 +196,8 @@ def make_plan(experiment: str, options: argparse.Namespace, rest: Sequence[str])
     }
     if reserved := sorted(RESERVED & set(arguments)):
         raise ValueError(f"Each run sets {', '.join('--' + name for name in reserved)} itself: leave that out.")
+    if options.seeds is not None and len(set(options.seeds)) < len(options.seeds):
+        raise ValueError(f"--seeds {' '.join(map(str, options.seeds))}: each counts once. Leave out the others.")
     missing = [f"--{name}" for name in ("text_model", "vision_model") if name not in arguments]
     if missing:
         raise ValueError(f"Expected {' and '.join(missing)}: the preset {options.preset!r} brings no encoders.")
@@ -230,9 +244,9 @@ def parse_plan(experiment: str, parser: CommandParser, argv: Sequence[str] | Non
 
 
 def read_report(dataset: str) -> dict[str, Any]:
-    """Read the `report.json` of a data set in a folder; empty if there is none."""
+    """Read the `report.json` of a data set in a folder; empty if there is none; a `ValueError` names an odd one."""
     path = Path(dataset) / "report.json"
-    return json.loads(path.read_text(encoding="utf-8-sig")) if path.is_file() else {}
+    return read_object(path, set()) if path.is_file() else {}
 
 
 def data_digests(dataset: str) -> dict[str, str]:

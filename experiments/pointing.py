@@ -22,6 +22,7 @@ from typing import Any
 from datasets import Dataset
 from tqdm.auto import tqdm
 
+from smcl import pipeline_smcl
 from smcl.baselines import SYSTEMS, context_columns, reads_pixels
 from smcl.dataset_scripts.row_checks import NOT_TAGGED
 from smcl.pipeline_smcl import EntityExplanation, ImageEvidence, MultiImageNERPipeline
@@ -31,7 +32,7 @@ from smcl.train.data import name_tags
 from smcl.train.image_cache import ImageFeatures
 
 from .disturb import stored_images
-from .plan import Plan, parse_plan, plan_parser, read_mentions, read_showing
+from .plan import Plan, mentions_digest, parse_plan, plan_parser, read_mentions, read_showing
 from .robustness import has_model, open_run
 from .run_all import run_all
 from .runs import Measured, statements, write
@@ -158,14 +159,15 @@ def examine(plan: Plan, measured: Measured) -> dict[str, Any]:
     except ValueError as error:
         sys.stderr.write(f"{measured.folder}: {error}\n")
     found = {"pointing": pointing, "calibration": calibration}
-    write(found, kept_path(measured))
+    write(found, kept_path(plan, measured))
     return found
 
 
-def kept_path(measured: Measured) -> Path:
-    """Return where what was found of a cell is kept, as long as this module is the same."""
-    code = hashlib.sha256(statements(Path(__file__)).encode()).hexdigest()[:8]
-    return measured.folder / f"pointing-{code}.json"
+def kept_path(plan: Plan, measured: Measured) -> Path:
+    """Return where what was found of a cell is kept, as long as this module, explanations and mentions are the same."""
+    code = "".join(statements(Path(path)) for path in (__file__, pipeline_smcl.__file__))
+    code = hashlib.sha256(code.encode()).hexdigest()[:8]
+    return measured.folder / f"pointing-{code}-{mentions_digest(plan.mentions)}.json"
 
 
 def lay_out(found: dict[str, list[dict[str, Any]]]) -> str:
@@ -224,8 +226,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     found: dict[str, list[dict[str, Any]]] = {title: [] for title in cells}
     for title, runs in measured.items():
         for one in runs:
-            if kept_path(one).is_file():
-                found[title].append(json.loads(kept_path(one).read_text(encoding="utf-8")))
+            if kept_path(plan, one).is_file():
+                found[title].append(json.loads(kept_path(plan, one).read_text(encoding="utf-8")))
             elif plan.run and has_model(one):
                 sys.stderr.write(f"{title}, seed {one.record['seed']}: explanations\n")
                 found[title].append(examine(plan, one))

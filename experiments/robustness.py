@@ -25,7 +25,7 @@ from smcl.train.collator import SMCLDataCollator
 from smcl.train.image_cache import ImageFeatures
 
 from . import disturb, image_dependent
-from .plan import Plan, parse_plan, plan_parser, read_mentions, read_showing, to_argv
+from .plan import Plan, mentions_digest, parse_plan, plan_parser, read_mentions, read_showing, to_argv
 from .run_all import run_all
 from .runs import PREDICTING, Measured, statements
 from .significance import count_posts, f1_of
@@ -60,12 +60,14 @@ def open_run(plan: Plan, measured: Measured, splits: Sequence[str] = ("test",)) 
     return prepare(parse_arguments(to_argv(given | places)), list(splits))
 
 
-def prediction_path(measured: Measured, disturbance: Disturbance) -> Path:
-    """Return where predictions of disturbed posts go, which are kept as long as the disturbance is the same."""
+def prediction_path(plan: Plan, measured: Measured, disturbance: Disturbance) -> Path:
+    """Return where predictions of disturbed posts go, which are kept while disturbance and mentions are the same."""
     if not disturbance[1]:
         return measured.folder / "run" / "predictions.jsonl"
     code = hashlib.sha256(statements(Path(disturb.__file__)).encode()).hexdigest()[:8]
-    return measured.folder / "robustness" / f"{'-'.join(map(str, disturbance))}-{code}.jsonl"
+    # Which photographs are irrelevant, the file of mentions tells.
+    parts = [*map(str, disturbance), code, *filter(None, [mentions_digest(plan.mentions)])]
+    return measured.folder / "robustness" / f"{'-'.join(parts)}.jsonl"
 
 
 def predict_disturbed(plan: Plan, measured: Measured, disturbances: Sequence[Disturbance]) -> None:
@@ -76,7 +78,7 @@ def predict_disturbed(plan: Plan, measured: Measured, disturbances: Sequence[Dis
         measured ([`Measured`]): A cell with its model.
         disturbances (`Sequence[tuple[str, int]]`): Kinds and levels.
     """
-    left = [one for one in disturbances if not prediction_path(measured, one).is_file()]
+    left = [one for one in disturbances if not prediction_path(plan, measured, one).is_file()]
     if not left:
         return
     run = open_run(plan, measured)
@@ -88,7 +90,7 @@ def predict_disturbed(plan: Plan, measured: Measured, disturbances: Sequence[Dis
     pool = find_pool(plan, posts)
     for kind, level in left:
         changed = disturb.disturb(posts, kind, level, pool, run.model.config.max_images)
-        path = prediction_path(measured, (kind, level))
+        path = prediction_path(plan, measured, (kind, level))
         path.parent.mkdir(parents=True, exist_ok=True)
         with write_whole(path) as unfinished:
             predict(trainer, features.replace_images(changed, disable_tqdm=True), run.labels, unfinished)
@@ -136,9 +138,9 @@ def collect(plan: Plan, found: dict[str, list[Measured]], kinds: Sequence[str]) 
                 sys.stderr.write(f"{title}, seed {measured.record['seed']}: disturbed posts\n")
                 predict_disturbed(plan, measured, every)
             for kind, level in every:
-                path = prediction_path(measured, (kind, level))
+                path = prediction_path(plan, measured, (kind, level))
                 # Seeds without a model would change the mean at level 0 alone.
-                if path.is_file() and all(prediction_path(measured, one).is_file() for one in every):
+                if path.is_file() and all(prediction_path(plan, measured, one).is_file() for one in every):
                     for part, f1 in score(plan, path).items():
                         scores[title][kind][level][part].append(f1)
     return scores

@@ -36,7 +36,7 @@ from smcl.dataset_scripts.fingerprints import fingerprint
 from smcl.modeling_smcl import SMCLTaggingModel
 
 from . import image_dependent
-from .plan import Plan, data_digests, read_mentions, to_argv
+from .plan import Plan, data_digests, mentions_digest, read_mentions, to_argv
 
 ROOT = Path(smcl.__file__).parent
 RUN_SCRIPT = ROOT / "run_ner_multiimage.py"
@@ -156,11 +156,13 @@ def is_current(record: dict[str, Any]) -> bool:
 
 def _score_mentions(plan: Plan, measured: Measured) -> None:
     """Add the scores of image-dependent mentions and of all others, if they can be told and are not there yet."""
-    if plan.mentions is None or "image-dependent" in measured.record["scores"]:
+    scored_by = mentions_digest(plan.mentions)
+    if plan.mentions is None or measured.record.get("mentions") == scored_by:
         return
     mentions = read_mentions(plan.mentions)
     scores = image_dependent.score(measured.folder / "run" / "predictions.jsonl", mentions)
     measured.record["scores"] |= {name: scores[name] for name in ("image-dependent", "others")}
+    measured.record["mentions"] = scored_by
     write(measured.record, measured.folder / "cell.json")
 
 

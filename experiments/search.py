@@ -174,7 +174,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if plan.dry_run:
         estimate(plan, [(cell, options.trials)])
         return
-    settings = settings_of(plan, cell)
+    # Trials of another seed, or of other code, are another search.
+    settings = settings_of(plan, cell) | {"seed": plan.seeds[0], "code": code_digest(options.system)}
     name = f"{options.space}-{options.backend}-{digest(settings)}"
     folder = (plan.folder / name).resolve()
     if options.backend == "optuna":

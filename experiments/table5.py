@@ -17,7 +17,7 @@ from typing import Any
 from . import paper
 from .plan import Plan, parse_plan, plan_parser, to_argv
 from .run_all import check_needs, end
-from .runs import Cell, arguments_of, circumstances, code_digest, find
+from .runs import Cell, arguments_of, circumstances, code_digest, digest, find, settings_of
 from .table2 import NAMES, system_cell
 from .table3 import SWITCHES
 from .tables import NOT_MEASURED, markdown, mean_and_deviation, number, read_table, scores, spread, write_table, written
@@ -94,9 +94,15 @@ def main(argv: Sequence[str] | None = None) -> None:
             end(plan, "none of its cells could be measured")
         code = {cell.system: code_digest(cell.system) for cell in cells}
         about = {"posts": options.posts, "code": code, **circumstances(plan.threads, plan.uses_gpu)}
+        about |= {"digests": {cell.title: digest(settings_of(plan, cell)) for cell in ready.values()}}
     else:
         kept = read_table(earlier) if earlier.is_file() else {}
         found, about = kept.get("rounds", {}), kept.get("about", {})
+        # Rounds of other settings are not what is asked for; the report tells of those of older code.
+        same = {cell.title: digest(settings_of(plan, cell)) for cell in cells}
+        found = {
+            title: rounds for title, rounds in found.items() if about.get("digests", {}).get(title) == same.get(title)
+        }
     heads = ["", "parameters (M)", "s / epoch", "posts / s", "peak memory (MB)", "F1"]
     heads += ["paper: parameters (M)", "paper: h / epoch", "paper: posts / s"]
     table = markdown(heads, [_row(plan, cell, found.get(cell.title, [])) for cell in cells])

@@ -28,7 +28,7 @@ def load_pipeline(
 
     Raises:
         OSError: if there is no model of that name.
-        ValueError: if it is not an SMCL.
+        ValueError: if it is not an SMCL, or there is no such device.
 
     Example:
     ```python
@@ -36,6 +36,12 @@ def load_pipeline(
     >>> ner({"text": "i will never forget Verona", "images": ["building.png"]})
     ```
     """
+    device = kwargs.get("device")
+    if isinstance(device, str | torch.device):
+        try:
+            torch.empty(0, device=device)
+        except (RuntimeError, AssertionError) as error:
+            raise ValueError(f"`device` {str(device)!r} can't be used: {str(error).splitlines()[0]}") from error
     config, _ = PreTrainedConfig.get_config_dict(name)
     if config.get("model_type") != SMCLConfig.model_type:
         raise ValueError(

@@ -47,10 +47,15 @@ class EndpointHandler:
         """
         if not isinstance(data, dict) or "inputs" not in data:
             raise ValueError('Expected a request {"inputs": a post or a list of posts, "parameters": {...}}.')
+        # `options` are for the host.
+        if unknown := sorted(map(str, data.keys() - {"inputs", "parameters", "options"})):
+            raise ValueError(f"Expected `inputs` and `parameters`, got {unknown[:10]}. Put these into `parameters`.")
         parameters = data.get("parameters") or {}
         if not isinstance(parameters, dict) or parameters.keys() - set(PARAMETERS):
             found = sorted(map(str, parameters)) if isinstance(parameters, dict) else type(parameters).__name__
             raise ValueError(f"Expected `parameters` of {', '.join(PARAMETERS)}, got {found}.")
+        if not isinstance(parameters.get("return_tags", False), bool):
+            raise ValueError(f"`return_tags` must be true or false, got {parameters['return_tags']!r}.")
         inputs = data["inputs"]
         posts = inputs if isinstance(inputs, list) else [inputs]
         results = self.pipe([with_bytes(post) for post in posts], **parameters)

@@ -11,6 +11,7 @@ answered first. Needs `pip install "smcl[serve]"`.
 import asyncio
 import contextlib
 import dataclasses
+import email.message
 import importlib.util
 import io
 import json
@@ -157,8 +158,9 @@ class Service:
             posts = await self._read(request)
             is_list = isinstance(posts, list)
             posts = posts if is_list else [posts]
-            if len(posts) > self.limits.posts:
-                raise RequestError(422, f"Expected at most {self.limits.posts} posts in a list, got {len(posts)}.")
+            most = min(self.limits.posts, self.queue.max_posts)
+            if len(posts) > most:
+                raise RequestError(422, f"Expected at most {most} posts in a list, got {len(posts)}.")
             room(len(posts) - 1)
             futures = [self.queue.tag(post, threshold=threshold, **settings) for post in posts]
             tagged = await asyncio.gather(*map(self._attempt, futures))
@@ -217,16 +219,20 @@ class Service:
     async def _read(self, request: "Request") -> Any:
         """Read the body of a request: JSON, or a form."""
         from starlette.exceptions import HTTPException
-        from starlette.requests import Request
+        from starlette.requests import ClientDisconnect, Request
 
         request = Request(request.scope, bounded(request.receive, self.limits.body))
-        kind = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
+        header = request.headers.get("content-type", "application/json")
+        kind = header.partition(";")[0].strip().lower()
+        try:
+            body = await request.body()
+        except ClientDisconnect as error:
+            raise RequestError(400, "The request was broken off.") from error
         if kind == "multipart/form-data":
             try:
-                return await read_form(request, self.limits.body)
+                return await read_form(as_whole_form(request.scope, header, body), self.limits.body)
             except HTTPException as error:
                 raise RequestError(400, f"Expected a form: {error.detail}") from error
-        body = await request.body()
         # The second is what curl and others say of any body by themselves.
         if kind not in ("application/json", "application/x-www-form-urlencoded") and not kind.endswith("+json"):
             raise RequestError(415, f"Expected application/json or multipart/form-data, got {kind[:100]}.")
@@ -329,6 +335,37 @@ def bounded(receive: Callable[[], Awaitable[dict]], most: int) -> Callable[[], A
     return receive_within
 
 
+def as_whole_form(scope: dict[str, Any], header: str, body: bytes) -> "Request":
+    """Return a request whose form is there to its end, and whose texts are read byte by byte.
+
+    The parser takes a form that was cut off for whole, and texts in another encoding than is said as Latin-1.
+    """
+    from starlette.requests import Request
+
+    message = email.message.Message()
+    message["content-type"] = header
+    boundary = message.get_boundary()
+    if boundary is None or f"--{boundary}--".encode("latin-1", "replace") not in body:
+        raise RequestError(400, "Expected a form that ends with its closing boundary: it was cut off.")
+    parts = [(name, value) for name, value in scope["headers"] if name != b"content-type"]
+    parts.append((b"content-type", f'multipart/form-data; boundary="{boundary}"; charset=latin-1'.encode("latin-1")))
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return Request({**scope, "headers": parts}, receive)
+
+
+def _read_texts(values: list[Any], name: str) -> list[str]:
+    """Read the texts of a form as UTF-8, whatever it says."""
+    if not all(isinstance(value, str) for value in values):
+        raise RequestError(422, "Expected one field text, or fields words, none of them a file.")
+    try:
+        return [value.encode("latin-1").decode("utf-8") for value in values]
+    except UnicodeError as error:
+        raise RequestError(400, f"Expected the field {name} in UTF-8: {error}") from error
+
+
 async def read_form(request: "Request", most: int) -> dict[str, Any]:
     """Read a post from a form: `text`, or `words` again and again, and files `images` or one `image`."""
     async with request.form(max_files=64, max_fields=20_000, max_part_size=most) as form:
@@ -337,13 +374,12 @@ async def read_form(request: "Request", most: int) -> dict[str, Any]:
             raise RequestError(
                 422, f"Expected the fields text or words, and images, got {ascii(sorted(unknown))[:200]}."
             )
-        post: dict[str, Any] = {"text": form["text"]} if "text" in form else {}
-        if len(form.getlist("text")) > 1 or not all(
-            isinstance(x, str) for x in form.getlist("text") + form.getlist("words")
-        ):
+        texts, words = (_read_texts(form.getlist(name), name) for name in ("text", "words"))
+        if len(texts) > 1:
             raise RequestError(422, "Expected one field text, or fields words, none of them a file.")
-        if form.getlist("words"):
-            post["words"] = form.getlist("words")
+        post: dict[str, Any] = {"text": texts[0]} if texts else {}
+        if words:
+            post["words"] = words
         images = form.getlist("images") + form.getlist("image")
         post["images"] = [image if isinstance(image, str) else await image.read() for image in images]
     return post
@@ -436,6 +472,13 @@ def _add_routes(app: "FastAPI", service: Service, answer: Callable[..., Any]) ->
     refusals |= {429: "Too many posts are in work; try again after `Retry-After` seconds.", 500: "The model failed."}
     responses = {status: {"description": text} for status, text in refusals.items()}
 
+    def check_names(request: Request, *known: str) -> None:
+        if unknown := sorted(request.query_params.keys() - set(known)):
+            message = f"Expected {', '.join(known)} in the query, got {ascii(unknown)[:200]}."
+            raise RequestError(422, message)
+
+    of_images = ("on_bad_image", "on_extra_images")
+
     @app.post("/predict", responses=responses, openapi_extra={"requestBody": {"content": bodies, "required": True}})
     async def predict(
         request: Request,
@@ -450,6 +493,7 @@ def _add_routes(app: "FastAPI", service: Service, answer: Callable[..., Any]) ->
         of the `words`), its `words`, their `tags`, and why images were left out; a list by a list. With
         `on_error=return`, a post of a list that can't be used is answered by `error`.
         """
+        check_names(request, "threshold", "on_error", *of_images)
         settings = service.allowed | {"on_bad_image": on_bad_image, "on_extra_images": on_extra_images}
         return answer(await service.predict(request, threshold, on_error, settings))
 
@@ -461,6 +505,7 @@ def _add_routes(app: "FastAPI", service: Service, answer: Callable[..., Any]) ->
         on_extra_images: OnExtraImages = "error",
     ) -> Response:
         """Tell what each image of a post did for each of its entities."""
+        check_names(request, "patch_grid", *of_images)
         settings = service.allowed | {"on_bad_image": on_bad_image, "on_extra_images": on_extra_images}
         return answer(await service.explain(request, patch_grid, settings))
 
@@ -527,6 +572,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         for name in ("batch_size", "max_queue"):
             if getattr(given, name) < 1:
                 raise ValueError(f"--{name} must be at least 1, got {getattr(given, name)}.")
+        if not 0 <= given.port <= 65535:
+            raise ValueError(f"--port must be a number from 0 to 65535, got {given.port}.")
         limits = Limits(given.max_characters, given.max_pixels, given.max_body, given.max_posts)
         pipe = load_pipeline(given.model, dtype="auto", **({"device": given.device} if given.device else {}))
     settings = {"limits": limits, "allow_urls": given.allow_urls, "batch_size": given.batch_size}

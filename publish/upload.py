@@ -13,7 +13,6 @@ prediction. `--metric` uploads the strict entity score of training as a Space, f
 
 import argparse
 import importlib.metadata
-import json
 import os
 import re
 import shutil
@@ -211,7 +210,12 @@ def complete(folder: str | os.PathLike, output: str | os.PathLike, name: str, *,
     kind = find_kind(folder)
     check_license(license)
     _make_output(output, name)
-    card = (_complete_model if kind == "model" else _complete_dataset)(folder, output, name, license)
+    try:
+        card = (_complete_model if kind == "model" else _complete_dataset)(folder, output, name, license)
+    except ValueError:
+        # Nothing is left in the way of the next try.
+        shutil.rmtree(output)
+        raise
     (output / CARD_FILE).write_text(f"{card}\n", encoding="utf-8")
 
 
@@ -271,7 +275,7 @@ def check_model_type(model_type: str) -> None:
 
 def _complete_model(folder: Path, output: Path, name: str, license: str | None) -> RepoCard:
     """Save a model with its processor and code anew, and return its card."""
-    check_model_type(json.loads((folder / "config.json").read_text(encoding="utf-8-sig")).get("model_type"))
+    check_model_type(read_object(folder / "config.json", {"model_type"})["model_type"])
     pipe = load_pipeline(folder)
     model = pipe.model
     for part in (model.config.text_config, model.config.vision_config):

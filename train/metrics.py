@@ -107,6 +107,7 @@ def entity_metrics(gold: list[list[str]], predicted: list[list[str]]) -> dict[st
 
 def _judged(gold: list[str | None], predicted: list[str]) -> tuple[list[str], list[str]]:
     """Put `O` for words that nobody tagged, and for predicted entities with one."""
+    predicted = ["O" if tag is None else tag for tag in predicted]
     kept, begin = list(predicted), 0
     for word, tag in enumerate(predicted):
         if not (tag[:2] == "I-" and predicted[begin][2:] == tag[2:]):

@@ -289,10 +289,12 @@ def answer(pipe: MultiImageNERPipeline, text: str, files: list[str], threshold: 
         `dict`: `entities`, as the pipeline returns them, and `notes` about what was left out.
 
     Raises:
-        ValueError: if the post can't be used.
+        ValueError: if the post or the threshold can't be used.
     """
     if not text.strip():
         raise ValueError(NO_TEXT)
+    if not 0 <= threshold <= 1:
+        raise ValueError(f"The threshold must be a number from 0 to 1, got {threshold}.")
     images, _, notes = add_images([], [], files, pipe.model.config.max_images)
     read, cut = cut_text(text)
     try:

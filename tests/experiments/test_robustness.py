@@ -9,7 +9,9 @@ from datasets import load_dataset
 from PIL import Image
 
 from smcl.experiments import disturb, robustness, runs
-from smcl.experiments.plan import read_mentions, read_showing
+from smcl.experiments.plan import Plan, read_mentions, read_showing
+from smcl.experiments.pointing import kept_path
+from smcl.experiments.runs import Measured
 from smcl.images_smcl import load_image
 
 
@@ -174,3 +176,13 @@ def test_a_file_of_images_that_is_not_of_the_mentions_is_refused(known_posts, tm
             ValueError, match=r"Expected in .*showing_images.json an image, or null, for each mention of"
         ):
             read_showing(mentions)
+
+
+def test_predictions_of_other_mentions_are_others(tmp_path):
+    measured, mentions = Measured(tmp_path, {}), tmp_path / "image_dependent.json"
+    paths = set()
+    for text in ("", '{"1": []}', '{"1": [[0, 1]]}'):
+        mentions.write_text(text)
+        plan = Plan("robustness", "data", "data", {}, (0,), tmp_path, mentions=mentions if text else None)
+        paths |= {robustness.prediction_path(plan, measured, ("irrelevant", 1)), kept_path(plan, measured)}
+    assert len(paths) == 6

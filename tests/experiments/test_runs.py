@@ -14,6 +14,7 @@ from cells import SMALL, call_here
 from smcl.baselines import SYSTEMS
 from smcl.dataset_scripts.icons import convert
 from smcl.experiments import runs
+from smcl.experiments.image_dependent import read_predictions
 from smcl.experiments.plan import make_plan, plan_parser, read_overrides
 from smcl.experiments.runs import Cell, arguments_of, find, measure
 from smcl.train.checkpoints import last_complete_checkpoint
@@ -311,3 +312,31 @@ def test_overrides_are_read_and_checked(data, encoder_folders, capsys):
         plan_of(*encoders, "--mentions", "nowhere.json")
     with pytest.raises(ValueError, match="Expected --text_model and --vision_model: the preset 'small'"):
         plan_of()
+
+
+def test_scores_of_mentions_are_those_of_the_file_that_is_given(plan, tmp_path, monkeypatch):
+    monkeypatch.setattr(runs, "_run", write_cell)
+    (measured,) = measure(plan, Cell("SMCL"))
+    post = {
+        "id": "1",
+        "tokens": list("abcd"),
+        "gold": ["B-PER", "O", "B-LOC", "O"],
+        "predicted": ["O", "O", "B-LOC", "O"],
+    }
+    (measured.folder / "run").mkdir(exist_ok=True)
+    (measured.folder / "run" / "predictions.jsonl").write_text(json.dumps(post) + "\n")
+    for span, f1 in (([0, 1], 0.0), ([2, 3], 1.0), ([0, 1], 0.0)):
+        (tmp_path / "mentions.json").write_text(json.dumps({"1": [span]}))
+        found = find(replace(plan, mentions=tmp_path / "mentions.json"), Cell("SMCL"), 0)
+        assert found.record["scores"]["image-dependent"]["f1"] == f1
+    (tmp_path / "mentions.json").write_text(json.dumps({"1": [[3, 5]]}))
+    with pytest.raises(ValueError, match="a mention beyond the 4 words of post '1'"):
+        find(replace(plan, mentions=tmp_path / "mentions.json"), Cell("SMCL"), 0)
+
+
+def test_what_is_no_line_of_predictions_is_named(tmp_path):
+    path = tmp_path / "predictions.jsonl"
+    for line in ("{", "[1]", '{"id": "1", "gold": []}'):
+        path.write_text('{"id": "1", "gold": [], "predicted": []}\n\n' + line)
+        with pytest.raises(ValueError, match="predictions.jsonl:3: expected a line of predictions.jsonl"):
+            read_predictions(path)

@@ -110,3 +110,14 @@ def test_systems_have_studies_of_their_own(argv, tmp_path):
     for system in ("smcl", "bert-crf"):
         search.main([*argv, "--results", str(tmp_path), "--trials", "0", "--system", system])
     assert len(list(tmp_path.rglob("study.db"))) == 2
+
+
+def test_another_seed_or_other_code_is_another_search(argv, tmp_path, monkeypatch, capsys):
+    arguments = [name for name in argv if name not in ("--seeds", "0")]
+    arguments += ["--results", str(tmp_path), "--trials", "1", "--no_run", "--seeds"]
+    places = []
+    for seed, code in (("0", "c0de"), ("1", "c0de"), ("1", "0ther"), ("0", "c0de")):
+        monkeypatch.setattr(search, "code_digest", lambda system, code=code: code)
+        search.main([*arguments, seed])
+        places.append(capsys.readouterr().out.partition("all of the search is in ")[2])
+    assert places[0] == places[3] and len({*places}) == 3 and all(places)

@@ -71,6 +71,8 @@ def test_a_published_model_answers_requests_of_hosted_endpoints_without_the_pack
         {"inputs": {"text": "joey", "images": ["http://127.0.0.1/x.png"]}},
         {"inputs": "joey", "parameters": {"allow_paths": True}},
         {"text": "joey"},
+        {"inputs": "joey", "threshold": 0.9},
+        {"inputs": "joey", "parameters": {"return_tags": "false"}},
     ]
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path), "OMP_NUM_THREADS": "1"}
     result = subprocess.run(
@@ -93,6 +95,8 @@ def test_a_published_model_answers_requests_of_hosted_endpoints_without_the_pack
     assert reasons.pop().startswith("expected the image itself")
     assert "Expected `parameters` of threshold, return_tags" in answers[7]["error"]
     assert 'Expected a request {"inputs":' in answers[8]["error"]
+    assert "got ['threshold']. Put these into `parameters`" in answers[9]["error"]
+    assert "`return_tags` must be true or false, got 'false'" in answers[10]["error"]
 
 
 def test_requirements_of_a_published_model_are_what_its_code_imports(published):

@@ -4,6 +4,7 @@ import http.client
 import importlib.util
 import io
 import json
+import logging
 import os
 import random
 import signal
@@ -177,6 +178,48 @@ def test_a_form_with_files_is_answered_as_the_pipeline_does(client, pipe):
     assert client.post("/predict", b"text", content_type="text/plain")[0] == 415
 
 
+def test_a_form_that_is_cut_off_is_refused(client):
+    body, kind = form([("text", "joey"), ("images", PNG), ("images", png(colour="blue"))])
+    assert client.post("/predict", body, content_type=kind)[0] == 200
+    for size in (len(body) - 6, len(body) - 60, 120, 0):
+        status, found = client.post("/predict", body[:size], content_type=kind)
+        assert (status, found["detail"]) == (
+            400,
+            "Expected a form that ends with its closing boundary: it was cut off.",
+        )
+
+
+@pytest.mark.parametrize("charset", ["", "; charset=latin-1", "; charset=foo", "; charset=utf-8"])
+def test_texts_of_forms_are_read_as_utf_8_or_refused(client, charset):
+    body, kind = form([("text", "saw Köln “x” 👍")])
+    status, found = client.post("/predict", body, content_type=kind + charset)
+    assert (status, found["words"]) == (200, ["saw", "Köln", "“", "x", "”", "👍"])
+    body = body.replace("ö".encode(), b"\xf6")
+    status, found = client.post("/predict", body, content_type=kind + charset)
+    assert status == 400 and "Expected the field text in UTF-8" in found["detail"]
+
+
+def test_unknown_names_in_the_query_are_refused(client):
+    for path in ("/predict?treshold=0.9", "/explain?threshold=0.9"):
+        status, found = client.post(path, {"text": "joey"})
+        assert status == 422 and "in the query, got" in found["detail"]
+
+
+def test_an_upload_that_is_broken_off_leaves_no_traceback(served, caplog):
+    service, client = served
+    logging.getLogger("uvicorn.error").addHandler(caplog.handler)
+    counter = service.answers.labels("/predict", 400)
+    before = counter._value.get()
+    with socket.create_connection(("127.0.0.1", client.port)) as connection:
+        head = b"POST /predict HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n\r\n"
+        connection.sendall(head + b'{"text":')
+    end = time.monotonic() + 20
+    while counter._value.get() == before and time.monotonic() < end:
+        time.sleep(0.01)
+    logging.getLogger("uvicorn.error").removeHandler(caplog.handler)
+    assert counter._value.get() == before + 1 and not caplog.records
+
+
 def test_an_explanation_is_that_of_the_pipeline(client, pipe):
     status, found = client.post("/explain?patch_grid=2", {"text": "joey and niko", "images": [base64_of(PNG)]})
     right = pipe.explain({"text": "joey and niko", "images": [PNG]}, patch_grid=2)
@@ -254,7 +297,8 @@ def test_beyond_the_queue_requests_are_asked_to_come_again(pipe, monkeypatch):
         assert client.ask("GET", "/healthz")[0] == 200
         gate.set()
         assert [future.result()[0] for future in held] == [200, 200]
-    assert client.post("/predict", ["a", "b", "c"])[0] == 429
+    status, found = client.post("/predict", ["a", "b", "c"])
+    assert (status, found["detail"]) == (422, "Expected at most 2 posts in a list, got 3.")
     assert client.post("/predict", ["a", "b"])[0] == 200
     assert service.queue.in_work == 0
     stop()
@@ -351,6 +395,8 @@ def test_a_missing_package_is_said_before_anything_is_loaded(monkeypatch, capsys
     [
         (["--batch_size", "0"], "--batch_size must be at least 1"),
         (["--max_body", "0"], "limit of body"),
+        (["--port", "70000"], "--port must be a number from 0 to 65535, got 70000"),
+        (["--device", "foo"], "`device` 'foo' can't be used"),
         ([], "nothing"),
     ],
 )
