@@ -235,7 +235,10 @@ class TaskImages:
         Raises:
             DataError: if another address has the same file.
         """
-        parts = [part for part in unquote(address).split("?d=")[-1].split("/") if part not in ("", ".", "..")]
+        path = unquote(address)
+        # Label Studio's own addresses have the path behind, others something else.
+        path = path.partition("?d=")[2] or path.partition("?")[0]
+        parts = [part for part in path.split("/") if part not in ("", ".", "..")]
         ends = ["/".join(parts[start:]) for start in range(len(parts))] or [""]
         name = next((end for end in ends if self.folder is not None and (self.folder / end).is_file()), ends[-1])
         other = self._addresses.setdefault(name, address)

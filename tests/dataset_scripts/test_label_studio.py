@@ -144,6 +144,7 @@ def test_predicted_words_are_marked_where_they_stand_in_the_text(export):
     ("data", "names"),
     [
         ({"image": "/data/upload/1/x.png"}, ["x.png"]),
+        ({"image": "https://host/a/x.png?Signature=a%2Fb"}, ["x.png"]),
         ({"photo_urls": ["/data/local-files/?d=a/1.png", "/data/local-files/?d=b/1.png"]}, ["a/1.png", "b/1.png"]),
         ({"images": [], "image": None}, []),
     ],
