@@ -5,6 +5,7 @@ import hashlib
 import itertools
 import math
 import re
+import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -144,41 +145,56 @@ class Explanation:
 class ImageVectors:
     """Encode images, each content once as long as there is room for what it came to; the oldest use is forgotten first.
 
-    What was kept is forgotten when the weights of the model change.
+    What was kept is forgotten when the weights of the model change, and does not go into a copy.
 
     Args:
         max_bytes (`int`, *optional*, defaults to `KEPT_BYTES`): Room for vectors.
     """
 
     def __init__(self, max_bytes: int = KEPT_BYTES):
-        self.max_bytes, self.bytes = max_bytes, 0
-        self.kept: OrderedDict[bytes, torch.Tensor] = OrderedDict()
+        self.max_bytes = max_bytes
         self.weights: list = []
+        # One tensor for all, by rows: thousands of small ones among those of a batch would leave the heap in pieces.
+        self.pool: torch.Tensor | None = None
+        self.rows: OrderedDict[bytes, int] = OrderedDict()
+        self.lock = threading.Lock()
+
+    def __reduce__(self) -> tuple:
+        return type(self), (self.max_bytes,)
 
     def __call__(self, model, images: dict[bytes, torch.Tensor]) -> dict[bytes, torch.Tensor]:
         """Return the vector of each image `(3, height, width)`, by its key."""
         weights = _weights(model.vision_model)
-        if weights != self.weights:
-            self.kept.clear()
-            self.weights, self.bytes = weights, 0
-        found = {key: self.kept[key] for key in images if key in self.kept}
+        with self.lock:
+            if weights != self.weights:
+                self.rows.clear()
+                self.weights, self.pool = weights, None
+            # Copies, as another thread may need the room.
+            found = {key: self.pool[self.rows[key]].clone() for key in images if key in self.rows}
         new = [key for key in images if key not in found]
         if new:
             pixels = torch.stack([images[key] for key in new])
             found |= zip(new, _encode(model, pixels).unbind(), strict=True)
-        for key, vector in found.items():
-            self._keep(key, vector)
+        with self.lock:
+            if weights == self.weights:
+                for key, vector in found.items():
+                    self._keep(key, vector)
         return found
 
     def _keep(self, key: bytes, vector: torch.Tensor) -> None:
-        if key not in self.kept:
-            # A row of its own: a view would keep all that was encoded with it.
-            self.kept[key] = vector.clone()
-            self.bytes += vector.nbytes
-        self.kept.move_to_end(key)
-        while self.bytes > self.max_bytes:
-            _, oldest = self.kept.popitem(last=False)
-            self.bytes -= oldest.nbytes
+        num_rows = self.max_bytes // vector.nbytes
+        if num_rows == 0:
+            return
+        if key not in self.rows:
+            if self.pool is None:
+                # One of inference mode could not be written to outside of it.
+                with torch.inference_mode(False):
+                    self.pool = torch.empty(num_rows, *vector.shape, dtype=vector.dtype, device=vector.device)
+            is_full = len(self.rows) == num_rows
+            row = self.rows.popitem(last=False)[1] if is_full else len(self.rows)
+            self.pool[row] = vector
+            self.rows[key] = row
+        self.rows.move_to_end(key)
 
 
 class MultiImageNERPipeline(ChunkPipeline):

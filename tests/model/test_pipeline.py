@@ -1,6 +1,7 @@
 import copy
 import itertools
 import json
+import pickle
 from collections import UserDict
 from types import MappingProxyType, SimpleNamespace
 
@@ -526,7 +527,23 @@ def test_what_is_kept_of_images_stays_within_its_room(processor):
     pipe.image_vectors = ImageVectors(max_bytes=3 * size)
     for seed in range(5):
         pipe({"text": "niko", "images": [noise((20, 30), seed=seed)]})
-    assert len(pipe.image_vectors.kept) == 3 and pipe.image_vectors.bytes == 3 * size
+    assert len(pipe.image_vectors.rows) == 3 and pipe.image_vectors.pool.nbytes == 3 * size
+
+
+def test_what_is_kept_of_images_is_found_in_and_outside_of_inference_mode_and_in_no_copy(
+    processor, photos, monkeypatch
+):
+    pipe, post = make_pipeline(processor), {"text": "joey and niko rest", "images": photos[:2]}
+    with torch.inference_mode():
+        expected = pipe(post)
+    assert pipe({"text": "joey", "images": photos[2:]}) == make_pipeline(processor)(
+        {"text": "joey", "images": photos[2:]}
+    )
+    with monkeypatch.context() as patch:
+        encoded = count_encoded(pipe, patch)
+        assert pipe(post) == expected and encoded == []
+    for other in (copy.deepcopy(pipe), pickle.loads(pickle.dumps(pipe))):
+        assert other(post) == expected and len(other.image_vectors.rows) == 2
 
 
 @pytest.mark.parametrize("has_tiles", [True, False])
