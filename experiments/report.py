@@ -126,10 +126,11 @@ def _sections(name: str, folders: dict[str, Path], pictures: Path) -> list[str]:
     own = {experiment: title for experiment, title in OWN.items() if experiment in folders}
     # What the paper measured is asked for wherever some of it was.
     asked = EXPERIMENTS if EXPERIMENTS.keys() & folders.keys() or not own else {}
+    missing = []
     for experiment, title in (asked | own).items():
         folder = folders.get(experiment)
         if folder is None:
-            parts.append(f"### {title}\n\n{NOT_MEASURED}")
+            missing.append(title)
             continue
         table = read_table(folder / "table.json")
         older, every = older_cells(table)
@@ -147,6 +148,8 @@ def _sections(name: str, folders: dict[str, Path], pictures: Path) -> list[str]:
             target = pictures / f"{name}-{figure.name}".replace(" ", "-")
             shutil.copyfile(figure, target)
             parts.append(f"![{title}]({pictures.name}/{target.name})")
+    if missing:
+        parts.append(f"{NOT_MEASURED.capitalize()} on {name}: {'; '.join(missing)}.")
     return parts
 
 
