@@ -476,11 +476,7 @@ class SMCLTrainer(Trainer):
             self._restore(self.state.best_model_checkpoint)
 
     def _restore(self, folder: str) -> None:
-        """Load every tensor of a checkpoint.
-
-        ViT-like weights are saved under other key names than the module's. `from_pretrained` maps them back; Trainer's
-        own plain, non-strict `load_state_dict` would silently leave the image encoder as it is.
-        """
+        """Load every tensor of a checkpoint; Trainer's own way would go on without those that it lacks."""
         model = self.accelerator.unwrap_model(self.model)
         saved, info = type(model).from_pretrained(folder, dtype=model.dtype, output_loading_info=True)
         if info["missing_keys"]:
