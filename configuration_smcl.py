@@ -183,6 +183,15 @@ class SMCLConfig(PreTrainedConfig):
         automatic = "probability" if self.prints("threshold") else "none"
         return automatic if self.guidance_filter == "auto" else self.guidance_filter
 
+    def check_fields(self):
+        """Check the fields that are SMCL's own, as on construction; `validate` also looks whether a model can be saved.
+
+        Raises:
+            ValueError: if one has a value that it can't have; names it.
+        """
+        for check in (self.validate_ranges, self.validate_switches, self.validate_as_printed, self.validate_labels):
+            check()
+
     def validate_ranges(self):
         """Check numbers; part of the strict validation on construction and saving."""
         for name, least in (("max_images", 1), ("num_image_layers", 0), ("num_fusion_layers", 1), ("cmd_order", 1)):

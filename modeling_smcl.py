@@ -127,8 +127,8 @@ class SMCLPreTrainedModel(PreTrainedModel):
     _supports_sdpa = True
 
     def __init__(self, config: SMCLConfig, *inputs, **kwargs):
-        # Its fields may have been changed after it was made.
-        config.validate()
+        # They may have been changed after it was made.
+        config.check_fields()
         super().__init__(config, *inputs, **kwargs)
 
     @torch.no_grad()

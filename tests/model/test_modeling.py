@@ -401,7 +401,7 @@ def test_wrong_changes_on_loading_are_refused(folder, changes, message):
 def test_a_configuration_that_was_changed_is_checked_before_a_model_is_built():
     config = make_config()
     config.temperature = -1
-    with pytest.raises(StrictDataclassError, match="`temperature` must be positive"):
+    with pytest.raises(ValueError, match="`temperature` must be positive"):
         SMCLForTokenClassification(config)
 
 

@@ -78,7 +78,7 @@ READERS = {
     "examples.jsonl": ('{"id": "a", "answer": "Joey is a cat."}\n', read_examples),
     "vectors.txt": ("joey 1 2\nand 3 4\n", lambda path: read_word_vectors(str(path)).rows),
     "mentions.json": ('{"a": [[0, 1]]}', read_mentions),
-    "predictions.jsonl": (LINES, read_predictions),
+    "predictions.jsonl": ('{"id": "a", "gold": ["B-PER"], "predicted": ["O"]}\n', read_predictions),
     "report.json": ('{"name": "own"}', lambda path: _read_report(path.parent)),
     "run.json": ('{"runs": []}', lambda path: read_object(path, {"runs"})),
     "post.json": ('{"text": "Joey sleeps"}', plotted),
