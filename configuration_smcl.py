@@ -184,13 +184,19 @@ class SMCLConfig(PreTrainedConfig):
         return automatic if self.guidance_filter == "auto" else self.guidance_filter
 
     def check_fields(self):
-        """Check the fields that are SMCL's own, as on construction; `validate` also looks whether a model can be saved.
+        """Check the fields that transformers does not know, as on construction; `validate` also asks what saving needs.
 
         Raises:
             ValueError: if one has a value that it can't have; names it.
         """
-        for check in (self.validate_ranges, self.validate_switches, self.validate_as_printed, self.validate_labels):
-            check()
+        for name in dir(self):
+            if name.startswith("validate_") and not hasattr(PreTrainedConfig, name):
+                getattr(self, name)()
+
+    @property
+    def labels_of_no_entity(self) -> list[str]:
+        """The labels that are no tags of BIO2, in order of their numbers."""
+        return [label for label in self.id2label.values() if label != "O" and label[:2] not in ("B-", "I-")]
 
     def validate_ranges(self):
         """Check numbers; part of the strict validation on construction and saving."""
@@ -255,7 +261,7 @@ class SMCLConfig(PreTrainedConfig):
                 "set `constrain_bio=False`."
             )
         # Names alone, such as LABEL_0, stand in for tags that are not known yet.
-        other = sorted(label for label in inverse if label != "O" and label[:2] not in ("B-", "I-"))
+        other = sorted(self.labels_of_no_entity)
         if other and len(other) < len(inverse.keys() - {"O"}):
             raise ValueError(
                 f"`id2label` has {other} among labels of BIO2, of which no entity would be made. Convert the tags, as "

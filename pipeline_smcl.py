@@ -235,7 +235,7 @@ class MultiImageNERPipeline(ChunkPipeline):
                 "`processor` must be the model's SMCLProcessor, got None: pass "
                 "`processor=AutoProcessor.from_pretrained(...)` along with a model that is already loaded."
             )
-        _check_labels(model.config.id2label)
+        _check_labels(model.config.labels_of_no_entity)
         super().__init__(model=_without_peft(model), processor=processor, **kwargs)
         self.model.eval()
         self.crf_copy, self.crfs_weights = None, []
@@ -292,7 +292,7 @@ class MultiImageNERPipeline(ChunkPipeline):
             ValueError: if a post or an argument can't be used; names it.
         """
         if isinstance(posts, Mapping | str):
-            return super().__call__(posts if isinstance(posts, str) else dict(posts), **kwargs)
+            return super().__call__(posts, **kwargs)
         if not isinstance(posts, Iterable) and hasattr(posts, "__getitem__") and hasattr(posts, "__len__"):
             # A data set of PyTorch; so is `KeyDataset` of transformers.
             posts = map(posts.__getitem__, range(len(posts)))
@@ -504,8 +504,8 @@ class MultiImageNERPipeline(ChunkPipeline):
             raise ValueError("The model gives scores that are not finite: check the weights that were loaded.")
         if not len(emissions):
             return []
-        mask = torch.ones(1, len(emissions), dtype=torch.bool)
-        return [self.crf.labels[tag] for tag in self.crf.decode(emissions[None], mask)[0].tolist()]
+        crf, mask = self.crf, torch.ones(1, len(emissions), dtype=torch.bool)
+        return [crf.labels[tag] for tag in crf.decode(emissions[None], mask)[0].tolist()]
 
     def entities(self, post: Post, emissions: torch.Tensor, tags: list[str]) -> list[dict[str, Any]]:
         """Describe the entities of a tagged post.
@@ -722,9 +722,8 @@ def _content_key(pixels: torch.Tensor) -> bytes:
     return hashlib.blake2b(pixels.contiguous().numpy(), digest_size=16).digest()
 
 
-def _check_labels(id2label: dict[int, str]) -> None:
-    """Refuse a model of whose tags no entity can be made."""
-    other = [label for label in id2label.values() if label != "O" and label[:2] not in ("B-", "I-")]
+def _check_labels(other: list[str]) -> None:
+    """Refuse a model that has labels of which no entity can be made."""
     if other:
         raise ValueError(
             f"The model has the labels {other[:5]}, of which no entity can be made. Expected BIO2, such as 'B-PER' and "

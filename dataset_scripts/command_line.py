@@ -139,4 +139,31 @@ def require(what: str, install: str, *packages: str) -> None:
             raise ImportError(f'{what} needs {" and ".join(packages)}: run `pip install "{install}"`.') from error
 
 
-__all__ = ["MENDABLE", "CommandParser", "OneLineErrors", "describe", "did_you_mean", "positive", "require"]
+def check_device(device: Any, what: str) -> None:
+    """Refuse a device of PyTorch that there is not, before anything is loaded for it.
+
+    Args:
+        device (`str` or `torch.device`): The device.
+        what (`str`): The argument with its value, for the message.
+
+    Raises:
+        ValueError: if it can't be used; says why.
+    """
+    import torch
+
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"{what} can't be used: {str(error).splitlines()[0]}") from error
+
+
+__all__ = [
+    "MENDABLE",
+    "CommandParser",
+    "OneLineErrors",
+    "check_device",
+    "describe",
+    "did_you_mean",
+    "positive",
+    "require",
+]

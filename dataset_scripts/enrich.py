@@ -26,9 +26,9 @@ from datasets import Dataset, DatasetDict, Features, Image, List, load_dataset
 from datasets.exceptions import DatasetGenerationError
 from tqdm.auto import tqdm
 
-from ..images_smcl import is_address
+from ..images_smcl import fetch_image, is_address, is_data_uri
 from .annotators import CAPTION, MIN_REGION_SCORE, OCR, Captioner, RegionFinder, Tesseract, TextReader, object_model
-from .command_line import CommandParser, describe
+from .command_line import CommandParser, check_device, describe
 from .context import CONTEXT_FEATURES, IMAGE_COLUMNS, check_context, column_digest
 from .context_files import ContextFile, Template
 from .files import check_writable, write_whole
@@ -109,10 +109,7 @@ def _check_options(options: argparse.Namespace, asked: list[str]) -> None:
         column, _, maker = name.partition("=")
         if column not in asked or not _is_file(getattr(options, FLAGS[column])) or not maker:
             raise DataError(f"--made_by: expected COLUMN=NAME of a column that comes from a FILE.jsonl, got {name!r}.")
-    try:
-        torch.empty(0, device=options.device)
-    except (RuntimeError, AssertionError) as error:
-        raise DataError(f"--device {options.device} can't be used: {str(error).splitlines()[0]}") from None
+    check_device(options.device, f"--device {options.device}")
 
 
 def _load(folder: Path) -> DatasetDict:
@@ -138,7 +135,9 @@ def _with_embedded_images(dataset: Dataset, split: str, folder: Path) -> Dataset
         try:
             files = [as_file(image, folder) for image in read_images(row["images"])]
             for file in files:
-                if file["bytes"] is None and not is_address(file["path"]):
+                if file["bytes"] is None and is_data_uri(file["path"]):
+                    file |= {"bytes": fetch_image(file["path"]), "path": None}
+                elif file["bytes"] is None and not is_address(file["path"]):
                     file |= {"bytes": Path(file["path"]).read_bytes(), "path": os.path.relpath(file["path"], folder)}
         except (OSError, ValueError) as error:
             raise DataError(f"--input {folder}, split {split}, row {number}: {describe(error)}") from None

@@ -158,7 +158,7 @@ def _refuse_images_by_other_names(posts: Posts, found: Mapping[str, str], where:
     if "images" in found:
         # What was selected, not the whole table that it was selected from.
         column = posts.select_columns([found["images"]]).with_format("arrow")
-        if any(rows[0].null_count < len(rows) for rows in column.iter(BATCH_SIZE)):
+        if any(rows[0].null_count < len(rows) for rows in column.iter(FIRST_ROWS)):
             return
         # Other splits have the column, or it was made by whoever put several sources together.
         refuse_unread_images(posts.features, found.values(), where)

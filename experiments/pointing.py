@@ -9,7 +9,6 @@ photograph is framed, or is the one that the mention's probability needs most. T
 of `run_ner_multiimage.py --calibrate`, with the temperature fitted on validation posts.
 """
 
-import hashlib
 import json
 import math
 import statistics
@@ -35,7 +34,7 @@ from .disturb import stored_images
 from .plan import Plan, mentions_digest, parse_plan, plan_parser, read_mentions, read_showing
 from .robustness import has_model, open_run
 from .run_all import run_all
-from .runs import Measured, statements, write
+from .runs import Measured, digest_of_code, write
 from .significance import entities_of
 from .table2 import NAMES, system_cell
 from .tables import NOT_MEASURED, describe, markdown, mean_and_deviation, notes, write_table
@@ -165,8 +164,7 @@ def examine(plan: Plan, measured: Measured) -> dict[str, Any]:
 
 def kept_path(plan: Plan, measured: Measured) -> Path:
     """Return where what was found of a cell is kept, as long as this module, explanations and mentions are the same."""
-    code = "".join(statements(Path(path)) for path in (__file__, pipeline_smcl.__file__))
-    code = hashlib.sha256(code.encode()).hexdigest()[:8]
+    code = digest_of_code(__file__, pipeline_smcl.__file__)
     return measured.folder / f"pointing-{code}-{mentions_digest(plan.mentions)}.json"
 
 
@@ -226,8 +224,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     found: dict[str, list[dict[str, Any]]] = {title: [] for title in cells}
     for title, runs in measured.items():
         for one in runs:
-            if kept_path(plan, one).is_file():
-                found[title].append(json.loads(kept_path(plan, one).read_text(encoding="utf-8")))
+            kept = kept_path(plan, one)
+            if kept.is_file():
+                found[title].append(json.loads(kept.read_text(encoding="utf-8")))
             elif plan.run and has_model(one):
                 sys.stderr.write(f"{title}, seed {one.record['seed']}: explanations\n")
                 found[title].append(examine(plan, one))

@@ -7,7 +7,6 @@ Models are trained on posts as they are. Draws `robustness.png` beside the table
 (`pip install "smcl[plot]"`). Without `--mentions`, all mentions are scored together.
 """
 
-import hashlib
 import statistics
 import sys
 import tempfile
@@ -27,7 +26,7 @@ from smcl.train.image_cache import ImageFeatures
 from . import disturb, image_dependent
 from .plan import Plan, mentions_digest, parse_plan, plan_parser, read_mentions, read_showing, to_argv
 from .run_all import run_all
-from .runs import PREDICTING, Measured, statements
+from .runs import PREDICTING, Measured, digest_of_code
 from .significance import count_posts, f1_of
 from .table2 import AS_PRINTED, system_cell
 from .tables import describe, markdown, mean_and_deviation, notes, write_table
@@ -64,9 +63,8 @@ def prediction_path(plan: Plan, measured: Measured, disturbance: Disturbance) ->
     """Return where predictions of disturbed posts go, which are kept while disturbance and mentions are the same."""
     if not disturbance[1]:
         return measured.folder / "run" / "predictions.jsonl"
-    code = hashlib.sha256(statements(Path(disturb.__file__)).encode()).hexdigest()[:8]
     # Which photographs are irrelevant, the file of mentions tells.
-    parts = [*map(str, disturbance), code, *filter(None, [mentions_digest(plan.mentions)])]
+    parts = [*map(str, disturbance), digest_of_code(disturb.__file__), *filter(None, [mentions_digest(plan.mentions)])]
     return measured.folder / "robustness" / f"{'-'.join(parts)}.jsonl"
 
 

@@ -379,10 +379,12 @@ def statements(path: Path) -> str:
     return ast.unparse(tree)
 
 
+def digest_of_code(*paths: str | Path) -> str:
+    """Return 8 hex digits of the SHA-256 of the `statements` in files."""
+    return hashlib.sha256("".join(statements(Path(path)) for path in paths).encode()).hexdigest()[:8]
+
+
 @lru_cache
 def code_digest(system: str) -> str:
-    """Return 8 hex digits of the SHA-256 of the `statements` in `code_files` of the system of this name."""
-    total = hashlib.sha256()
-    for path in code_files(SYSTEMS[system]):
-        total.update(statements(path).encode())
-    return total.hexdigest()[:8]
+    """Return the `digest_of_code` of `code_files` of the system of this name."""
+    return digest_of_code(*code_files(SYSTEMS[system]))

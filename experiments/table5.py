@@ -99,10 +99,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         kept = read_table(earlier) if earlier.is_file() else {}
         found, about = kept.get("rounds", {}), kept.get("about", {})
         # Rounds of other settings are not what is asked for; the report tells of those of older code.
-        same = {cell.title: digest(settings_of(plan, cell)) for cell in cells}
-        found = {
-            title: rounds for title, rounds in found.items() if about.get("digests", {}).get(title) == same.get(title)
-        }
+        then, now = about.get("digests", {}), {cell.title: digest(settings_of(plan, cell)) for cell in cells}
+        found = {title: rounds for title, rounds in found.items() if title in now and then.get(title) == now[title]}
     heads = ["", "parameters (M)", "s / epoch", "posts / s", "peak memory (MB)", "F1"]
     heads += ["paper: parameters (M)", "paper: h / epoch", "paper: posts / s"]
     table = markdown(heads, [_row(plan, cell, found.get(cell.title, [])) for cell in cells])

@@ -7,6 +7,7 @@ import torch
 from transformers import PreTrainedConfig
 
 from ..configuration_smcl import SMCLConfig
+from ..dataset_scripts.command_line import check_device
 from ..modeling_smcl import SMCLForTokenClassification
 from ..pipeline_smcl import MultiImageNERPipeline
 from ..processing_smcl import SMCLProcessor
@@ -37,11 +38,9 @@ def load_pipeline(
     ```
     """
     device = kwargs.get("device")
+    # transformers also takes numbers of GPUs.
     if isinstance(device, str | torch.device):
-        try:
-            torch.empty(0, device=device)
-        except (RuntimeError, AssertionError) as error:
-            raise ValueError(f"`device` {str(device)!r} can't be used: {str(error).splitlines()[0]}") from error
+        check_device(device, f"`device` {str(device)!r}")
     config, _ = PreTrainedConfig.get_config_dict(name)
     if config.get("model_type") != SMCLConfig.model_type:
         raise ValueError(

@@ -356,10 +356,8 @@ def as_whole_form(scope: dict[str, Any], header: str, body: bytes) -> "Request":
     return Request({**scope, "headers": parts}, receive)
 
 
-def _read_texts(values: list[Any], name: str) -> list[str]:
+def _decode(values: list[str], name: str) -> list[str]:
     """Read the texts of a form as UTF-8, whatever it says."""
-    if not all(isinstance(value, str) for value in values):
-        raise RequestError(422, "Expected one field text, or fields words, none of them a file.")
     try:
         return [value.encode("latin-1").decode("utf-8") for value in values]
     except UnicodeError as error:
@@ -374,9 +372,10 @@ async def read_form(request: "Request", most: int) -> dict[str, Any]:
             raise RequestError(
                 422, f"Expected the fields text or words, and images, got {ascii(sorted(unknown))[:200]}."
             )
-        texts, words = (_read_texts(form.getlist(name), name) for name in ("text", "words"))
-        if len(texts) > 1:
+        texts, words = form.getlist("text"), form.getlist("words")
+        if len(texts) > 1 or not all(isinstance(x, str) for x in texts + words):
             raise RequestError(422, "Expected one field text, or fields words, none of them a file.")
+        texts, words = _decode(texts, "text"), _decode(words, "words")
         post: dict[str, Any] = {"text": texts[0]} if texts else {}
         if words:
             post["words"] = words

@@ -187,7 +187,7 @@ def prepare(arguments: Arguments, splits: list[str]) -> Run:
     model, processor = load_model(arguments.model, switches, label_names(posts), posts.get("train"))
     if training.do_train and model.config.temperature != 1:
         logger.warning(
-            "The temperature of the model was fitted to weights that now change: it is 1 again. `--calibrate`"
+            "The temperature of the model was fitted to weights that now change: it is 1 again; `--calibrate` fits one."
         )
         model.config.temperature = 1.0
     return Run(arguments, posts, model, processor)

@@ -26,7 +26,7 @@ from smcl.experiments.runs import RUN_SCRIPT, circumstances
 from smcl.experiments.tables import markdown
 from smcl.train.data import load_posts
 
-from .measure import circumstances_line, save, timing_parser
+from .measure import add_model_arguments, circumstances_line, save, timing_parser
 from .watch import run_watched
 
 IMAGES = 2
@@ -151,8 +151,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         argv (`Sequence[str]`, *optional*): The arguments; those of the process by default.
     """
     parser = timing_parser(__doc__, threads=None)
-    parser.add_argument("--model", required=True, help="folder of a trained model with its processor")
-    parser.add_argument("--dataset", required=True, help="folder or Hub name of a data set; its test split is taken")
+    add_model_arguments(parser)
     parser.add_argument("--posts", type=int, default=100_000, help="posts of the largest file (%(default)s)")
     arguments = parser.parse_args(argv)
     with parser.errors_in_one_line():

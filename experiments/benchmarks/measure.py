@@ -131,6 +131,12 @@ def add_posts_arguments(parser: argparse.ArgumentParser, num_posts: int | None =
         parser.add_argument("--posts", type=int, default=num_posts, help="posts of a batch (%(default)s)")
 
 
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of benchmarks that look at a trained model on posts."""
+    parser.add_argument("--model", required=True, help="folder of a trained model with its processor")
+    parser.add_argument("--dataset", required=True, help="folder or Hub name of a data set; its test split is taken")
+
+
 def save(results: dict, folder: Path, name: str, table: Callable[[dict], str]) -> None:
     """Write results as JSON and print their table."""
     write(results, folder / f"{name}.json")

@@ -27,7 +27,7 @@ from smcl.train.data import load_posts, name_tags
 from smcl.train.metrics import entity_metrics
 from smcl.train.trainer import word_tags
 
-from .measure import save, timing_parser
+from .measure import add_model_arguments, save, timing_parser
 
 SIZES = (1, 16)
 PYTORCH = "PyTorch"
@@ -164,8 +164,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         argv (`Sequence[str]`, *optional*): The arguments; those of the process by default.
     """
     parser = timing_parser(__doc__, repeats=10)
-    parser.add_argument("--model", required=True, help="folder of a trained model with its processor")
-    parser.add_argument("--dataset", required=True, help="folder or Hub name of a data set; its test split is taken")
+    add_model_arguments(parser)
     parser.add_argument("--max_batches", type=int, default=32, help="how many batches of each size are timed")
     arguments = parser.parse_args(argv)
     with parser.errors_in_one_line():

@@ -21,7 +21,7 @@ from smcl.predict import load_pipeline
 from smcl.predict.predict_file import predict_file
 from smcl.train.data import load_posts
 
-from .measure import circumstances_line, save, summarise, take_turns, timing_parser
+from .measure import add_model_arguments, circumstances_line, save, summarise, take_turns, timing_parser
 
 DISTINCT, REPEATED, NO_ROOM = "all images distinct", "half repeated", "half repeated, no room"
 IMAGES = 2
@@ -92,8 +92,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         argv (`Sequence[str]`, *optional*): The arguments; those of the process by default.
     """
     parser = timing_parser(__doc__, repeats=3)
-    parser.add_argument("--model", required=True, help="folder of a trained model with its processor")
-    parser.add_argument("--dataset", required=True, help="folder or Hub name of a data set; its test split is taken")
+    add_model_arguments(parser)
     parser.add_argument("--posts", type=int, default=128, help="posts of a file (%(default)s)")
     arguments = parser.parse_args(argv)
     with parser.errors_in_one_line():

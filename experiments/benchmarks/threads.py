@@ -19,7 +19,7 @@ from smcl.modeling_smcl import SMCLForTokenClassification
 from smcl.processing_smcl import SMCLProcessor
 from smcl.train.data import load_posts
 
-from .measure import circumstances_line, save, summarise, take_turns, timing_parser
+from .measure import add_model_arguments, circumstances_line, save, summarise, take_turns, timing_parser
 
 SIZES = (1, 16)
 ONE_THREAD = "1 thread"
@@ -87,8 +87,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         argv (`Sequence[str]`, *optional*): The arguments; those of the process by default.
     """
     parser = timing_parser(__doc__, threads=None)
-    parser.add_argument("--model", required=True, help="folder of a trained model with its processor")
-    parser.add_argument("--dataset", required=True, help="folder or Hub name of a data set; its test split is taken")
+    add_model_arguments(parser)
     arguments = parser.parse_args(argv)
     save(compare(arguments.model, arguments.dataset, arguments.repeats), arguments.output, "threads", table)
 

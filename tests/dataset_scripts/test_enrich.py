@@ -1,3 +1,4 @@
+import base64
 import io
 import json
 import multiprocessing
@@ -17,6 +18,7 @@ from smcl.dataset_scripts.enrich import main
 from smcl.dataset_scripts.fingerprints import image_digest
 from smcl.dataset_scripts.schema import FEATURES
 from smcl.experiments.plan import data_digests
+from smcl.images_smcl import load_image
 from smcl.run_ner_multiimage import main as train
 
 SPLITS = ("train", "validation", "test")
@@ -390,8 +392,10 @@ def test_images_by_their_paths_are_those_beside_the_data_set(run, posts, tmp_pat
     (tmp_path / "captions.jsonl").write_text("".join(json.dumps(value) + "\n" for value in values))
     row = {"id": "1", "tokens": ["Leo"], "ner_tags": [1], "source": "demo"}
     features = FEATURES.copy()
+    uri = "data:image/png;base64," + base64.b64encode(picture("red")["bytes"]).decode()
     for number, (images, feature) in enumerate(
         [
+            ([uri], List(Value("string"))),
             ([{"bytes": None, "path": "1.png"}], features["images"]),
             ({"bytes": None, "path": "1.png"}, DatasetImage()),
             (["1.png"], List(Value("string"))),
@@ -403,7 +407,8 @@ def test_images_by_their_paths_are_those_beside_the_data_set(run, posts, tmp_pat
             data.to_parquet(posts / "data" / f"{split}-00000-of-00001.parquet")
         status, found, _, _ = run("--captions", tmp_path / "captions.jsonl", output=f"out{number}")
         assert status == 0 and found["train"]["captions"][:] == [[["red"]]]
-        assert found["train"][0]["images"][0].getpixel((0, 0)) == (255, 0, 0)
+        (file,) = found["train"].cast_column("images", List(DatasetImage(decode=False)))[0]["images"]
+        assert load_image(file).getpixel((0, 0)) == (255, 0, 0)
     (posts / "1.png").unlink()
     status, _, _, printed = run("--captions", tmp_path / "captions.jsonl", output="without")
     assert status == 2 and "split train, row 0: " in printed and "1.png: No such file" in printed
