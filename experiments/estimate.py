@@ -67,7 +67,7 @@ def estimate(plan: Plan, counts: Sequence[tuple[Cell, int]], num_measured: int =
     different: dict[str, tuple[Cell, int]] = {}
     for cell, count in counts:
         different.setdefault(digest(settings_of(plan, cell)), (cell, count))
-    start, rows, total, memory = time.monotonic(), [], 0.0, 0.0
+    start, rows, total, memory = time.monotonic(), [], 0.0, []
     for cell, count in different.values():
         sys.stderr.write(f"{time.strftime('%H:%M:%S')} {cell.title}: trying a few steps\n")
         tried = _try_apart(plan, cell)
@@ -78,19 +78,22 @@ def estimate(plan: Plan, counts: Sequence[tuple[Cell, int]], num_measured: int =
         again = tried["startup_seconds"] + tried["prediction_seconds"] if is_tested_blind(plan, cell) else 0.0
         each = tried["startup_seconds"] + tried["run_seconds"] + again
         seconds = each * count + tried["images_seconds"]
-        total, memory = total + seconds, max(memory, tried["memory_gb"])
+        total += seconds
+        memory += [tried["memory_gb"]] * count
         hours = [f"{each / 3600:.2f}", f"{seconds / 3600:.2f}"]
         rows.append([cell.title, str(count), *hours, f"{tried['memory_gb']:.1f}"])
     if different and not memory:
         sys.exit(f"{plan.experiment}: none of its cells could be tried, for the reasons above")
     failed = sum(row[2] == "failed" for row in rows)
     num_runs = sum(count for _, count in different.values())
-    rows.append(["all", str(num_runs), "", f"{total / 3600:.2f}", f"{memory:.1f}"])
+    largest = sum(sorted(memory)[-plan.jobs :])
+    rows.append(["all", str(num_runs), "", f"{total / plan.jobs / 3600:.2f}", f"{largest:.1f}"])
     what = "GPU memory" if plan.uses_gpu else "memory"
+    order = "one after the other" if plan.jobs == 1 else f"{plan.jobs} at once, which the last row counts with,"
     about = circumstances(plan.threads, plan.uses_gpu)
     parts = [
         f"Estimate for {plan.experiment} on {plan.data_name}, preset {plan.preset}. {num_runs} runs are left, "
-        f"{num_measured} were measured before and are not counted. Runs go one after the other on {about['device']}, "
+        f"{num_measured} were measured before and are not counted. Runs go {order} on {about['device']}, "
         f"threads: {plan.threads}.",
         markdown(["", "runs", "hours each", f"hours in all{', without those that failed' * bool(failed)}",
                   f"{what} (GB)"], rows),

@@ -212,7 +212,7 @@ def measure_all(plan: Plan, cells: Mapping[K, Cell], asked: Collection[K] | None
             except Timeout:
                 busy.append(one)
 
-        _at_once(plan.jobs, take, left)
+        at_once(plan.jobs, take, left)
         left = busy
     return {key: [m for seed in plan.seeds if (m := found[key, seed]) is not None] for key in cells}
 
@@ -233,7 +233,7 @@ def _take(plan: Plan, cell: Cell, seed: int, timeout: float) -> Measured | None:
         return _run(plan, cell, seed)
 
 
-def _at_once(jobs: int, do: Callable[[T], None], tasks: Sequence[T]) -> None:
+def at_once(jobs: int, do: Callable[[T], None], tasks: Sequence[T]) -> None:
     """Do tasks, several at once; if this process is ended, so are the runs that it started."""
     if jobs == 1:
         for task in tasks:

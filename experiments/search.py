@@ -5,10 +5,12 @@
 
 Needs Optuna (`pip install "smcl[search]"`). Trials are runs of one seed, judged by their best validation F1; those
 worse than the median of the others so far are stopped early. All stand in `study.db` (SQLite): a search that was killed
-goes on, its unfinished trial first. The best is then for `table2` to test. With `--backend ray`, Ray Tune (`pip install
-"smcl[ray]"`) runs trials in parallel, on a cluster if `RAY_ADDRESS` names one.
+goes on, its unfinished trials first. The best is then for `table2` to test. With `--jobs 2`, two processes work at one
+study. With `--backend ray`, Ray Tune (`pip install "smcl[ray]"`) runs as many trials at once as there are cores for, on
+a cluster if `RAY_ADDRESS` names one.
 """
 
+import multiprocessing
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
@@ -16,6 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import EarlyStoppingCallback
 
 from smcl.baselines import SYSTEMS
@@ -27,7 +30,7 @@ from smcl.train.trainer import SMCLTrainer
 from .estimate import estimate
 from .plan import Plan, parse_plan, plan_parser, to_argv
 from .run_all import check_needs, end
-from .runs import Cell, arguments_of, circumstances, code_digest, digest, settings_of
+from .runs import Cell, arguments_of, at_once, circumstances, code_digest, digest, settings_of
 from .search_ray import search_by_ray
 from .search_space import GRID, suggest_arguments, suggest_switches
 from .tables import markdown, write_table
@@ -101,7 +104,7 @@ def open_study(storage: str, revive: bool) -> Any:
 
 
 def search(plan: Plan, space: str, num_trials: int, folder: Path) -> list[dict[str, Any]]:
-    """Search, or go on with a search.
+    """Search, or go on with a search, in `plan.jobs` processes.
 
     Args:
         plan ([`Plan`]): The plan.
@@ -116,33 +119,59 @@ def search(plan: Plan, space: str, num_trials: int, folder: Path) -> list[dict[s
 
     folder.mkdir(parents=True, exist_ok=True)
     storage = f"sqlite:///{folder / 'study.db'}"
-    pruner = optuna.pruners.MedianPruner(n_startup_trials=3)
-    finished_states = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED)
     begun = open_study(storage, plan.run)
-    finished = len(begun.get_trials(states=finished_states))
-    seed = plan.seeds[0]
-    # Another seed for each call: a sampler begun anew would suggest the first trials again.
-    wide = optuna.samplers.TPESampler(seed=seed + len(begun.trials))
-    sampler = optuna.samplers.GridSampler(GRID, seed=seed) if space == "grid" else wide
-    if plan.run and finished < num_trials:
-        objective = Objective()
-        trainer = build_searcher(plan, space, folder, objective)
-        trainer.hyperparameter_search(
-            hp_space=partial(suggest_arguments, space=space),
-            compute_objective=objective,
-            n_trials=num_trials - finished,
-            direction="maximize",
-            backend="optuna",
-            storage=storage,
-            study_name="smcl",
-            load_if_exists=True,
-            sampler=sampler,
-            pruner=pruner,
-        )
-        for left in folder.glob("run-*"):
-            shutil.rmtree(left)
+    left = num_trials - len(begun.get_trials(states=(optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED)))
+    if plan.run and left > 0:
+        jobs = min(plan.jobs, left)
+        # Another seed for each call and worker: a sampler begun anew would suggest the first trials again.
+        seeds = [plan.seeds[0] + len(begun.trials) + 1000 * worker for worker in range(jobs)]
+        shares = [left // jobs + (worker < left % jobs) for worker in range(jobs)]
+        places = [folder / f"worker-{worker}" for worker in range(jobs)]
+        run = run_trials if jobs == 1 else _run_apart
+        at_once(jobs, lambda own: run(plan, space, storage, *own), list(zip(shares, seeds, places, strict=True)))
     trials = optuna.load_study(study_name="smcl", storage=storage).trials
     return [{"number": t.number, "state": t.state.name.lower(), "f1": _value(t), "params": t.params} for t in trials]
+
+
+def run_trials(plan: Plan, space: str, storage: str, num_trials: int, sampler_seed: int, folder: Path) -> None:
+    """Run trials of a study in this process.
+
+    Args:
+        plan ([`Plan`]): The plan.
+        space (`str`): `"grid"` or `"wide"`.
+        storage (`str`): URL of the study's database, at which others may be at work.
+        num_trials (`int`): How many.
+        sampler_seed (`int`): Seed of what is suggested in the wide space.
+        folder (`Path`): For checkpoints; it is removed in the end.
+    """
+    import optuna
+
+    torch.set_num_threads(plan.threads)
+    grid = optuna.samplers.GridSampler(GRID, seed=plan.seeds[0])
+    objective = Objective()
+    build_searcher(plan, space, folder, objective).hyperparameter_search(
+        hp_space=partial(suggest_arguments, space=space),
+        compute_objective=objective,
+        n_trials=num_trials,
+        direction="maximize",
+        backend="optuna",
+        storage=storage,
+        study_name="smcl",
+        load_if_exists=True,
+        sampler=grid if space == "grid" else optuna.samplers.TPESampler(seed=sampler_seed),
+        pruner=optuna.pruners.MedianPruner(n_startup_trials=3),
+    )
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _run_apart(plan: Plan, space: str, storage: str, num_trials: int, sampler_seed: int, folder: Path) -> None:
+    """Do what `run_trials` does in a process of its own."""
+    arguments = (plan, space, storage, num_trials, sampler_seed, folder)
+    process = multiprocessing.get_context("spawn").Process(target=run_trials, args=arguments)
+    process.start()
+    process.join()
+    if process.exitcode:
+        end(plan, "a process ended before its trials, for the reasons above. Call this again to go on with them")
 
 
 def _value(trial: Any) -> float | None:

@@ -188,6 +188,17 @@ def test_images_that_are_encoded_once_are_counted_once(argv, icons, monkeypatch,
     assert found["all"][0] == "4"
 
 
+def test_runs_at_once_share_the_hours_and_add_up_their_memory(argv, icons, monkeypatch, capsys):
+    plan = make_plan("table3", *plan_parser("").parse_known_args([*argv, "--jobs", "2"]))
+    seconds = {"startup_seconds": 0.0, "images_seconds": 0.0, "run_seconds": 3600.0, "prediction_seconds": 0.0}
+    memory = {"SMCL": 1.5, "BERT-CRF": 2.0}
+    monkeypatch.setattr(estimate, "_try_apart", lambda plan, cell: seconds | {"memory_gb": memory[cell.title]})
+    estimate.estimate(plan, [(Cell("SMCL"), 2), (Cell("BERT-CRF", {"system": "bert-crf"}), 1)])
+    printed = capsys.readouterr().out
+    assert rows(printed)["all"] == ["3", "", "1.50", "3.5"]
+    assert "Runs go 2 at once" in printed
+
+
 def test_encoding_of_images_is_told_apart(argv, icons, encoders, tmp_path):
     command = ["--dataset", icons, *encoders, "--output_dir", str(tmp_path / "out"), "--disable_tqdm", "true"]
     command += ["--do_train", "--do_eval", "--do_predict", *SMALL]

@@ -51,6 +51,21 @@ def test_a_search_goes_on_where_it_was_killed(argv, tmp_path, monkeypatch, capsy
     search.main([*argv, "--trials", "3"])
 
 
+def test_two_processes_share_the_trials_of_a_study(argv, tmp_path):
+    argv = [*argv, "--results", str(tmp_path), "--num_train_epochs", "1", "--trials", "3", "--jobs", "2"]
+    search.main(argv)
+    trials = table(tmp_path / "search" / "icons")["trials"]
+    assert len(trials) == 3 and {t["state"] for t in trials} <= {"complete", "pruned"}
+    assert len({json.dumps(t["params"]) for t in trials}) == 3
+    assert not list(tmp_path.glob("**/worker-*"))
+
+
+def test_a_process_that_dies_ends_a_search_with_one_line(argv, tmp_path):
+    plan = make_plan("search", *plan_parser("").parse_known_args([*argv, "--results", str(tmp_path)]))
+    with pytest.raises(SystemExit, match="^search: a process ended before its trials"):
+        search._run_apart(plan, "grid", "sqlite:////nowhere/study.db", 1, 0, tmp_path)
+
+
 def test_trials_start_from_the_same_weights_with_what_was_suggested(argv, tmp_path):
     plan = make_plan("search", *plan_parser("").parse_known_args([*argv, "--results", str(tmp_path)]))
     objective = search.Objective()
