@@ -1,5 +1,6 @@
 """SMCL model configuration."""
 
+import copy
 import inspect
 from dataclasses import fields
 from typing import Any, Literal
@@ -97,6 +98,16 @@ class SMCLConfig(PreTrainedConfig):
     """
 
     model_type = "smcl"
+    # What `Trainer` need not collect of a model's outputs, so that predictions are the logits alone.
+    keys_to_ignore_at_inference = [
+        "task_loss",
+        "similarity_loss",
+        "difference_loss",
+        "contrastive_loss",
+        "fusion_attentions",
+        "hidden_states",
+        "attentions",
+    ]
     sub_configs_defaults = {
         "text_config": SubConfigSpec(config_class=AutoConfig, model_type="bert"),
         "vision_config": SubConfigSpec(config_class=AutoConfig, model_type="vit"),
@@ -155,6 +166,9 @@ class SMCLConfig(PreTrainedConfig):
             raise ValueError(
                 f"`num_labels` is {num_labels}, but there are {len(self.id2label)} labels: leave `num_labels` out."
             )
+        # transformers writes into the parts: those of a model that is at work are not to change.
+        for name in self.sub_configs:
+            setattr(self, name, copy.deepcopy(getattr(self, name)))
         super().__post_init__(**kwargs)
         if hasattr(self, "custom_pipelines"):
             self.custom_pipelines = _OnePipeline(self.custom_pipelines)
@@ -163,13 +177,13 @@ class SMCLConfig(PreTrainedConfig):
     def from_dict(cls, config_dict: dict[str, Any], **kwargs):
         """Build a configuration from a dictionary and changes to it, checked as on construction; see transformers' own.
 
-        Changed `id2label` or `label2id` take the place of both, and `num_labels` of as many.
+        Changed `id2label` or `label2id` take the place of both, and so does another `num_labels`.
         """
         # transformers joins changed parts with what they were, and knows more values of `dtype`.
         own = {field.name for field in fields(cls)} - cls.sub_configs.keys() - {"dtype"}
         changes = {name: kwargs.pop(name) for name in own & kwargs.keys()}
         named = {"id2label", "label2id"} & changes.keys()
-        if named or kwargs.get("num_labels") is not None:
+        if named or kwargs.get("num_labels") not in (None, len(config_dict.get("id2label") or ())):
             config_dict = {name: value for name, value in config_dict.items() if name not in ("id2label", "label2id")}
         return super().from_dict(config_dict | changes, **kwargs)
 
@@ -214,6 +228,11 @@ class SMCLConfig(PreTrainedConfig):
             )
         if not 0 <= self.dropout < 1:
             raise ValueError(f"`dropout` must lie in [0, 1), got {self.dropout}.")
+        if not 0 <= self.initializer_range < float("inf"):
+            raise ValueError(
+                "`initializer_range` is a standard deviation: it must not be negative and be finite, got "
+                f"{self.initializer_range}."
+            )
 
     def validate_switches(self):
         """Check that what is asked for has the parts it needs."""

@@ -401,6 +401,11 @@ def gather_words(values: torch.Tensor, word_mask: torch.Tensor) -> tuple[torch.T
 
 NOT_FINITE = "`logits` are not finite: expected numbers, got NaN or infinity. Check the weights that were loaded."
 
+OFFLOADED = (
+    "The model's weights are not all on its device: tags are found by some of them outside of `forward`, for which "
+    "accelerate does not fetch them. Load the model without `device_map`, or on a device with room for all of it."
+)
+
 
 def _require(condition: torch.Tensor, message: str) -> None:
     """Raise a `ValueError` unless all of a bool tensor is `True`; an accelerator stops by itself, without a wait."""
@@ -435,6 +440,11 @@ class CRFTaggingMixin:
         tags = labels.gather(1, positions).masked_fill(~mask, 0)
         return -self.crf.log_likelihood(words, tags, mask).mean()
 
+    def _check_scores(self, logits: torch.Tensor) -> None:
+        if self.crf.transitions.is_meta and not logits.is_meta:
+            raise ValueError(OFFLOADED)
+        _require(logits.isfinite(), NOT_FINITE)
+
     @torch.no_grad()
     def decode(self, logits: torch.Tensor, word_mask: torch.Tensor) -> torch.Tensor:
         """Find the best tag sequence of each post (Viterbi over words).
@@ -447,9 +457,9 @@ class CRFTaggingMixin:
             `torch.LongTensor` of shape `(batch_size, num_tokens)`: tag ids at word starts, -100 elsewhere.
 
         Raises:
-            ValueError: if `logits` are not finite.
+            ValueError: if `logits` are not finite, or weights of the CRF are not on their device.
         """
-        _require(logits.isfinite(), NOT_FINITE)
+        self._check_scores(logits)
         words, mask, positions = gather_words(logits, word_mask.bool())
         tags = self.crf.decode(words, mask)
         return torch.full_like(tags, -100).scatter(1, positions, tags)
@@ -466,9 +476,9 @@ class CRFTaggingMixin:
             `torch.FloatTensor` of shape `(batch_size, num_tokens, num_labels)`: probabilities, 0 off word starts.
 
         Raises:
-            ValueError: if `logits` are not finite.
+            ValueError: if `logits` are not finite, or weights of the CRF are not on their device.
         """
-        _require(logits.isfinite(), NOT_FINITE)
+        self._check_scores(logits)
         words, mask, positions = gather_words(logits, word_mask.bool())
         probabilities = self.crf.marginals(words, mask, self.config.temperature)
         index = positions[..., None].expand_as(probabilities)

@@ -20,7 +20,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers.pipelines.base import ChunkPipeline
 from transformers.utils import logging
 
-from .crf_smcl import LinearChainCRF, find_entities
+from .crf_smcl import OFFLOADED, LinearChainCRF, find_entities
 from .images_smcl import load_image, take_images
 from .processing_smcl import SMCLProcessor
 
@@ -236,6 +236,8 @@ class MultiImageNERPipeline(ChunkPipeline):
                 "`processor=AutoProcessor.from_pretrained(...)` along with a model that is already loaded."
             )
         _check_labels(model.config.labels_of_no_entity)
+        if any(weights.is_meta for weights in model.parameters()):
+            raise ValueError(OFFLOADED)
         super().__init__(model=_without_peft(model), processor=processor, **kwargs)
         self.model.eval()
         self.crf_copy, self.crfs_weights = None, []

@@ -80,6 +80,8 @@ class SMCLProcessor(ProcessorMixin):
     valid_processor_kwargs = SMCLProcessorKwargs
     # Columns of a data set, besides words, images and labels, that a call takes as `context`.
     context_columns: tuple[str, ...] = ()
+    # Settings of a tokenizer that can't be used here.
+    refused_settings = REFUSED_SETTINGS
 
     def __init__(self, image_processor, tokenizer, max_images: int = 4, **kwargs):
         super().__init__(image_processor, tokenizer, **kwargs)
@@ -158,11 +160,7 @@ class SMCLProcessor(ProcessorMixin):
         return_word_offsets = text_kwargs.pop("return_word_offsets", False)
         if return_tensors not in ("pt", "np"):
             raise ValueError(f"`return_tensors` must be 'pt' or 'np', got {return_tensors!r}.")
-        words, text, images, labels = map(as_list, (words, text, images, labels))
-        if not isinstance(words, list | None):
-            raise ValueError(f"`words` must be a list with a list of words for each post, got {type(words).__name__}.")
-        if isinstance(text, str) or (words and isinstance(words[0], str)):
-            words, text, images, labels = (None if x is None else [x] for x in (words, text, images, labels))
+        words, images, labels, text, _ = self._as_batch(words, images, labels, text)
         words, word_offsets = self._to_words(words and [as_list(post) for post in words], text)
         encoding, positions = self._tokenize(words, **text_kwargs)
         if len(set(map(len, encoding["input_ids"]))) > 1:
@@ -179,6 +177,20 @@ class SMCLProcessor(ProcessorMixin):
             batch["word_offsets"] = word_offsets
         return batch
 
+    def _as_batch(self, words: Any, images: Any, labels: Any, text: Any) -> tuple[Any, Any, Any, Any, bool]:
+        """Return a call's arguments as lists with one entry for each post, and whether they were of a single post."""
+        words, images, labels, text = map(as_list, (words, images, labels, text))
+        if not isinstance(words, list | None):
+            raise ValueError(f"`words` must be a list with a list of words for each post, got {type(words).__name__}.")
+        if not isinstance(text, str | list | None):
+            raise ValueError(f"`text` must be a string or a list of strings, got {type(text).__name__}.")
+        is_single = isinstance(text, str) or bool(words) and isinstance(words[0], str)
+        if is_single:
+            words, images, labels, text = (None if x is None else [x] for x in (words, images, labels, text))
+        if not isinstance(images, list | None):
+            raise ValueError(f"`images` must be a list with a list for each post, got {type(images).__name__}.")
+        return words, images, labels, text, is_single
+
     def _to_words(
         self, words: list[list[str]] | None, text: list[str] | None
     ) -> tuple[list[list[str]], list[list[tuple[int, int]]] | None]:
@@ -187,8 +199,6 @@ class SMCLProcessor(ProcessorMixin):
             raise ValueError("Expected exactly one of `words` and `text`.")
         word_offsets = None
         if text is not None:
-            if not isinstance(text, list):
-                raise ValueError(f"`text` must be a string or a list of strings, got {type(text).__name__}.")
             check_words([[post] for post in text])
             splits = [self.split_words(post) for post in text]
             words, word_offsets = [split[0] for split in splits], [split[1] for split in splits]
@@ -317,7 +327,8 @@ class SMCLProcessor(ProcessorMixin):
         if hasattr(self, "image_processor"):
             kinds.append(self.image_processor.valid_kwargs)
         given = kwargs.keys() | dict(kwargs.get("text_kwargs") or {}).keys()
-        unknown = given - {"common_kwargs"}.union(*(kind.__annotations__ for kind in kinds)) | given & REFUSED_SETTINGS
+        known = {"common_kwargs"}.union(*(kind.__annotations__ for kind in kinds)) - self.refused_settings
+        unknown = given - known
         if unknown:
             # transformers would ignore them with a warning.
             raise TypeError(f"Got the keyword arguments {sorted(unknown)}, which nothing here takes.")
@@ -410,8 +421,6 @@ class SMCLProcessor(ProcessorMixin):
         self, images: list[list[Any] | None] | None, num_posts: int, on_extra_images: str = "error", **images_kwargs
     ) -> dict[str, np.ndarray]:
         """Return `pixel_values` and `image_mask` of posts, or nothing where no post has an image."""
-        if not isinstance(images, list | None):
-            raise ValueError(f"`images` must be a list with a list for each post, got {type(images).__name__}.")
         posts = self.limit_images(images or [], on_extra_images)
         if images is None:
             return {}

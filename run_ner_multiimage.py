@@ -40,7 +40,7 @@ from smcl.train.calibration import calibrate
 from smcl.train.checkpoints import check_overwrites, checkpoint_to_resume, clear_earlier_run
 from smcl.train.data import cut_stream, name_tags
 from smcl.train.dry_run import dry_run
-from smcl.train.metrics import entity_metrics
+from smcl.train.metrics import entity_metrics, judged
 from smcl.train.trainer import SMCLTrainer, word_tags
 
 logger = logging.get_logger("smcl")
@@ -189,7 +189,7 @@ def predict(trainer: SMCLTrainer, posts: Dataset | IterableDataset, labels: list
         posts (`Dataset` or `IterableDataset`): Posts with gold tags; of a stream, few are held at a time.
         labels (`list[str]`): Label names by id.
         path (`Path`): File to write: id, tokens, gold and predicted tags; `"O"` for words cut off by the length. A word
-            that nobody tagged has neither tag, but `null` in both places.
+            that nobody tagged has neither tag, but `null` in both places, and a predicted entity with one is left out.
 
     Returns:
         `dict`: scores over all words, cut off or not.
@@ -202,7 +202,7 @@ def predict(trainer: SMCLTrainer, posts: Dataset | IterableDataset, labels: list
                 gold.append(name_tags(post["ner_tags"], labels))
                 tags = tags + ["O"] * (len(post["tokens"]) - len(tags))
                 found.append(tags)
-                shown = [wanted and tag for tag, wanted in zip(tags, gold[-1], strict=True)]
+                shown = [wanted and tag for tag, wanted in zip(judged(gold[-1], tags)[1], gold[-1], strict=True)]
                 record = {"id": post["id"], "tokens": post["tokens"], "gold": gold[-1], "predicted": shown}
                 file.write(json.dumps(record, ensure_ascii=False) + "\n")
     return entity_metrics(gold, found)

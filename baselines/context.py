@@ -16,7 +16,7 @@ from transformers.utils import logging
 
 from ..dataset_scripts.context import CONTEXT_FEATURES, IMAGE_COLUMNS, check_entry
 from ..images_smcl import ImageError
-from ..processing_smcl import STAND_IN, SMCLProcessor
+from ..processing_smcl import REFUSED_SETTINGS, STAND_IN, SMCLProcessor, as_list
 from .text_only import TextOnlyModel, TextProcessor
 
 logger = logging.get_logger(__name__)
@@ -222,9 +222,9 @@ class ContextProcessor(SMCLProcessor):
             TypeError: if there is no such keyword argument.
             ValueError: if the arguments do not fit together or a column is missing; names the post.
         """
-        if isinstance(text, str) or (words and isinstance(words[0], str)):
-            words, text, images, labels = (None if x is None else [x] for x in (words, text, images, labels))
-            context = context and {column: [value] for column, value in context.items()}
+        words, images, labels, text, is_single = self._as_batch(words, images, labels, text)
+        if is_single and context:
+            context = {column: [value] for column, value in context.items()}
         contexts = self.read_contexts(context, images, len(words or text or []))
         text_kwargs, images_kwargs = self._split_kwargs(dict(kwargs))
         if images is not None:
@@ -273,7 +273,7 @@ class ContextProcessor(SMCLProcessor):
             raise ValueError(f"Expected `context` for {num_posts} posts, got {wrong}.")
         counts = [None] * num_posts
         if images is not None and len(images) == num_posts:
-            counts = [len(post) if isinstance(post, list | tuple) else int(post is not None) for post in images]
+            counts = [len(post) if isinstance(post, list) else int(post is not None) for post in map(as_list, images)]
         return [
             {column: _read(column, values[row], counts[row], row) for column, values in context.items()}
             for row in range(num_posts)
@@ -401,6 +401,14 @@ class AppendingProcessor(ContextTextProcessor):
         ValueError: if the tokenizer is a slow one or does not know its special tokens, or `max_context_tokens` is
             negative.
     """
+
+    # Words are appended to the tokens of a post, of whose length these tensors would stay.
+    refused_settings = REFUSED_SETTINGS | {
+        "return_attention_mask",
+        "return_length",
+        "return_offsets_mapping",
+        "return_special_tokens_mask",
+    }
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, max_context_tokens: int = 128, **kwargs):
         super().__init__(tokenizer, **kwargs)

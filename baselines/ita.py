@@ -33,6 +33,7 @@ class ITAConfig(TextOnlyConfig):
 
     model_type = "smcl-ita"
     switches = (*TextOnlyConfig.switches, "text_view_weight", "alignment_weight", "alignment_temperature")
+    keys_to_ignore_at_inference = [*TextOnlyConfig.keys_to_ignore_at_inference, "text_view_loss", "alignment_loss"]
 
     text_view_weight: int | float = 2.0
     alignment_weight: int | float = 1.0

@@ -30,6 +30,7 @@ class MAFConfig(ImageSystemConfig):
 
     model_type = "smcl-maf"
     switches = (*ImageSystemConfig.switches, "matching_weight", "alignment_weight", "matching_temperature")
+    keys_to_ignore_at_inference = [*ImageSystemConfig.keys_to_ignore_at_inference, "matching_loss", "alignment_loss"]
 
     use_image_guidance: bool = False
     matching_weight: int | float = 0.613

@@ -102,6 +102,8 @@ class TextOnlyModel(SMCLPreTrainedModel):
             ValueError: if posts are longer than the text encoder has positions for.
         """
         self._check_context(context)
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("Expected exactly one of `input_ids` and `inputs_embeds`.")
         text = input_ids if inputs_embeds is None else inputs_embeds
         self._check_num_tokens(text.shape[1])
         optional = {} if token_type_ids is None else {"token_type_ids": token_type_ids}

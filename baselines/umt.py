@@ -26,6 +26,7 @@ class UMTConfig(ImageSystemConfig):
 
     model_type = "smcl-umt"
     switches = (*ImageSystemConfig.switches, "span_weight")
+    keys_to_ignore_at_inference = [*ImageSystemConfig.keys_to_ignore_at_inference, "span_loss"]
 
     use_image_guidance: bool = False
     span_weight: int | float = 0.5

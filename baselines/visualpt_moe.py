@@ -46,6 +46,7 @@ class VisualPTMoEConfig(HVPNeTConfig):
     model_type = "smcl-visualpt-moe"
     # Not `max_images`: the slots are the image and its crops.
     switches = ("constrain_bio", "dropout", "balance_weight")
+    keys_to_ignore_at_inference = [*HVPNeTConfig.keys_to_ignore_at_inference, "balance_loss"]
 
     prompt_size: int = 1024
     balance_weight: int | float = 1e-4

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from datasets import ClassLabel, Features, Image, Json, LargeList, List, Value
 
 from .schema import DataError
@@ -255,11 +256,23 @@ def refuse_image_values(rows: Sequence[Mapping[str, Any]], skip: Iterable[str], 
     """
     names = dict.fromkeys(name for row in rows for name in row)
     values = {name: [row[name] for row in rows if row.get(name)] for name in names}
+    # An object that holds no image may be of a post without one.
+    for name, column in values.items():
+        values[name] = [value for value in column if not isinstance(value, Mapping) or holds_images(value)]
     _refuse_likely([name for name in values if name not in set(skip) and holds_images(values[name])], where)
 
 
+def has_value(column: pa.Array | pa.ChunkedArray) -> bool:
+    """Tell whether a column of Arrow has a value that is neither null nor an empty list."""
+    if pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
+        return bool(pc.any(pc.greater(pc.list_value_length(column), 0)).as_py())
+    return column.null_count < len(column)
+
+
 def holds_images(value: Any) -> bool:
-    """Tell whether a value is the content of an image file, the name of one, or a list of these alone."""
+    """Tell whether a value is the content of an image file, the name of one, a list of these, or an object with one."""
+    if isinstance(value, Mapping):
+        return any(map(holds_images, value.values()))
     if isinstance(value, list):
         return bool(value) and all(map(holds_images, value))
     if isinstance(value, bytes):
@@ -314,7 +327,8 @@ def _check_tags(features: Mapping[str, Any], found: dict[str, str], where: str) 
         likely = [name for name in features if name.lower() in ("tags", "labels", "label", "ner", "ner_tag", "tag")]
         raise DataError(
             f"{where} lacks the column `ner_tags` (a tag of each word); it has {list(features)}. Name it by "
-            f"`--columns ner_tags={likely[0] if likely else 'NAME'}`."
+            f"`--columns ner_tags={likely[0] if likely else 'NAME'}`; posts without tags are tagged as `--input`, with "
+            "`--output`."
         )
     place = found["ner_tags"]
     tags, item = features[place], item_of(features[place])

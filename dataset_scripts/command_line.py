@@ -3,7 +3,9 @@
 import argparse
 import difflib
 import importlib
+import os
 import re
+import signal
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -49,12 +51,14 @@ class OneLineErrors:
         """Tell errors that a person can mend in one line, in place of a traceback.
 
         Raises:
-            SystemExit: with status 2.
+            SystemExit: with status 2; with status 130 if the process is interrupted.
         """
         try:
             yield
         except MENDABLE as error:
             self.error(describe(error))
+        except KeyboardInterrupt:
+            self.exit(128 + signal.SIGINT, f"{self.prog}: interrupted\n")
 
 
 class CommandParser(OneLineErrors, argparse.ArgumentParser):
@@ -113,6 +117,24 @@ def describe(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
+def say(text: str) -> None:
+    """Write to the standard output; end quietly if whoever read it has gone.
+
+    Args:
+        text (`str`): What to write, with its line ends.
+
+    Raises:
+        SystemExit: with status 141, that of a process which a closed pipe ends.
+    """
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Else Python would tell of it once more in the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + 13)
+
+
 def positive(text: str) -> int:
     """Read a whole number of at least 1 from a command line."""
     number = int(text)
@@ -166,4 +188,5 @@ __all__ = [
     "did_you_mean",
     "positive",
     "require",
+    "say",
 ]

@@ -105,7 +105,10 @@ class Layout:
         if any("\r" in field for place, field in enumerate(fields) if place != places[0]):
             raise DataError(f"{where}: there is a carriage return within the line. Save the file with \\n as line end.")
         if not tag:
-            raise DataError(f"{where}: {line!r} has no tag in column {self.tag_column}. Add it, such as O.")
+            spaces = (
+                " If a line may end in white space, give `--separator whitespace`." if self.separator == " " else ""
+            )
+            raise DataError(f"{where}: {line!r} has no tag in column {self.tag_column}. Add it, such as O.{spaces}")
         return self.unescape(word), tag
 
     def unescape(self, word: str) -> str:
@@ -321,7 +324,8 @@ def convert(
     splits = {}
     for split, path in files.items():
         posts = read_posts(Path(path), name, layout, names, normalise, f"{split}-")
-        splits[split] = list(tqdm(posts, desc=f"{split}: text", unit=" posts"))
+        with tqdm(posts, desc=f"{split}: text", unit=" posts") as bar:
+            splits[split] = list(bar)
     if labels is None:
         splits, labels = convert_tags(splits, scheme)
     read = partial(read_image_of, folder, rivals=find_rivals(splits))
@@ -383,6 +387,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--comment", dest="comments", nargs="+", action="extend", default=[], help=about)
     parser.add_argument("--image_pattern", default="{id}.jpg", help="{id}.jpg, {id}_{n}.jpg or {id}_* ({id}.jpg)")
     options = vars(parser.parse_args(argv))
+    if not options["separator"]:
+        parser.error(f"--separator: expected {', '.join(SEPARATORS)} or a text, got an empty one.")
     layout = Layout(
         separator=SEPARATORS.get(options["separator"], options["separator"]),
         comments=tuple(options.pop("comments")),

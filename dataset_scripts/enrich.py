@@ -12,7 +12,6 @@ import argparse
 import hashlib
 import json
 import os
-import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
@@ -28,7 +27,7 @@ from tqdm.auto import tqdm
 
 from ..images_smcl import fetch_image, is_address, is_data_uri
 from .annotators import CAPTION, MIN_REGION_SCORE, OCR, Captioner, RegionFinder, Tesseract, TextReader, object_model
-from .command_line import CommandParser, check_device, describe
+from .command_line import CommandParser, check_device, describe, say
 from .context import CONTEXT_FEATURES, IMAGE_COLUMNS, check_context, column_digest
 from .context_files import ContextFile, Template
 from .files import check_writable, write_whole
@@ -96,9 +95,10 @@ def _check_options(options: argparse.Namespace, asked: list[str]) -> None:
         raise DataError(f"--output {options.output} lies in --input {options.input}, or holds it. Choose a new folder.")
     for name, least in LEAST.items():
         value = getattr(options, name)
-        if value is not None and value < least:
+        # Also not a number.
+        if value is not None and not value >= least:
             raise DataError(f"--{name}: expected at least {least}, got {value}.")
-    if options.threshold is not None and options.threshold > 1:
+    if options.threshold is not None and not options.threshold <= 1:
         raise DataError(f"--threshold: expected a probability from 0 to 1, got {options.threshold}.")
     if options.examples and options.make_examples:
         raise DataError("--examples and --make_examples both give examples. Expected one of them.")
@@ -454,8 +454,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             continue
         unit = "images" if column in IMAGE_COLUMNS else "posts"
         count, failed = about[unit], about["failed"]["count"]
-        sys.stdout.write(f"{column}: {count} {unit} by {about['made_by']}, {failed} without a value\n")
-        sys.stdout.write("".join(f"  {line}\n" for line in about["failed"]["of"][:3]))
+        say(f"{column}: {count} {unit} by {about['made_by']}, {failed} without a value\n")
+        say("".join(f"  {line}\n" for line in about["failed"]["of"][:3]))
         if failed > MAX_FAILED * count and options.on_failed == "none":
             bad.append(column)
     if bad:

@@ -32,6 +32,7 @@ from .columns import (
     COLUMNS,
     check_features,
     check_labels,
+    has_value,
     is_binary,
     is_string,
     item_of,
@@ -158,14 +159,21 @@ def _refuse_images_by_other_names(posts: Posts, found: Mapping[str, str], where:
     if "images" in found:
         # What was selected, not the whole table that it was selected from.
         column = posts.select_columns([found["images"]]).with_format("arrow")
-        if any(rows[0].null_count < len(rows) for rows in column.iter(FIRST_ROWS)):
+        if any(has_value(rows[0]) for rows in column.iter(FIRST_ROWS)):
             return
         # Other splits have the column, or it was made by whoever put several sources together.
         refuse_unread_images(posts.features, found.values(), where)
-    inner = {name: item_of(feature) or feature for name, feature in posts.features.items()}
-    names = [name for name, item in inner.items() if (is_string(item) or is_binary(item)) and name not in COLUMNS]
+    names = [name for name, feature in posts.features.items() if _has_texts(feature) and name not in COLUMNS]
     rows = posts.select_columns(names).select(range(min(len(posts), FIRST_ROWS)))
     refuse_image_values(rows.to_list() if names else [], found.values(), where)
+
+
+def _has_texts(feature: Any) -> bool:
+    """Tell whether a feature is text or bytes, or holds some."""
+    if isinstance(feature, Mapping):
+        return any(map(_has_texts, feature.values()))
+    item = item_of(feature)
+    return is_string(feature) or is_binary(feature) if item is None else _has_texts(item)
 
 
 def _find_labels(

@@ -9,14 +9,14 @@ of the file.
 """
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from .columns import COLUMNS, parse_columns
+from .columns import COLUMNS, parse_columns, refuse_image_values
 from .command_line import CommandParser
 from .conll import add_split_arguments, convert_tags, take_files
 from .image_files import find_rivals, read_image_of
@@ -27,6 +27,8 @@ from .tag_schemes import scheme_name
 from .writer import run_command, write_dataset
 
 JSON_COLUMNS = (*COLUMNS, "spans")
+# Records that are looked at for images under keys that are not read.
+FIRST_RECORDS = 100
 
 
 def read_records(path: Path) -> Iterator[tuple[str, Any]]:
@@ -88,7 +90,10 @@ def read_json_post(
             text = record.get(columns.get("text", "text"))
             if not isinstance(text, str) or spans is None:
                 raise DataError("a `text` needs `spans` (a list, which may be empty), and `tokens` need `ner_tags`")
-            tokens, tags, cut = words_of(text, spans)
+            words = read.get("tokens")
+            tokens, tags, cut = words_of(text, spans, words)
+            if words is not None and cut:
+                raise DataError("`spans` begin or end within `tokens`. They count characters of `text`, not words")
             if counts is not None:
                 counts["cut words"] = counts.get("cut words", 0) + cut
         else:
@@ -146,8 +151,7 @@ def convert(
     folder = Path(images) if images is not None else next(iter(folders))
     require_folder(folder, "image folder", "Check --images.")
     name = name or Path(next(iter(files.values()))).resolve().parent.name or "data"
-    read = partial(read_json_post, source=name, columns=columns)
-    splits, counts = read_splits(files, read)
+    splits, counts = read_splits(files, name, columns)
     splits, labels = convert_tags(splits, scheme)
     if counts.get("cut words"):
         tqdm.write(f"{counts['cut words']} words were cut where an entity begins or ends within one.")
@@ -157,15 +161,19 @@ def convert(
 
 
 def read_splits(
-    files: Mapping[str, str | os.PathLike], read: Callable[..., Post]
+    files: Mapping[str, str | os.PathLike], source: str, columns: Mapping[str, str]
 ) -> tuple[dict[str, list[Post]], dict[str, int]]:
-    """Read the posts of all files; `read` as [`read_json_post`]. Gives them by split, and what it counted."""
+    """Read the posts of all files; arguments as of [`read_json_post`]. Gives them by split, and what it counted."""
     splits, counts = {}, {}
     for split, path in files.items():
-        records = tqdm(read_records(Path(path)), desc=f"{split}: text", unit=" posts")
-        splits[split] = [
-            read(record, where=where, number=number, counts=counts) for number, (where, record) in enumerate(records)
-        ]
+        first, posts = [], []
+        with tqdm(read_records(Path(path)), desc=f"{split}: text", unit=" posts") as records:
+            for number, (where, record) in enumerate(records):
+                posts.append(read_json_post(record, where, source, number, columns, counts))
+                first += [record] if number < FIRST_RECORDS else []
+        if not any(post.image_names for post in posts):
+            refuse_image_values(first, (*JSON_COLUMNS, *columns.values()), str(path))
+        splits[split] = posts
     return splits, counts
 
 

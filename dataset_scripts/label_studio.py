@@ -10,7 +10,7 @@ reads what Label Studio exports as JSON.
 
 import json
 import os
-import sys
+import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
@@ -22,15 +22,16 @@ from xml.sax.saxutils import quoteattr
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
+from ..images_smcl import fetch_image, is_address, is_data_uri
 from .columns import has_image_name, holds_images, parse_columns
-from .command_line import CommandParser
+from .command_line import CommandParser, say
 from .conll import convert_tags
 from .files import check_writable
 from .image_files import find_image, find_rivals, read_image_of
 from .jsonl import read_records
 from .rows import read_post
 from .schema import DataError, Post, make_post, require_folder, write_json
-from .spans import cut_words, read_spans, split_text, tag_words
+from .spans import find_words, read_spans, words_of
 from .tag_schemes import bio2_labels
 from .writer import add_processes_argument, run_command, write_dataset
 
@@ -90,7 +91,7 @@ def _entities(record: Mapping[str, Any], words: list[str], text: str) -> Iterato
         raise DataError(f"post {record.get('id')!r} has {len(words)} words and {len(tags) - 1} predicted tags.")
     if not all(isinstance(tag, str) for tag in tags):
         raise DataError(f"the predicted tags of post {record.get('id')!r} must be texts, got {ascii(tags)[:80]}.")
-    places, begin = _find_words(text, words), None
+    places, begin = find_words(text, words), None
     if places is None:
         raise DataError(f"the words of post {record.get('id')!r} don't stand in its text {ascii(text)[:80]}.")
     for row, tag in enumerate(tags):
@@ -99,15 +100,6 @@ def _entities(record: Mapping[str, Any], words: list[str], text: str) -> Iterato
             begin = None
         if tag[:2] == "B-":
             begin = row
-
-
-def _joined(words: Iterable[str]) -> list[tuple[int, int]]:
-    """Return where words stand in the text that joins them by spaces."""
-    places, start = [], 0
-    for word in words:
-        places.append((start, start + len(word)))
-        start += len(word) + 1
-    return places
 
 
 def labelling_config(types: Iterable[str], most_images: int) -> str:
@@ -176,14 +168,16 @@ def export_tasks(
             if record.get("error"):
                 counts["errors"] += 1
                 continue
-            names = _write_images(post["images"], number, folder / "images", posts)
-            task = make_task(record, post, [image_root + quote(name) for name in names])
+            addresses = _write_images(post["images"], number, folder / "images", image_root, posts)
+            task = make_task(record, post, addresses)
         except ValueError as error:
+            # So that the mended command finds an empty folder.
+            shutil.rmtree(folder / "images")
             raise DataError(f"{predictions}, record {number}: {error}") from None
         tasks.append(task)
         results = task["predictions"][0]["result"]
         found.update(result["value"]["labels"][0] for result in results)
-        counts.update(tasks=1, entities=len(results), images=len(names))
+        counts.update(tasks=1, entities=len(results), images=len(addresses))
     write_json(tasks, folder / "tasks.json")
     config = labelling_config(sorted(found), max((len(task["data"]["images"]) for task in tasks), default=0))
     (folder / "config.xml").write_text(config, encoding="utf-8")
@@ -201,21 +195,29 @@ def _read_rows(path: Path) -> Iterator[tuple[str, Any]]:
             yield from ((str(path), row) for row in batch.to_pylist())
 
 
-def _write_images(images: list[Any], number: int, folder: Path, posts: str | os.PathLike | None) -> list[str]:
-    """Copy the images of a post; gives their names."""
-    names = []
+def _write_images(
+    images: list[Any], number: int, folder: Path, image_root: str, posts: str | os.PathLike | None
+) -> list[str]:
+    """Copy the images of a post, but for those on the web; gives the addresses of all."""
+    addresses = []
     for place, image in enumerate(images):
         name = image.get("path") if isinstance(image, dict) else image if isinstance(image, str) else None
         data = image.get("bytes") if isinstance(image, dict) else image if isinstance(image, bytes) else None
+        if data is None and name is not None and is_address(name):
+            addresses.append(name)
+            continue
+        if data is None and name is not None and is_data_uri(name):
+            name, data = None, fetch_image(name)
         if data is None:
             base = Path(posts or ".").resolve().parent
-            path = find_image(base, str(name)) if name and not str(name).startswith("http") else None
+            path = find_image(base, str(name)) if name else None
             if path is None:
                 raise DataError(f"there is no image {name!r} in {base}. Correct its path, or leave it out.")
             data = path.read_bytes()
-        names.append(f"{number}_{place}_{Path(name or 'image').name}")
-        (folder / names[-1]).write_bytes(data)
-    return names
+        file = f"{number}_{place}_{Path(name or 'image').name}"
+        (folder / file).write_bytes(data)
+        addresses.append(image_root + quote(file))
+    return addresses
 
 
 class TaskImages:
@@ -294,8 +296,8 @@ def read_task(task: Any, where: str, source: str, number: int, counts: Counter, 
     except ValueError as error:
         raise DataError(f"{where}: {error}") from None
     names = [images.name_of(address, where) for address in _addresses(data, where)]
-    post_id = data.get("id") or task.get("id")
-    return make_post(str(number if post_id in (None, "") else post_id), tokens, tags, names, source, where, str)
+    post_id = next((one for one in (data.get("id"), task.get("id")) if one not in (None, "")), number)
+    return make_post(str(post_id), tokens, tags, names, source, where, str)
 
 
 def _objects(value: Any, name: str, where: str) -> list[Mapping[str, Any]]:
@@ -354,28 +356,10 @@ def _span(result: Mapping[str, Any]) -> dict[str, Any]:
 
 def _tag(text: str, spans: list[dict[str, Any]], words: Any, counts: Counter) -> tuple[list[str], list[str]]:
     """Tag the words of a task: those that it was exported with, if it was."""
-    found, places = read_spans(spans, text), None
-    if isinstance(words, list) and all(isinstance(word, str) for word in words):
-        places = _find_words(text, words)
-    places = split_text(text) if places is None else places
-    # An empty word has no place to cut.
-    cut = cut_words(places, [place for start, end, _ in found for place in (start, end)])
-    counts["cut words"] += len(cut) - len(places)
-    return [text[start:end] for start, end in cut], tag_words(cut, found)
-
-
-def _find_words(text: str, words: list[str]) -> list[tuple[int, int]] | None:
-    """Find words in their order in a text, with nothing but white space between; none if they are not there."""
-    places, start = [], 0
-    if text == " ".join(words):
-        return _joined(words)
-    for word in words:
-        place = text.find(word, start)
-        if place < 0 or text[start:place].strip():
-            return None
-        places.append((place, place + len(word)))
-        start = place + len(word)
-    return None if text[start:].strip() else places
+    known = isinstance(words, list) and all(isinstance(word, str) for word in words)
+    tokens, tags, cut = words_of(text, spans, words if known and find_words(text, words) is not None else None)
+    counts["cut words"] += cut
+    return tokens, tags
 
 
 def import_tasks(
@@ -408,9 +392,9 @@ def import_tasks(
     if images is not None:
         require_folder(Path(images), "image folder", "Check --images.")
     counts = Counter()
-    records = tqdm(read_records(Path(export)), desc=f"{split}: tasks", unit=" tasks")
     places = TaskImages(images and Path(images))
-    read = [read_task(task, where, name, number, counts, places) for number, (where, task) in enumerate(records)]
+    with tqdm(read_records(Path(export)), desc=f"{split}: tasks", unit=" tasks") as records:
+        read = [read_task(task, where, name, number, counts, places) for number, (where, task) in enumerate(records)]
     posts = [post for post in read if post is not None]
     splits, labels = convert_tags({split: posts}, "bio2")
     if types:
@@ -452,7 +436,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     with parser.errors_in_one_line():
         counts = export_tasks(**options)
-    sys.stdout.write(json.dumps(counts) + "\n")
+    say(json.dumps(counts) + "\n")
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from .command_line import CommandParser
 from .image_files import find_rivals, read_image_of
-from .schema import DataError, Post, make_post, read_lines, require_folder
+from .schema import DataError, Post, make_post, parse_json, read_lines, require_folder
 from .writer import add_processes_argument, run_command, write_dataset
 
 FILE_SPLITS = {"train": "train", "validation": "val", "test": "test"}
@@ -39,7 +39,10 @@ def parse_record(line: str, where: str) -> Post:
     Raises:
         DataError: if the line is no such record, or its content is not as [`make_post`] wants it.
     """
-    record = _parse_literal(line)
+    try:
+        record = _parse_literal(line)
+    except ValueError as error:
+        raise DataError(f"{where}: {error}") from None
     if not isinstance(record, dict):
         raise DataError(
             f"{where}: expected a record as JSON or as a Python literal, such as "
@@ -60,14 +63,21 @@ def parse_record(line: str, where: str) -> Post:
 
 
 def _parse_literal(line: str) -> Any:
+    """Parse a line; `None` if it is neither JSON nor a literal. A `ValueError` names a key that stands twice."""
     try:
-        return json.loads(line)
+        json.loads(line)
     except (ValueError, RecursionError):
         pass
+    else:
+        return parse_json(line)
     try:
-        return ast.literal_eval(line)
+        literal = ast.parse(line, mode="eval")
+        record = ast.literal_eval(literal)
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         return None
+    if isinstance(literal.body, ast.Dict) and len(record) < len(literal.body.keys):
+        raise ValueError("a key stands twice in the record. Leave one of the two out.")
+    return record
 
 
 def _shorten(text: str) -> str:
@@ -119,9 +129,9 @@ def convert(
     stem = "MNER-UNI" if plus else "MNER-MI"
     splits = {}
     for split, suffix in FILE_SPLITS.items():
-        lines = read_lines(source / "text" / f"{stem}_{suffix}.txt")
-        lines = tqdm(lines, desc=f"{split}: text", unit=" lines")
-        splits[split] = [parse_record(line, where) for where, line in lines if line.strip()]
+        path = source / "text" / f"{stem}_{suffix}.txt"
+        with tqdm(read_lines(path), desc=f"{split}: text", unit=" lines") as lines:
+            splits[split] = [parse_record(line, where) for where, line in lines if line.strip()]
     name = "mner_mi_plus" if plus else "mner_mi"
     read = partial(read_published_image, source, rivals=find_rivals(splits))
     return write_dataset(output, name, splits, read, processes)

@@ -21,7 +21,6 @@ As in the published set, a record is JSON or a Python literal, and some images a
 import json
 import os
 import random
-import sys
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -32,7 +31,7 @@ from seqeval.scheme import IOB2, Entities
 from tqdm import tqdm
 
 from . import mner_mi, twitter
-from .command_line import CommandParser
+from .command_line import CommandParser, say
 from .files import check_writable
 from .image_files import SUFFIXES
 from .schema import DataError, Post, require_folder
@@ -342,7 +341,7 @@ def run_maker(doc: str, photographs: type[Photographs], argv: Sequence[str] | No
         counts = make_posts(
             arguments.tweets, photographs(arguments.photos), arguments.output, arguments.scale, arguments.seed
         )
-    sys.stdout.write(
+    say(
         f"{counts['posts']} posts, {counts['images']} images; {counts['mentions']} mentions replaced, "
         f"{counts['shown']} of them shown by an image. Next:\n"
         f"  python -m smcl.dataset_scripts.mner_mi --source {arguments.output} --output DATA\n"

@@ -38,17 +38,23 @@ def check_tags(tokens: list[str], tags: list[int], labels: Sequence[str]) -> Non
 
 def check_rows(posts: Dataset, where: str, labels: list[str] | None, count: bool = True) -> None:
     """Check all posts in the schema, without reading an image, and with `count` say how many tags continue nothing."""
-    lost, places, first = 0, [], 0
+    lost, places, first, is_tagged = 0, [], 0, False
     light = posts.with_format("arrow").select_columns([name for name in posts.column_names if name != "source"])
     for rows in light.iter(BATCH_SIZE):
         _check_batch(rows, where, first, labels)
         if labels is not None and count:
             for row, tags in enumerate(rows["ner_tags"].to_pylist()):
+                is_tagged = is_tagged or any(tag != NOT_TAGGED for tag in tags)
                 illegal = count_illegal_transitions([labels[tag] for tag in tags if tag != NOT_TAGGED])
                 if illegal:
                     lost += illegal
                     places.append(_name_of(rows, row, first))
         first += rows.num_rows
+    if first and labels is not None and count and not is_tagged:
+        logger.warning(
+            f"{where}: no word has a tag, so that its scores are 0 and say nothing. To tag posts by a model, give them "
+            "as `--input`, with `--output`."
+        )
     if lost:
         logger.warning(
             f"{where}: {lost} I- tags in {len(places)} posts continue no entity, in {', '.join(places[:5])} first. "

@@ -2,6 +2,7 @@
 
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import accumulate
 from typing import Any
 
 from .schema import DataError
@@ -150,20 +151,48 @@ def tag_words(words: Sequence[tuple[int, int]], spans: Iterable[Span]) -> list[s
     return tags
 
 
-def words_of(text: str, spans: Any) -> tuple[list[str], list[str], int]:
+def find_words(text: str, words: Sequence[str]) -> list[tuple[int, int]] | None:
+    """Find words in their order in a text, with nothing but white space between.
+
+    Args:
+        text (`str`): The text.
+        words (`Sequence[str]`): The words.
+
+    Returns:
+        `list[tuple[int, int]]`, *optional*: the first and last + 1 character of each word; or none.
+    """
+    if text == " ".join(words):
+        # Words that hold white space, or nothing, are found only so.
+        ends = [end - 1 for end in accumulate(len(word) + 1 for word in words)]
+        return [(end - len(word), end) for word, end in zip(words, ends, strict=True)]
+    places, start = [], 0
+    for word in words:
+        place = text.find(word, start)
+        if place < 0 or text[start:place].strip():
+            return None
+        places.append((place, place + len(word)))
+        start = place + len(word)
+    return None if text[start:].strip() else places
+
+
+def words_of(text: str, spans: Any, words: Sequence[str] | None = None) -> tuple[list[str], list[str], int]:
     """Split a text and tag its words by spans.
 
     Args:
         text (`str`): The text.
         spans (`Any`): As of [`read_spans`].
+        words (`Sequence[str]`, *optional*): Its words; by default it is split by [`split_text`].
 
     Returns:
         Words, their tags, and how many more words there are because an entity begins or ends within one.
 
     Raises:
-        DataError: if a span can't be used.
+        DataError: if a span can't be used, or these are not the text's words.
     """
     found = read_spans(spans, text)
-    words = split_text(text)
-    cut = cut_words(words, [place for start, end, _ in found for place in (start, end)])
-    return [text[start:end] for start, end in cut], tag_words(cut, found), len(cut) - len(words)
+    places = split_text(text) if words is None else find_words(text, words)
+    if places is None:
+        raise DataError(f"the words {ascii(words)[:80]} don't stand in the text {ascii(text)[:80]}. Correct either.")
+    # An empty word has no place to cut.
+    cut = cut_words(places, [place for start, end, _ in found for place in (start, end)])
+    return [text[start:end] for start, end in cut], tag_words(cut, found), len(cut) - len(places)

@@ -36,7 +36,8 @@ ALIASES = {"bio": "bio2", "iob2": "bio2", "bioes": "iobes", "biluo": "bilou", "b
 SCHEMES = tuple(LETTERS)
 # Also the dashes that word processors put for a hyphen.
 _SEPARATOR = r"[-_:.|/\u2010-\u2015\u2212]"
-_NUMBER = re.compile(r"[-+]?\d+(\.\d*)?")
+_LETTER = re.compile(r"[^\W\d_]")
+_OTHER_SCHEME = re.compile(rf"[BIELSUMW]{_SEPARATOR}.+", re.DOTALL)
 _PREFIX_FIRST = re.compile(rf"([A-Za-z]){_SEPARATOR}(.+)", re.DOTALL)
 _TYPE_FIRST = re.compile(rf"(.+){_SEPARATOR}([A-Za-z])", re.DOTALL)
 
@@ -97,8 +98,8 @@ def read_spelling(names: Iterable[str], scheme: str) -> dict[str, tuple[str, str
         if not unread:
             break
     if scheme == "io" and not best:
-        # The number of a tag is no type.
-        unread = [name for name in inside if not name.strip() or _NUMBER.fullmatch(name.strip())]
+        # Numbers, signs and the tags of other schemes are no types.
+        unread = [name for name in inside if not _LETTER.search(name) or _OTHER_SCHEME.fullmatch(name.strip())]
         best = {name: ("I", name.strip()) for name in inside if name not in unread}
     if unread:
         raise ValueError(

@@ -3,7 +3,7 @@
 import argparse
 import itertools
 import os
-import sys
+import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from datasets import Features
 from tqdm import tqdm
 
-from .command_line import CommandParser
+from .command_line import CommandParser, say
 from .files import check_writable, write_whole
 from .report import SplitReport, find_duplicate_ids, format_report
 from .schema import LABELS, DataError, Post, features_of, write_json
@@ -25,6 +25,8 @@ from .schema import LABELS, DataError, Post, features_of, write_json
 BATCH_SIZE = 100
 # Posts whose images each process may have read ahead of the writing.
 POSTS_AHEAD = 16
+# What `datasets` takes for one.
+SPLIT_NAME = re.compile(r"\w+(\.\w+)*")
 
 # Gives the state of a named image and, if that is "ok" or "repaired", its bytes; else it is "missing", "ambiguous" or
 # "broken".
@@ -74,11 +76,19 @@ def write_dataset(
     for split in splits:
         if not splits[split]:
             raise DataError(f"The {split} split of {name} has no posts. Expected at least one. Check its source.")
+        if not SPLIT_NAME.fullmatch(split):
+            raise DataError(f"A split's name is of letters, digits and underscores, got {split!r}. Choose another.")
     data = Path(output) / "data"
     try:
         check_writable(data, "--output")
     except ValueError as error:
         raise DataError(str(error)) from error
+    files = {split: data / f"{split}-00000-of-00001.parquet" for split in splits}
+    if others := {*data.glob("*.parquet")} - {*files.values()}:
+        raise DataError(
+            f"--output {output} holds files of other splits, such as {min(others).name}, which would be read as parts "
+            "of this data set. Choose a new folder, or remove them."
+        )
     data.mkdir(parents=True, exist_ok=True)
     features = features_of(labels)
     report = {"name": name, "splits": {}, "duplicate_ids": find_duplicate_ids(splits)}
@@ -90,7 +100,7 @@ def write_dataset(
                 _make_row(post, next(images_of_posts), split_report, features)
                 for post in tqdm(splits[split], desc=f"{split}: posts and images", unit=" posts")
             )
-            _write_parquet(rows, features, data / f"{split}-00000-of-00001.parquet")
+            _write_parquet(rows, features, files[split])
             report["splits"][split] = split_report.as_dict()
     if published:
         report["published"] = published
@@ -156,4 +166,4 @@ def run_command(parser: CommandParser, convert: Callable[..., dict[str, Any]], *
     """
     with parser.errors_in_one_line():
         report = convert(**arguments)
-    sys.stdout.write(format_report(report))
+    say(format_report(report))

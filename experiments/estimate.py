@@ -16,6 +16,7 @@ from typing import Any
 
 import psutil
 
+from smcl.dataset_scripts.command_line import say
 from smcl.train.arguments import parse_arguments
 from smcl.train.build import prepare
 from smcl.train.dry_run import dry_run
@@ -103,7 +104,7 @@ def estimate(plan: Plan, counts: Sequence[tuple[Cell, int]], num_measured: int =
         f"{(time.monotonic() - start) / 60:.1f} minutes, while {about['load_average']:.1f} processes were at work on "
         f"{about['cores']} cores: with more than cores, a quiet machine takes less.",
     ]  # fmt: skip
-    sys.stdout.write("\n\n".join(part.strip() for part in parts) + "\n")
+    say("\n\n".join(part.strip() for part in parts) + "\n")
 
 
 def _try_apart(plan: Plan, cell: Cell) -> dict[str, Any] | None:

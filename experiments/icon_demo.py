@@ -9,7 +9,6 @@ reloads and tests by the command line of `run_ner_multiimage.py`, and prints a t
 
 import json
 import random
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,7 +28,7 @@ from transformers import (
     set_seed,
 )
 
-from smcl.dataset_scripts.command_line import CommandParser, positive
+from smcl.dataset_scripts.command_line import CommandParser, positive, say
 from smcl.dataset_scripts.icon_difficulty import SETTINGS
 from smcl.dataset_scripts.icons import KINDS, convert, draw_icon
 from smcl.run_ner_multiimage import main as run_ner
@@ -174,7 +173,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     save_text_encoder(load_dataset(str(folders["data"]), split="train")["tokens"], folders["text"])
     torch.set_num_threads(arguments.threads or choose_threads(str(folders["text"]), batch_size=32))
     accuracy = save_vision_encoder(folders["vision"], arguments.seed)
-    sys.stdout.write(f"The image encoder names {accuracy:.1%} of new icons right.\n")
+    say(f"The image encoder names {accuracy:.1%} of new icons right.\n")
     common = ["--dataset", str(folders["data"]), "--do_predict", "--seed", str(arguments.seed)]
     common += ["--per_device_eval_batch_size", "32"]
     training = ["--text_model", str(folders["text"]), "--vision_model", str(folders["vision"]), "--do_train"]
@@ -187,7 +186,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     predictions = [read_predictions(folders[name] / "predictions.jsonl") for name in ("model", "without_images")]
     results = format_results(*predictions, kinds)
     (arguments.output / "results.txt").write_text(results.lstrip("\n"), encoding="utf-8")
-    sys.stdout.write(results)
+    say(results)
 
 
 if __name__ == "__main__":

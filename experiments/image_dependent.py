@@ -6,12 +6,12 @@
 writes it. A predicted entity counts as image-dependent if it shares a word with one of them.
 """
 
-import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from smcl.dataset_scripts.command_line import CommandParser
+from smcl.dataset_scripts.command_line import CommandParser, say
+from smcl.dataset_scripts.schema import parse_json
 from smcl.train.metrics import entity_metrics
 
 from .plan import read_mentions
@@ -25,13 +25,23 @@ def read_predictions(path: Path) -> list[dict]:
         if not line:
             continue
         try:
-            post = json.loads(line)
+            post = parse_json(line)
         except ValueError:
             post = None
-        if not isinstance(post, dict) or not {"id", "gold", "predicted"} <= post.keys():
+        if not _is_prediction(post):
             raise ValueError(f"{path}:{number}: expected a line of predictions.jsonl, got {line[:80]!r}.")
         posts.append(post)
+    if not posts:
+        raise ValueError(f"Expected the predictions.jsonl of a run, got {path}, which holds no post.")
     return posts
+
+
+def _is_prediction(post: Any) -> bool:
+    if not isinstance(post, dict) or not isinstance(post.get("id"), str):
+        return False
+    sides = [post.get("gold"), post.get("predicted")]
+    are_lists = all(isinstance(tags, list) and all(isinstance(tag, str | None) for tag in tags) for tags in sides)
+    return are_lists and len(sides[0]) == len(sides[1])
 
 
 def keep_overlapping(tags: list[str], spans: list[tuple[int, int]], overlapping: bool) -> list[str]:
@@ -103,10 +113,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         mentions = read_mentions(arguments.mentions)
         found = {path: score(path, mentions) for path in arguments.predictions}
     for path, parts in found.items():
-        sys.stdout.write(f"{path}\n")
+        say(f"{path}\n")
         for name, scores in parts.items():
             numbers = "  ".join(f"{key} {scores[key]:.3f}" for key in ("precision", "recall", "f1"))
-            sys.stdout.write(f"  {name:<16} {numbers}\n")
+            say(f"  {name:<16} {numbers}\n")
 
 
 if __name__ == "__main__":

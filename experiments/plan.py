@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from smcl.dataset_scripts.command_line import CommandParser, positive
+from smcl.dataset_scripts.schema import parse_json
 from smcl.publish.run_record import read_object
 from smcl.train.arguments import RUN_ARGUMENTS, parse_arguments
 
@@ -131,15 +132,25 @@ def read_mentions(path: Path) -> dict[str, list[tuple[int, int]]]:
     """Read the spans of image-dependent mentions by post id.
 
     Raises:
-        ValueError: if there is no such file.
+        ValueError: if there is no such file, or it holds something else.
     """
     try:
-        mentions = json.loads(path.read_text(encoding="utf-8-sig"))
+        mentions = parse_json(path.read_bytes())
     except (OSError, ValueError):
         mentions = None
     if not isinstance(mentions, dict):
         raise ValueError(f"Expected the image_dependent.json of the data set as --mentions, found none at {path}.")
+    for post, spans in mentions.items():
+        if not isinstance(spans, list) or not all(map(_is_span, spans)):
+            raise ValueError(
+                f"{path}: expected a list of [first word, last word + 1] for post {post!r}, got {str(spans)[:80]}."
+            )
     return mentions
+
+
+def _is_span(span: Any) -> bool:
+    numbers = isinstance(span, list) and len(span) == 2 and all(type(place) is int for place in span)
+    return numbers and 0 <= span[0] < span[1]
 
 
 def mentions_digest(mentions: Path | None) -> str:

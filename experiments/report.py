@@ -7,13 +7,12 @@ Reads the `table.json` and `table.md` that the other experiments wrote, and runs
 """
 
 import shutil
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from smcl.baselines import SYSTEMS
-from smcl.dataset_scripts.command_line import CommandParser
+from smcl.dataset_scripts.command_line import CommandParser, say
 
 from . import paper
 from .runs import code_digest, is_current
@@ -199,7 +198,7 @@ def run_report(
         text = write(options.results, options.output)
         options.output.parent.mkdir(parents=True, exist_ok=True)
         options.output.write_text(text, encoding="utf-8")
-    sys.stdout.write(f"{options.output}\n")
+    say(f"{options.output}\n")
 
 
 def main(argv: Sequence[str] | None = None) -> None:

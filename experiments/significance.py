@@ -18,11 +18,10 @@ Span = tuple[int, int, str]
 def entities_of(tags: list[str | None]) -> set[Span]:
     """Return first word, last word + 1 and type of each entity, by the strict reading of BIO2 that scores use.
 
-    Words that nobody tagged (`None`) are passed over, as scores do.
+    A word that nobody tagged (`None`) is no part of an entity, and ends one, as in scores.
     """
-    words = [word for word, tag in enumerate(tags) if tag is not None]
-    found = Entities([[tags[word] for word in words]], IOB2).entities[0]
-    return {(words[entity.start], words[entity.end - 1] + 1, entity.tag) for entity in found}
+    found = Entities([[tag or "O" for tag in tags]], IOB2).entities[0]
+    return {(entity.start, entity.end, entity.tag) for entity in found}
 
 
 def count_posts(posts: Sequence[dict]) -> np.ndarray:

@@ -2,10 +2,11 @@
 
 import json
 import statistics
-import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
+
+from smcl.dataset_scripts.command_line import say
 
 from .plan import Plan
 from .runs import Measured, is_current, write
@@ -118,7 +119,7 @@ def write_table(plan: Plan, title: str, table: str, data: dict[str, Any], remark
     write(about | {"arguments": plan.arguments, "seeds": plan.seeds, **data}, plan.folder / "table.json")
     path = plan.folder / "table.md"
     path.write_text(text, encoding="utf-8")
-    sys.stdout.write(text)
+    say(text)
     return path
 
 

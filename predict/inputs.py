@@ -17,6 +17,7 @@ from ..dataset_scripts.columns import (
     arrow_features,
     check_features,
     find_columns,
+    has_value,
     parse_columns,
     refuse_image_values,
     refuse_unread_images,
@@ -104,7 +105,7 @@ class JsonLines:
                 rows += 1
                 first_rows += [row] if rows <= FIRST_LINES else []
                 keys.update(dict.fromkeys(row))
-                given.update(key for key, value in row.items() if value is not None)
+                given.update(key for key, value in row.items() if value not in (None, []))
                 filled.update(
                     {key: None for key, value in row.items() if value and isinstance(value, str | list | dict)}
                 )
@@ -162,11 +163,21 @@ class ParquetFiles:
             with fsspec.open(path, "rb") as file:
                 parquet = open_parquet(file, path)
                 found = self.columns.find(parquet.schema_arrow, path)
-                if self.columns.images and "images" not in found:
-                    skip = (*READ, *found.values())
-                    names = [name for name in parquet.schema_arrow.names if name not in skip]
-                    first = next(parquet.iter_batches(FIRST_LINES, columns=names), None) if names else None
-                    refuse_image_values([] if first is None else first.to_pylist(), skip, path)
+                if self.columns.images:
+                    self._refuse_other_images(parquet, found, path)
+
+    def _refuse_other_images(self, parquet: pq.ParquetFile, found: Mapping[str, str], path: str) -> None:
+        """Where no post has images, look whether another column has them."""
+        skip = (*READ, *found.values())
+        names = [name for name in parquet.schema_arrow.names if name not in skip]
+        first = next(parquet.iter_batches(FIRST_LINES, columns=names), None) if names else None
+        try:
+            refuse_image_values([] if first is None else first.to_pylist(), skip, path)
+        except ValueError:
+            column = found.get("images")
+            batches = [] if column is None else parquet.iter_batches(FIRST_LINES, columns=[column])
+            if not any(has_value(batch.column(0)) for batch in batches):
+                raise
 
     def column_names(self) -> list[str]:
         """Name the columns of the first file."""

@@ -16,7 +16,6 @@ import importlib.metadata
 import os
 import re
 import shutil
-import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -30,7 +29,7 @@ from huggingface_hub.utils import validate_repo_id
 from transformers.trainer_utils import HubStrategy
 
 from ..configuration_smcl import SMCLConfig
-from ..dataset_scripts.command_line import CommandParser
+from ..dataset_scripts.command_line import CommandParser, say
 from ..predict import handler, load_pipeline
 from .dataset_card import check_report, dataset_card, parquet_files
 from .metric import write_metric
@@ -402,4 +401,4 @@ def main(argv: Sequence[str] | None = None) -> None:
     if given.metric is not None and (given.folder, given.license) != (None, None):
         parser.error("--metric takes no FOLDER and no --license: its code is this package's")
     with parser.errors_in_one_line():
-        sys.stdout.write(_write(given) if given.output else _publish(given))
+        say(_write(given) if given.output else _publish(given))

@@ -4,6 +4,7 @@ from typing import Any
 
 import PIL.Image
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
 from ..dataset_scripts.context import IMAGE_COLUMNS
 from ..processing_smcl import SMCLProcessor, as_list
@@ -18,6 +19,8 @@ class SMCLDataCollator:
         features ([`CachedImages`], *optional*): For examples whose images it replaced.
         max_length (`int`, *optional*): Most tokens of a post.
         on_extra_images (`str`, *optional*, defaults to `"error"`): See [`SMCLProcessor`].
+        return_cut_labels (`bool`, *optional*, defaults to `False`): Where words are cut off, add `cut_labels
+            (batch_size, num_words)`, the tags of these, padded with -100. No model takes them: they are for scores.
     """
 
     def __init__(
@@ -26,11 +29,13 @@ class SMCLDataCollator:
         features: CachedImages | None = None,
         max_length: int | None = None,
         on_extra_images: str = "error",
+        return_cut_labels: bool = False,
     ):
         self.processor = processor
         self.features = features
         self.max_length = max_length
         self.on_extra_images = on_extra_images
+        self.return_cut_labels = return_cut_labels
 
     def __call__(self, examples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         """Collate `examples`; those without `images`, with none or with `None` are posts without images.
@@ -68,6 +73,11 @@ class SMCLDataCollator:
             batch.update(self.features.gather(image_rows))
         if is_blank and "image_mask" in batch:
             batch["image_mask"] = torch.zeros_like(batch["image_mask"])
+        if self.return_cut_labels and "labels" in batch:
+            counts = batch["word_mask"].sum(dim=1).tolist()
+            rests = [torch.tensor(tags[n:]) for tags, n in zip(columns["ner_tags"], counts, strict=True)]
+            if any(map(len, rests)):
+                batch["cut_labels"] = pad_sequence(rests, True, -100).long()
         return dict(batch)
 
 

@@ -73,8 +73,9 @@ def load_split(
     except UnreadableError:
         raise
     except ValueError as error:
+        without = " To train without it, give `--eval_strategy no`." if split == "validation" else ""
         raise ValueError(
-            f"The data set {name} has no split {split!r} with at least one post, which this run needs: {error}"
+            f"The data set {name} has no split {split!r} with at least one post, which this run needs: {error}{without}"
         ) from error
 
 

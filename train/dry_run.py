@@ -22,6 +22,7 @@ from transformers.utils import logging
 
 from .. import processing_smcl
 from ..baselines import reads_pixels
+from ..dataset_scripts.command_line import say
 from ..dataset_scripts.context import CONTEXT_FEATURES
 from ..dataset_scripts.row_checks import NOT_TAGGED
 from ..processing_smcl import SMCLProcessor
@@ -111,7 +112,7 @@ def dry_run(run: Run, check_posts: bool = True) -> dict[str, Any]:
         lines += ["", *_describe_model(trainer, arguments.output_dir)]
         lines += [f"memory   {used:.2f} GB at most, of {available:.1f} GB", ""]
         lines += _describe_times(dataset, arguments, batch_seconds, times)
-        sys.stdout.write("\n".join(lines) + "\n")
+        say("\n".join(lines) + "\n")
     step = {"step_seconds": batch_seconds["train"]} if "train" in batch_seconds else {}
     return {"peak_memory_gb": used, **step, "total_seconds": sum(times.values()), "seconds": times}
 

@@ -100,13 +100,21 @@ def entity_metrics(gold: list[list[str]], predicted: list[list[str]]) -> dict[st
         ValueError: if a text has another number of predicted than of gold tags, or a tag is not IOB2.
     """
     if any(None in tags for tags in gold):
-        pairs = [_judged(*pair) for pair in zip(gold, predicted, strict=True)]
+        pairs = [judged(*pair) for pair in zip(gold, predicted, strict=True)]
         gold, predicted = map(list, zip(*pairs, strict=True))
     return StrictEntityF1(keep_in_memory=True).compute(predictions=predicted, references=gold)
 
 
-def _judged(gold: list[str | None], predicted: list[str]) -> tuple[list[str], list[str]]:
-    """Put `O` for words that nobody tagged, and for predicted entities with one."""
+def judged(gold: list[str | None], predicted: list[str]) -> tuple[list[str], list[str]]:
+    """Put `O` for words that nobody tagged, and for predicted entities with one.
+
+    Args:
+        gold (`list[str]`): IOB2 tags of a text; `None` for a word that nobody tagged.
+        predicted (`list[str]`): As many predicted tags.
+
+    Returns:
+        `tuple[list[str], list[str]]`: gold and predicted tags, as they are scored.
+    """
     predicted = ["O" if tag is None else tag for tag in predicted]
     kept, begin = list(predicted), 0
     for word, tag in enumerate(predicted):
@@ -118,4 +126,4 @@ def _judged(gold: list[str | None], predicted: list[str]) -> tuple[list[str], li
     return ["O" if tag is None else tag for tag in gold], kept
 
 
-__all__ = ["SCORES", "StrictEntityF1", "entity_metrics"]
+__all__ = ["SCORES", "StrictEntityF1", "entity_metrics", "judged"]

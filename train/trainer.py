@@ -1,5 +1,6 @@
 """Training of SMCL and of the systems to compare it with."""
 
+import copy
 import math
 import shutil
 from collections.abc import Callable, Iterator
@@ -23,6 +24,7 @@ from ..baselines import reads_images
 from ..crf_smcl import entity_types
 from ..dataset_scripts.gate import prepare_posts
 from ..losses_smcl import BatchShare, real_image_indices
+from .arguments import SMCLTrainingArguments
 from .checkpoints import checkpoint_faults, last_complete_checkpoint, sharding_of
 from .collator import SMCLDataCollator
 from .data import name_tags
@@ -41,16 +43,21 @@ class SMCLTrainer(Trainer):
     is its own business.
 
     Args:
-        *args: As those of `Trainer`.
+        *args: As those of `Trainer`; `args` are [`SMCLTrainingArguments`].
         **kwargs: Likewise.
 
     Raises:
-        ValueError: if posts can't be read, scores are for labels that the model lacks, or FSDP is to save parts of a
-            model, which could not be loaded again.
+        ValueError: if `args` are others, posts can't be read, scores are for labels that the model lacks, or FSDP is to
+            save parts of a model, which could not be loaded again.
     """
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
+        if not isinstance(self.args, SMCLTrainingArguments):
+            raise ValueError(
+                f"`args` must be SMCLTrainingArguments, got {type(self.args).__name__}: they are transformers' "
+                "TrainingArguments, with a learning rate of the new layers and others besides."
+            )
         if self.is_fsdp_enabled and "FULL" not in str(self.accelerator.state.fsdp_plugin.state_dict_type):
             raise ValueError(
                 "Expected `fsdp_state_dict_type: FULL_STATE_DICT` in accelerate's configuration: other kinds save no "
@@ -259,13 +266,17 @@ class SMCLTrainer(Trainer):
                 f"Expected one process, or posts with a length, to evaluate or predict, got a stream and "
                 f"{self.args.world_size} processes. Load these posts whole, or evaluate them in one process."
             )
-        drop_last = self.args.dataloader_drop_last
+        drop_last, collator = self.args.dataloader_drop_last, self.data_collator
+        if isinstance(collator, SMCLDataCollator) and not is_training:
+            # Scores are over all words, whatever the length cuts off.
+            self.data_collator = copy.copy(collator)
+            self.data_collator.return_cut_labels = True
         try:
             # transformers would leave out the last posts of an evaluation as well.
             self.args.dataloader_drop_last = drop_last and is_training
             loader = super()._get_dataloader(dataset, *args, is_training=is_training, **kwargs)
         finally:
-            self.args.dataloader_drop_last = drop_last
+            self.args.dataloader_drop_last, self.data_collator = drop_last, collator
         if isinstance(loader, DataLoaderShard):
             # Batches stay on the CPU until `_prepare_inputs`.
             loader.device = None
@@ -429,14 +440,20 @@ class SMCLTrainer(Trainer):
             ) from error
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
-        """Evaluate one batch; keep decoded tags and never the logits or hidden states."""
+        """Evaluate one batch; keep decoded tags, with "O" for words cut off, and never the logits or hidden states."""
+        cut = inputs.pop("cut_labels", None)
         inputs = self._prepare_inputs(inputs)
         with torch.no_grad(), self.compute_loss_context_manager():
             outputs = model(**inputs)
             tags = self.accelerator.unwrap_model(model).decode(outputs.logits, inputs["word_mask"])
         if prediction_loss_only:
             return outputs.loss, None, None
-        return outputs.loss, tags, inputs.get("labels")
+        labels = inputs.get("labels")
+        if cut is not None and "O" in self._labels:
+            cut = cut.to(tags.device)
+            tags = torch.cat([tags, torch.where(cut == -100, cut, self._labels.index("O"))], dim=1)
+            labels = torch.cat([labels, cut], dim=1)
+        return outputs.loss, tags, labels
 
     def create_optimizer(self, model=None) -> torch.optim.Optimizer:
         """Build the optimizer; with `head_learning_rate`, split its groups into encoders and new layers."""
@@ -499,7 +516,7 @@ def word_tags(ids: np.ndarray, labels: list[str]) -> list[list[str]]:
         labels (`list[str]`): Label names by id.
 
     Returns:
-        `list[list[str]]`: the tags of the words that were not cut off.
+        `list[list[str]]`: the tags of words; of posts without gold tags, of those that were not cut off.
     """
     return [[labels[i] for i in row[row != -100]] for row in ids]
 

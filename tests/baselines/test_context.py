@@ -1,3 +1,6 @@
+import numpy as np
+import pandas as pd
+import pyarrow as pa
 import pytest
 import torch
 from PIL import Image
@@ -165,3 +168,25 @@ def test_ita_joins_captions_names_and_lines_in_this_order(tokenizer):
     words = processor.context_text(context)
     assert " ".join(words) == "a dog . a big dog . a . a . a . traffic light dog . no way out"
     assert processor.context_text({"captions": [], "objects": [], "image_text": [" "]}) == []
+
+
+def test_posts_may_be_any_sequences_and_what_is_none_is_refused_by_name(tokenizer):
+    processor, two = PGIMProcessor(tokenizer), {"knowledge": ["the cab", ""]}
+    expected = processor(words=WORDS, context=two)
+    for words in (pd.Series(WORDS), tuple(map(tuple, WORDS)), pa.array(WORDS)):
+        assert torch.equal(processor(words=words, context=two)["input_ids"], expected["input_ids"])
+    texts = [" ".join(words) for words in WORDS]
+    assert torch.equal(processor(text=np.array(texts), context=two)["input_ids"], expected["input_ids"])
+    for words in (5, {"a": 1}, (words for words in WORDS)):
+        with pytest.raises(ValueError, match="`words` must be a list"):
+            processor(words=words, context=two)
+    with pytest.raises(ValueError, match="`images` must be a list with a list for each post, got int"):
+        processor(words=WORDS, images=5, context=two)
+
+
+@pytest.mark.parametrize(
+    "name", ["return_attention_mask", "return_special_tokens_mask", "return_offsets_mapping", "return_length"]
+)
+def test_tensors_that_would_stay_of_the_posts_width_are_refused(tokenizer, name):
+    with pytest.raises(TypeError, match=name):
+        PGIMProcessor(tokenizer)(words=WORDS, context={"knowledge": ["the cab", ""]}, **{name: False})

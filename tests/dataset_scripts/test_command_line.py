@@ -1,4 +1,5 @@
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -105,3 +106,17 @@ def test_all_extras_that_are_named_exist_and_one_brings_them_all():
     places = [*root.glob("*.py"), *root.glob("*/*.py"), *root.glob("*/figures/*.py"), *root.glob("docs/*.md")]
     named = {name for path in places for name in re.findall(r"smcl\[(\w+)\]", path.read_text(encoding="utf-8"))}
     assert named and named <= extras.keys()
+
+
+def test_an_interrupted_command_says_so_in_one_line(capsys):
+    with pytest.raises(SystemExit) as end, make_parser().errors_in_one_line():
+        raise KeyboardInterrupt
+    assert end.value.code == 130 and capsys.readouterr().err == "tool: interrupted\n"
+
+
+def test_a_reader_who_has_gone_ends_a_command_quietly():
+    code = "from smcl.dataset_scripts.command_line import say\nfor _ in range(100_000): say('line\\n')"
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process.stdout.readline()
+    process.stdout.close()
+    assert process.stderr.read() == b"" and process.wait() == 141

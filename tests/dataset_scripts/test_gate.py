@@ -438,12 +438,19 @@ def test_a_generator_of_posts_of_several_types_is_refused(second):
 
 @pytest.mark.parametrize(
     ("name", "values"),
-    [("photo", ["some text", None]), ("media", [["a.png"], []]), ("url", ["http://host/a.png", None])],
+    [
+        ("photo", ["some text", None]),
+        ("media", [["a.png"], []]),
+        ("url", ["http://host/a.png", None]),
+        ("media", [[{"url": "https://host/a.jpg", "type": "photo"}], []]),
+        ("post", [{"author": "x", "pictures": ["a.jpg"]}, {"author": "y", "pictures": []}]),
+    ],
 )
 def test_images_of_another_name_beside_a_column_without_any_are_refused(name, values):
-    feature = List(Value("string")) if isinstance(values[0], list) else Value("string")
-    with pytest.raises(ValueError, match=f"--columns images={name}"):
-        prepare(make({name: feature}, images=[None, None], **{name: values}))
+    feature = Dataset.from_dict({name: values}).features[name]
+    for none in ([None, None], [[], []]):
+        with pytest.raises(ValueError, match=f"--columns images={name}"):
+            prepare(make({name: feature}, images=none, **{name: values}))
     assert len(read(make({name: feature}, images=[None, [FILE]], **{name: values}))[1]["images"]) == 1
 
 
@@ -460,3 +467,12 @@ def test_only_relative_paths_are_placed_in_the_folder(path):
     posts = make({"images": List(Value("string"))}, images=[[path], ["1.png"]])
     first, second = read(posts, folder="/folder")
     assert [first["images"][0]["path"], second["images"][0]["path"]] == [path, "/folder/1.png"]
+
+
+def test_posts_without_any_tag_are_said_to_have_no_scores(caplog):
+    with caplog.at_level(logging.WARNING):
+        read(make({}, ner_tags=[[-100, -100], [-100]]))
+    assert "no word has a tag" in caplog.text
+    caplog.clear()
+    read(make({}, ner_tags=[[-100, -100], [0]]))
+    assert "no word has a tag" not in caplog.text

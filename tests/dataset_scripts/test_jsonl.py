@@ -1,4 +1,5 @@
 import json
+import re
 
 import pytest
 from datasets import load_dataset
@@ -77,3 +78,33 @@ def test_the_command_names_a_wrong_column(tmp_path, capsys):
     with pytest.raises(SystemExit):
         jsonl.main(["--train", "x", "--output", str(tmp_path / "out"), "--columns", "words=tokens"])
     assert "no column 'words' in the schema" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("key", ["media", "image_id", "file"])
+def test_images_under_another_key_are_not_left_out_without_a_word(convert, key):
+    record = {"tokens": ["EU", "x"], "ner_tags": ["B-ORG", "O"], key: ["photos/1.jpg"]}
+    with pytest.raises(ValueError, match=f"no images in a column `images`, but '{key}'"):
+        convert(json.dumps(record))
+    # They may be something else beside images.
+    _, posts = convert(json.dumps(record | {"images": ["photos/1.jpg"]}))
+    assert len(posts[0]["images"]) == 1
+
+
+def test_given_words_are_kept_beside_spans_of_their_text(convert):
+    record = {"tokens": ["don't", "@joey_r"], "text": "don't @joey_r", "spans": [[6, 13, "PER"]]}
+    _, posts = convert(json.dumps(record))
+    assert posts["tokens"][:] == [["don't", "@joey_r"]]
+    assert posts.features["ner_tags"].feature.int2str(posts[0]["ner_tags"]) == ["O", "B-PER"]
+    with pytest.raises(ValueError, match="posts.jsonl:1: the words .* don't stand in the text"):
+        convert(json.dumps(record | {"tokens": ["another"]}))
+    # Numbers of words.
+    with pytest.raises(ValueError, match="posts.jsonl:1: `spans` begin or end within `tokens`"):
+        convert(json.dumps(record | {"spans": [[0, 2, "PER"]]}))
+
+
+def test_errors_stand_on_a_line_of_their_own(tmp_path, capsys):
+    path = tmp_path / "posts.jsonl"
+    path.write_text('{"tokens": ["a"], "ner_tags": ["O"]}\n{"tokens": 3}\n')
+    with pytest.raises(SystemExit):
+        jsonl.main(["--train", str(path), "--output", str(tmp_path / "out")])
+    assert re.search(r"\n\S+: \S+posts.jsonl:2: ", capsys.readouterr().err)

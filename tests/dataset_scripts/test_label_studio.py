@@ -1,3 +1,4 @@
+import base64
 import json
 import xml.etree.ElementTree
 
@@ -259,3 +260,24 @@ def test_posts_may_have_columns_of_other_names(tmp_path):
     (tmp_path / "posts.jsonl").write_text(json.dumps({"text": POST["text"], "photo": "a.png"}))
     files = tmp_path / "tagged.jsonl", tmp_path / "tasks", tmp_path / "posts.jsonl"
     assert export_tasks(*files, columns=["images=photo"])["images"] == 1
+
+
+def test_an_id_of_0_is_an_id(tmp_path):
+    tasks = [{"id": 1 + n, "data": {"id": n, "text": "joey"}, "annotations": [{"result": [LABELLED]}]} for n in (0, 1)]
+    (tmp_path / "export.json").write_text(json.dumps(tasks))
+    report = import_tasks(tmp_path / "export.json", tmp_path / "out")
+    assert pq.read_table(tmp_path / "out" / "data" / "train-00000-of-00001.parquet")["id"].to_pylist() == ["0", "1"]
+    assert not report["duplicate_ids"]
+
+
+def test_a_mended_export_finds_an_empty_folder(export):
+    with pytest.raises(ValueError, match="there is no image"):
+        export([TAGGED], [POST | {"images": ["a b.png", "lost.png"]}])
+    assert export([TAGGED], [POST])[0]["images"] == 1
+
+
+def test_images_on_the_web_keep_their_addresses_and_data_uris_become_files(export, tmp_path):
+    uri = "data:image/png;base64," + base64.b64encode((tmp_path / "a b.png").read_bytes()).decode()
+    _, (task,) = export([TAGGED], [POST | {"images": ["https://host/1.jpg", uri]}])
+    assert task["data"]["images"] == ["https://host/1.jpg", "/data/local-files/?d=images/0_1_image"]
+    assert (tmp_path / "tasks" / "images" / "0_1_image").read_bytes() == (tmp_path / "a b.png").read_bytes()

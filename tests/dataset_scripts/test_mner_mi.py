@@ -68,6 +68,13 @@ def test_a_line_that_is_no_record_is_refused_and_never_run(source, tmp_path, lin
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("first", ['"id": 1', "'id': 1"])
+def test_a_key_that_stands_twice_is_refused(first):
+    twice = "{" + first + ", 'text': ['Hi'], 'text': ['Bye'], 'images': [], 'label': ['O']}"
+    with pytest.raises(ValueError, match=r"here: .* stands twice"):
+        parse_record(twice.replace("'", '"') if '"' in first else twice, "here")
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -227,3 +227,28 @@ def test_a_class_without_images_is_named(tweets, photos, tmp_path):
         (tmp_path / "train" / path.name).mkdir(parents=True)
     with pytest.raises(ValueError, match=r"There is no image in .*train/bird"):
         photo_posts.CifarPhotographs(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("mentions", "line", "message"),
+    [
+        ({"1": None}, None, "expected a list of [first word, last word + 1] for post '1', got None"),
+        ({"1": [["a", "b"]]}, None, "expected a list of [first word, last word + 1] for post '1'"),
+        ({"1": [[-1, 1]]}, None, "expected a list of [first word, last word + 1] for post '1'"),
+        ({"1": [[1, 1]]}, None, "expected a list of [first word, last word + 1] for post '1'"),
+        ('{"1": [[0, 1]], "1": []}', None, "found none at"),
+        ({"1": []}, "", "which holds no post"),
+        ({"1": []}, {"id": ["1"]}, "predictions.jsonl:1: expected a line of predictions.jsonl"),
+        ({"1": []}, {"predicted": None}, "predictions.jsonl:1: expected a line of predictions.jsonl"),
+        ({"1": []}, {"predicted": [3]}, "predictions.jsonl:1: expected a line of predictions.jsonl"),
+        ({"1": []}, {"predicted": ["O", "O"]}, "predictions.jsonl:1: expected a line of predictions.jsonl"),
+    ],
+)
+def test_files_of_mentions_and_predictions_are_checked(tmp_path, capsys, mentions, line, message):
+    (tmp_path / "mentions.json").write_text(mentions if isinstance(mentions, str) else json.dumps(mentions))
+    post = {"id": "1", "gold": ["O"], "predicted": ["O"]}
+    path = tmp_path / "predictions.jsonl"
+    path.write_text("" if line == "" else json.dumps(post | (line or {})) + "\n")
+    with pytest.raises(SystemExit):
+        image_dependent.main(["--mentions", str(tmp_path / "mentions.json"), str(path)])
+    assert message in capsys.readouterr().err

@@ -127,7 +127,9 @@ def test_words_that_are_not_tagged_stay_so_and_end_nothing():
         (["O", "PER", "LOC"], "io"),
         (["O", "I-PER"], "io"),
         (["O", "I-PER", "B-LOC", "I-LOC"], "iob1"),
-        (["O", "B-X", "Z-X", "PER"], "io"),
+        (["O", "B-X", "Z-X", "PER"], None),
+        (["O", "B-X", "-"], None),
+        (["O", "PER", "_"], None),
     ],
 )
 def test_a_hint_names_a_scheme_that_can_read_the_labels(names, scheme):

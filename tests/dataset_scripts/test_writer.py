@@ -169,3 +169,18 @@ def test_the_command_ends_with_the_message_alone(capsys):
         run_command(CommandParser(prog="convert"), convert)
     assert stop.value.code == 2
     assert capsys.readouterr().err == "convert: No such thing. Look elsewhere.\n"
+
+
+def test_files_of_other_splits_are_not_left_to_be_read_along(tmp_path):
+    write_dataset(tmp_path, "demo", make_splits(), read)
+    splits = make_splits()
+    del splits["test"]
+    with pytest.raises(DataError, match=r"files of other splits, such as test-00000"):
+        write_dataset(tmp_path, "demo", splits, read)
+
+
+@pytest.mark.parametrize("split", ["../evil", "my-split", "", "a b"])
+def test_splits_have_names_that_can_be_loaded(tmp_path, split):
+    with pytest.raises(DataError, match="split's name is of letters, digits and underscores"):
+        write_dataset(tmp_path / "out", "demo", {split: make_splits()["train"]}, read)
+    assert not list(tmp_path.rglob("*.parquet"))

@@ -8,6 +8,7 @@ from factories import LABELS
 from seqeval.metrics import f1_score, precision_score, recall_score
 from seqeval.scheme import IOB2
 
+from smcl.experiments.significance import count_posts, entities_of
 from smcl.train import metrics
 from smcl.train.metrics import StrictEntityF1, entity_metrics
 
@@ -142,3 +143,13 @@ def test_types_are_told_apart_by_their_very_names():
     assert scores["f1"] == 0.75
     assert scores["PER-_support"] == 1 and scores["PER_support"] == 0
     assert scores["a avg_f1"] == scores["micro avg_f1"] == scores["-_f1"] == 1
+
+
+def test_what_is_scored_can_be_scored_again():
+    gold, found = [["B-PER", None], ["B-LOC"]], [["B-PER", "I-PER"], ["B-LOC"]]
+    written = [[one and tag for tag, one in zip(metrics.judged(*pair)[1], pair[0], strict=True)]
+               for pair in zip(gold, found, strict=True)]  # fmt: skip
+    assert entity_metrics(gold, written) == entity_metrics(gold, found)
+    counts = count_posts([{"gold": one, "predicted": other} for one, other in zip(gold, written, strict=True)])
+    assert counts.sum(axis=0).tolist() == [1, 1, 2]
+    assert entities_of(["B-PER", None, "I-PER"]) == {(0, 1, "PER")}

@@ -4,14 +4,15 @@ import pytest
 import torch
 from datasets import concatenate_datasets
 from factories import LABELS, make_model
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainingArguments
 
 from smcl import SMCLForTokenClassification
 from smcl.train.arguments import SMCLTrainingArguments
 from smcl.train.collator import SMCLDataCollator
 from smcl.train.image_cache import ImageFeatures, ImagePixels
+from smcl.train.metrics import entity_metrics
 from smcl.train.samplers import token_counts
-from smcl.train.trainer import SMCLTrainer, build_compute_metrics
+from smcl.train.trainer import SMCLTrainer, build_compute_metrics, word_tags
 
 
 @pytest.fixture
@@ -218,3 +219,23 @@ def test_saved_training_output_is_a_whole_model(trainer_for, tmp_path):
     assert_same_weights(loaded, trainer.model.state_dict())
     names = {path.name for path in (tmp_path / "saved").iterdir()}
     assert {"modeling_smcl.py", "processing_smcl.py", "processor_config.json", "tokenizer.json"} <= names
+
+
+def test_words_that_are_cut_off_count_in_evaluations_as_in_tests(trainer_for, posts, processor):
+    trainer = trainer_for(make_model(), dataset=posts, per_device_eval_batch_size=4)
+    trainer.data_collator.max_length = 5
+    gold = [[LABELS[tag] for tag in post["ner_tags"]] for post in posts]
+    tags = word_tags(trainer.predict(posts).predictions, LABELS)
+    assert any(map(len, gold)) and [len(row) for row in tags] == [len(row) for row in gold]
+    kept = SMCLDataCollator(processor, max_length=5)(list(posts))["word_mask"].sum(dim=1).tolist()
+    assert all(set(row[n:]) <= {"O"} for row, n in zip(tags, kept, strict=True)) and kept != [len(row) for row in gold]
+    scores, expected = trainer.evaluate(), entity_metrics(gold, tags)
+    assert {name: scores[f"eval_{name}"] for name in expected} == pytest.approx(expected)
+    # Training takes no such tags.
+    assert "cut_labels" not in next(iter(trainer.get_train_dataloader()))
+
+
+def test_arguments_of_the_plain_trainer_are_refused(posts, processor, tmp_path):
+    arguments = TrainingArguments(str(tmp_path), use_cpu=True, remove_unused_columns=False)
+    with pytest.raises(ValueError, match="`args` must be SMCLTrainingArguments, got TrainingArguments"):
+        SMCLTrainer(make_model(), arguments, data_collator=SMCLDataCollator(processor), train_dataset=posts)

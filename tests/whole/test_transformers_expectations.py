@@ -7,6 +7,7 @@ import pytest
 import torch
 from factories import LABELS, PIXELS, TEXT_SIZE, VISION_SIZE, make_config, make_inputs, make_model
 from safetensors import safe_open
+from systems import make_system, system_inputs
 from transformers import (
     BertConfig,
     CLIPVisionConfig,
@@ -17,12 +18,15 @@ from transformers import (
     ModernBertConfig,
     RobertaConfig,
     SiglipVisionConfig,
+    Trainer,
     TrainerCallback,
+    TrainingArguments,
     ViTConfig,
     XLMRobertaConfig,
 )
 
 from smcl import SMCLConfig, SMCLForTokenClassification, SMCLModel, modeling_smcl
+from smcl.baselines import SYSTEMS
 from smcl.train.arguments import SMCLTrainingArguments
 from smcl.train.trainer import SMCLTrainer
 
@@ -496,3 +500,34 @@ def test_encoders_train_and_every_tensor_comes_back(name, tmp_path):
     trainer = make_trainer(resumed, tmp_path, load_best_model_at_end=False)
     trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
     assert_same_tensors(resumed.state_dict(), record.states[-1])
+
+
+def test_the_number_of_labels_that_are_there_leaves_their_names(tmp_path):
+    make_model().save_pretrained(tmp_path)
+    loaded = SMCLForTokenClassification.from_pretrained(tmp_path, num_labels=len(LABELS))
+    assert loaded.config.id2label == dict(enumerate(LABELS)) and not loaded.crf.legal_transitions.all()
+    other = SMCLForTokenClassification.from_pretrained(tmp_path, num_labels=3, ignore_mismatched_sizes=True)
+    assert other.config.num_labels == 3 and other.config.id2label[0] == "LABEL_0"
+
+
+def test_a_configuration_made_of_a_models_parts_leaves_the_model_as_it_is():
+    model, inputs = make_model(), make_inputs()
+    expected = model(**inputs).logits
+    SMCLConfig(text_config=model.config.text_config, vision_config=model.config.vision_config)
+    assert torch.equal(model(**inputs).logits, expected)
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_predictions_of_the_plain_trainer_are_the_logits(name, tmp_path):
+    model, inputs = make_system(name), system_inputs(name, labels=True)
+    rows = [{key: value[row] for key, value in inputs.items()} for row in range(len(inputs["input_ids"]))]
+    arguments = TrainingArguments(str(tmp_path), use_cpu=True, remove_unused_columns=False, report_to="none")
+    predicted = Trainer(model, arguments).predict(rows).predictions
+    assert predicted.shape == (*inputs["input_ids"].shape, len(LABELS))
+
+
+def test_tags_of_a_model_whose_weights_are_elsewhere_are_refused(tmp_path):
+    model, inputs = make_model(), make_inputs()
+    model.crf.to("meta")
+    with pytest.raises(ValueError, match="Load the model without `device_map`"):
+        model.decode(torch.zeros(3, 9, len(LABELS)), inputs["word_mask"])
