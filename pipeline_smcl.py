@@ -630,8 +630,9 @@ def _explain(
     pixels = torch.empty(0) if pixels is None else pixels[0]
     most = min(pixels.shape[-2:]) if len(pixels) else math.inf
     if not isinstance(patch_grid, int) or isinstance(patch_grid, bool) or not 0 <= patch_grid <= most:
+        size = f", {most}" if len(pixels) else ""
         raise ValueError(
-            f"`patch_grid` must be a whole number from 0 to the pixels of a side, {most}, got {patch_grid!r}."
+            f"`patch_grid` must be a whole number from 0 to the pixels of a side{size}, got {patch_grid!r}."
         )
     vectors = _encode(pipe.computing_model().base_model, pixels)
     numbers = range(len(vectors))

@@ -5,6 +5,9 @@ import os
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
+
 from ..images_smcl import load_image
 
 # The files of a model folder that say what the model computes.
@@ -49,6 +52,22 @@ def file_digest(path: Path) -> bytes:
         while block := file.read(2**20):
             digest.update(block)
     return digest.digest()
+
+
+def is_hub_name(name: str) -> bool:
+    """Tell whether a name may be that of a repository on the Hub.
+
+    Args:
+        name (`str`): A name or a path.
+
+    Returns:
+        `bool`.
+    """
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return bool(name)
 
 
 def fingerprint(name: str) -> str:

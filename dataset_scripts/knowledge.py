@@ -4,9 +4,10 @@ import os
 import random
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent import futures
 from hashlib import sha256
 from pathlib import Path
+from threading import Thread
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -30,6 +31,7 @@ KEY_VARIABLE = "SMCL_API_KEY"
 # Seconds before the next try; after the last one the run stops.
 WAITS = (1, 2, 4, 8, 16)
 SECONDS_TO_ANSWER = 120
+MOST_CHARACTERS = 100 * MAX_NEW_TOKENS
 # What huggingface_hub's client raises when the connection fails; its own errors are of the same family.
 CONNECTION_ERRORS = HfHubHTTPError.__mro__[1]
 
@@ -213,7 +215,7 @@ class Knowledge:
         if self.client is None:
             answers = [self._generate(prompt) for prompt in prompts]
         else:
-            with ThreadPoolExecutor(self.requests) as pool:
+            with futures.ThreadPoolExecutor(self.requests) as pool:
                 answers = list(pool.map(self._ask, prompts))
         if not all(answers):
             raise ValueError("the answer is empty")
@@ -236,13 +238,10 @@ class Knowledge:
     def _ask(self, prompt: str) -> str:
         for wait in (*WAITS, None):
             try:
-                answer = self.client.chat_completion(
-                    [{"role": "user", "content": prompt}], model=self.name, max_tokens=MAX_NEW_TOKENS, temperature=0
-                )
-                return clean_text(answer.choices[0].message.content or "")
+                answer = self._complete(prompt)
             except OfflineModeIsEnabled:
                 raise DataError("HF_HUB_OFFLINE is set, so no endpoint is asked. Unset it, and run again.") from None
-            except InferenceTimeoutError:
+            except (InferenceTimeoutError, TimeoutError):
                 reason = f"no answer within {SECONDS_TO_ANSWER} seconds"
             except HfHubHTTPError as error:
                 reason, status = self._without_key(error), error.response.status_code
@@ -254,12 +253,33 @@ class Knowledge:
                 reason = self._without_key(error)
             except (ValueError, TypeError, AttributeError, LookupError):
                 reason = "the answer is not JSON of a chat completion"
+            else:
+                if len(answer) > MOST_CHARACTERS:
+                    raise ValueError(f"the answer has {len(answer)} characters, more than {MAX_NEW_TOKENS} tokens have")
+                return clean_text(answer)
             if wait is not None:
                 time.sleep(wait)
         raise DataError(
             f"The endpoint {self.client.model} failed: {reason}. What was answered so far is kept. Check "
             f"--knowledge_url, --knowledge and {KEY_VARIABLE}, and run the same command again."
         )
+
+    def _complete(self, prompt: str) -> str:
+        """Have the endpoint answer; a `TimeoutError` says that all of it took too long, not only a part."""
+        asked = {"model": self.name, "max_tokens": MAX_NEW_TOKENS, "temperature": 0}
+        messages, done = [{"role": "user", "content": prompt}], futures.Future()
+
+        def ask() -> None:
+            try:
+                done.set_result(self.client.chat_completion(messages, **asked).choices[0].message.content or "")
+            except Exception as error:
+                done.set_exception(error)
+
+        # The client's own limit is for each read. A thread whose endpoint goes on and on ends with the process.
+        Thread(target=ask, daemon=True).start()
+        if not futures.wait([done], SECONDS_TO_ANSWER).done:
+            raise TimeoutError
+        return done.result()
 
     def _without_key(self, error: Exception) -> str:
         """Return an error in one line; endpoints repeat keys that they refuse."""

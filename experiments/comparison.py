@@ -89,7 +89,7 @@ def _lacking(plan: Plan, cells: dict[str, Cell]) -> list[str]:
     except ValueError:
         # Results may outlive their data.
         return []
-    return [f"Not measured: {tell_lacking(cells, lacking, plan.data_name)}"] if lacking else []
+    return ["Not measured: " + tell_lacking(cells, lacking, "DATA")] if lacking else []
 
 
 def paired_difference(

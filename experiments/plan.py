@@ -3,6 +3,7 @@
 import argparse
 import hashlib
 import json
+import re
 import signal
 import sys
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ from typing import Any
 import torch
 
 from smcl.dataset_scripts.command_line import CommandParser, positive
+from smcl.dataset_scripts.fingerprints import file_digest
 from smcl.dataset_scripts.schema import parse_json
 from smcl.publish.run_record import read_object
 from smcl.train.arguments import RUN_ARGUMENTS, parse_arguments
@@ -218,6 +220,8 @@ def make_plan(experiment: str, options: argparse.Namespace, rest: Sequence[str])
     parse_arguments(to_argv(arguments))
     seeds = tuple(range(SEEDS[options.preset])) if options.seeds is None else tuple(options.seeds)
     data_name = options.dataset_name or Path(options.dataset).resolve().name
+    if data_name in (".", "..") or re.search(r"[/\\]", data_name):
+        raise ValueError(f"--dataset_name {data_name}: it is the name of a folder of results. Leave out / and \\.")
     return Plan(
         experiment,
         options.dataset,
@@ -263,10 +267,14 @@ def read_report(dataset: str) -> dict[str, Any]:
 def data_digests(dataset: str) -> dict[str, str]:
     """Return the SHA-256 of each split and of each column of context, from the data set's report.
 
-    A data set without one is known by its name.
+    Without one, a folder is known by its files, and a data set of the Hub by its name.
     """
     report = read_report(dataset)
-    digests = {split: about["sha256"] for split, about in report.get("splits", {}).items()} or {"name": dataset}
+    digests = {split: about["sha256"] for split, about in report.get("splits", {}).items()}
+    if not digests:
+        folder = Path(dataset)
+        files = {str(path.relative_to(folder)): path for path in sorted(folder.rglob("*")) if path.is_file()}
+        digests = {name: file_digest(path).hex() for name, path in files.items()} or {"name": dataset}
     for column, about in report.get("context", {}).items():
         digests |= {f"{split} {column}": digest for split, digest in about["sha256"].items()}
     return digests

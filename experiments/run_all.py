@@ -1,5 +1,6 @@
 """All cells of an experiment: what they still need, what they would take (`--dry_run`), and running them."""
 
+import glob
 import sys
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
@@ -40,7 +41,8 @@ def run_all(plan: Plan, cells: Mapping[K, Cell], asked: Sequence[K] | None = Non
             found, all runs failed, or there is nothing measured to show.
     """
     if not plan.run:
-        if not Path(plan.dataset).exists() and not any(plan.results.glob(f"*/{plan.data_name}/*/seed-*/cell.json")):
+        measured = plan.results.glob(f"*/{glob.escape(plan.data_name)}/*/seed-*/cell.json")
+        if not Path(plan.dataset).exists() and not any(measured):
             end(plan, f"there is neither a data set {plan.dataset} nor a result of {plan.data_name} in {plan.results}")
         return measure_all(plan, cells)
     asked = list(cells if asked is None else asked)

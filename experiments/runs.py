@@ -8,6 +8,7 @@ where it stopped.
 """
 
 import ast
+import glob
 import hashlib
 import importlib.metadata
 import json
@@ -138,7 +139,7 @@ def find(plan: Plan, cell: Cell, seed: int) -> Measured | None:
         [`Measured`], or `None` if it has not been measured.
     """
     settings = settings_of(plan, cell)
-    pattern = f"*/{plan.data_name}/*-{digest(settings)}/seed-{seed}/cell.json"
+    pattern = f"*/{glob.escape(plan.data_name)}/*-{digest(settings)}/seed-{seed}/cell.json"
     for path in sorted(plan.results.glob(pattern)):
         record = json.loads(path.read_text(encoding="utf-8-sig"))
         if record["settings"] == settings and is_current(record):

@@ -22,7 +22,7 @@ import torch
 from transformers import EarlyStoppingCallback
 
 from smcl.baselines import SYSTEMS
-from smcl.dataset_scripts.command_line import require
+from smcl.dataset_scripts.command_line import positive, require
 from smcl.train.arguments import parse_arguments
 from smcl.train.build import prepare
 from smcl.train.trainer import SMCLTrainer
@@ -187,12 +187,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     """
     parser = plan_parser(__doc__)
     parser.add_argument("--space", choices=("grid", "wide"), default="grid", help="the paper's, or more (%(default)s)")
-    parser.add_argument("--trials", type=int, default=12, help="trials in the end, the grid has 12 (%(default)s)")
+    parser.add_argument("--trials", type=positive, default=12, help="trials in the end, the grid has 12 (%(default)s)")
     parser.add_argument("--backend", choices=("optuna", "ray"), default="optuna", help="who searches (%(default)s)")
     parser.add_argument("--system", choices=SYSTEMS, default="smcl", help="the system (%(default)s)")
     plan, options = parse_plan("search", parser, argv)
     if options.space == "wide" and options.system != "smcl":
         parser.error(f"--space wide searches SMCL's own loss weights, which {options.system} lacks: use --space grid")
+    if options.backend == "ray" and options.space == "grid" and options.trials != 12:
+        parser.error("--backend ray tries the whole grid, which has 12 trials: leave --trials out, or use optuna")
     plan = replace(plan, arguments=plan.arguments | {"system": options.system})
     extra = {"optuna": "smcl[search]", "ray": "smcl[ray]"}[options.backend]
     with parser.errors_in_one_line():

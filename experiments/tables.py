@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from smcl.dataset_scripts.command_line import say
+from smcl.publish.run_record import read_object
 
 from .plan import Plan
 from .runs import Measured, is_current, write
@@ -130,5 +131,5 @@ def describe(measured: Sequence[Measured]) -> list[dict[str, Any]]:
 
 
 def read_table(path: Path) -> dict[str, Any]:
-    """Read a `table.json`."""
-    return json.loads(path.read_text(encoding="utf-8-sig"))
+    """Read a `table.json`; a `ValueError` names one that is broken."""
+    return read_object(path, set())

@@ -1,5 +1,6 @@
 """Prediction: files and data sets of posts, Ray, ONNX, and figures of what the images did."""
 
+import errno
 import os
 from typing import Any
 
@@ -8,6 +9,7 @@ from transformers import PreTrainedConfig
 
 from ..configuration_smcl import SMCLConfig
 from ..dataset_scripts.command_line import check_device
+from ..dataset_scripts.fingerprints import is_hub_name
 from ..modeling_smcl import SMCLForTokenClassification
 from ..pipeline_smcl import MultiImageNERPipeline
 from ..processing_smcl import SMCLProcessor
@@ -41,6 +43,8 @@ def load_pipeline(
     # transformers also takes numbers of GPUs.
     if isinstance(device, str | torch.device):
         check_device(device, f"`device` {str(device)!r}")
+    if not os.path.exists(name) and not is_hub_name(str(name)):
+        raise FileNotFoundError(errno.ENOENT, "there is no such folder, and it is no name on the Hub", str(name))
     config, _ = PreTrainedConfig.get_config_dict(name)
     if config.get("model_type") != SMCLConfig.model_type:
         raise ValueError(

@@ -211,9 +211,11 @@ def _save_companions(
     crf = {name: parameter.detach().contiguous() for name, parameter in model.crf.named_parameters()}
     save_file(crf, folder / "crf.safetensors")
     config = json.loads(model.config.to_json_string(use_diff=False))
-    # These point to code that does not come along.
+    # These point to code that does not come along, and to where things lie on this machine.
     for name in ("auto_map", "custom_pipelines"):
         config.pop(name, None)
+    for part in (config, config["text_config"], config["vision_config"]):
+        part.pop("_name_or_path", None)
     config |= {"quantized": quantized, "max_tokens": model.smcl.max_tokens}
     (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     shutil.copyfile(Path(__file__).with_name("onnx_tagger.py"), folder / "onnx_tagger.py")

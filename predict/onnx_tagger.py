@@ -87,8 +87,9 @@ class OnnxTagger:
 
         Args:
             posts (`dict`, `str`, or an iterable of these): Posts `{"text": ..., "images": [...]}`. The text is a string
-                or a list of words, however long; images are paths, URLs, PIL images or the bytes of image files, in
-                post order. A string is a post without images.
+                or a list of words, which may stand as `tokens`, however long; images are paths, URLs, PIL images or the
+                bytes of image files, in post order, and one alone may stand as `image`. A string is a post without
+                images.
 
         Returns:
             `list[dict]`: the entities of a post, each with `entity_group`, `word`, `start`, `end` (characters of the
@@ -103,11 +104,16 @@ class OnnxTagger:
                 "Tagging posts takes a processor: `OnnxTagger(folder, processor=AutoProcessor.from_pretrained(folder, "
                 "trust_remote_code=True))`. Without one, give tensors to `logits`."
             )
+        if not isinstance(posts, Iterable):
+            raise ValueError(f"Expected a post, or an iterable of posts, got {type(posts).__name__}.")
         return self._tag(posts) if isinstance(posts, Mapping | str) else [self._tag(post) for post in posts]
 
     def _tag(self, post: dict[str, Any] | str) -> list[dict[str, Any]]:
         """Find the entities of one post, in windows if it is long."""
         post = {"text": post} if isinstance(post, str) else dict(post) if isinstance(post, Mapping) else post
+        if isinstance(post, dict):
+            names = {"tokens": "text", "image": "images"}
+            post = {names.get(name, name): value for name, value in post.items() if value is not None}
         if not isinstance(post, dict) or "text" not in post or post.keys() - {"text", "images"}:
             found = sorted(map(str, post)) if isinstance(post, dict) else type(post).__name__
             raise ValueError(f"Expected a post with the keys 'text' and, if it has images, 'images', got {found}.")

@@ -4,7 +4,6 @@ Its text is the template beside this file.
 """
 
 import inspect
-import os
 import re
 import shlex
 from collections.abc import Sequence
@@ -25,7 +24,10 @@ METADATA = {
     "tags": ["multimodal", "named-entity-recognition", "ner", "smcl", "custom_code"],
 }
 # Also behind `--name=`, and in lists and JSON; no path of a URL, other than that of a local file.
-ABSOLUTE_PATH = re.compile(r"""(?:^|(?<=[=,"'\[]))(?:file:/*)?/[^,"'\]]*""")
+PLACE = r"(?:file:/*)?(?:/|~|\.\.(?=[/\\]|$)|[A-Za-z]:[/\\]|\\\\)"
+# An argument that is a path, perhaps behind a name and a sign of equality, and one that holds paths.
+IS_PATH = re.compile(rf"((?:--)?[\w-]*=)?({PLACE}.*)", re.DOTALL)
+HOLDS_PATHS = re.compile(rf"""(?<=[=,"'\[]){PLACE}[^,"'\]]*""")
 # What a card tells elsewhere, or what is no part of the method.
 TOLD_ELSEWHERE = ("text_config", "vision_config", "max_images", "temperature")
 
@@ -249,11 +251,18 @@ def _run(run: dict[str, Any]) -> dict[str, Any]:
 
 
 def _public(command: str) -> str:
-    """Cut absolute paths, which tell of their owner's machine, to their last part."""
-    return shlex.join(
-        ABSOLUTE_PATH.sub(lambda path: os.path.basename(os.path.normpath(path[0])) or "/", part)
-        for part in shlex.split(command)
-    )
+    """Cut paths that tell of their owner's machine to their last part: absolute ones, and those from home or parent."""
+    parts = shlex.split(command)
+    for place, part in enumerate(parts):
+        if path := IS_PATH.fullmatch(part):
+            parts[place] = (path[1] or "") + _last_part(path[2])
+        else:
+            parts[place] = HOLDS_PATHS.sub(lambda found: _last_part(found[0]), part)
+    return shlex.join(parts)
+
+
+def _last_part(path: str) -> str:
+    return re.split(r"[/\\]", path.rstrip("/\\"))[-1] or "/"
 
 
 def _worst(types: Sequence[str], results: dict[str, float]) -> dict[str, Any] | None:

@@ -30,6 +30,7 @@ from transformers.trainer_utils import HubStrategy
 
 from ..configuration_smcl import SMCLConfig
 from ..dataset_scripts.command_line import CommandParser, say
+from ..dataset_scripts.fingerprints import is_hub_name
 from ..predict import handler, load_pipeline
 from .dataset_card import check_report, dataset_card, parquet_files
 from .metric import write_metric
@@ -278,8 +279,9 @@ def _complete_model(folder: Path, output: Path, name: str, license: str | None) 
     pipe = load_pipeline(folder)
     model = pipe.model
     for part in (model.config.text_config, model.config.vision_config):
-        # Where an encoder lay on this machine is nobody's business.
-        part._name_or_path = "" if Path(part._name_or_path).exists() else part._name_or_path
+        # Where an encoder lies, or lay, on somebody's machine is nobody's business.
+        encoder = part._name_or_path
+        part._name_or_path = encoder if is_hub_name(encoder) and not Path(encoder).exists() else ""
     pipe.save_pretrained(output)
     others = [path.name for path in sorted(output.glob("*.py")) if _differs(path, folder / path.name)]
     if others:

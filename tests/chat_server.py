@@ -27,6 +27,16 @@ def serve() -> Iterator[ThreadingHTTPServer]:
                 self.wfile.write(b'{"choices": [')
                 self.connection.shutdown(socket.SHUT_RDWR)
                 return
+            if behaviour == "drip":
+                # Never so slow that one read takes long.
+                self.send_response(200)
+                self.send_header("Content-Length", "1000")
+                self.end_headers()
+                with contextlib.suppress(OSError):
+                    for _ in range(30):
+                        self.wfile.write(b" ")
+                        threading.Event().wait(0.1)
+                return
             if behaviour == "closed":
                 self.connection.shutdown(socket.SHUT_RDWR)
                 return

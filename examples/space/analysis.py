@@ -85,19 +85,24 @@ def choose_examples(dataset) -> list[dict]:
     """Choose posts that differ: the first for each number of images and entities.
 
     Args:
-        dataset (`datasets.Dataset`): Posts with `tokens`, `ner_tags` and `images`.
+        dataset (`datasets.Dataset`): Posts, as of [`~gate.prepare_posts`].
 
     Returns:
         `list[dict]`: at most `MAX_EXAMPLES` posts with images and entities, those with few images first.
+
+    Raises:
+        ValueError: if there is no such post.
     """
     names = dataset.features["ner_tags"].feature.names
     chosen: dict[tuple[int, int], dict] = {}
     for post in dataset:
-        kind = len(post["images"]), sum(tag >= 0 and names[tag].startswith("B-") for tag in post["ner_tags"])
+        kind = len(post.get("images", ())), sum(tag >= 0 and names[tag].startswith("B-") for tag in post["ner_tags"])
         if all(kind):
             chosen.setdefault(kind, post)
         if len(chosen) == MAX_EXAMPLES:
             break
+    if not chosen:
+        raise ValueError("The data set of examples has no post with both an image and an entity. Choose another.")
     return [chosen[kind] for kind in sorted(chosen)]
 
 
@@ -105,7 +110,7 @@ def write_examples(posts: Sequence[dict], folder: str | os.PathLike) -> None:
     """Write posts as PNG files of at most `EXAMPLE_PIXELS` a side and `posts.json`.
 
     Args:
-        posts (`list[dict]`): Posts with `tokens` and `images` (PIL).
+        posts (`list[dict]`): Posts with `tokens` and `images` (of any kind).
         folder (`str` or `os.PathLike`): Where to.
     """
     folder, lines = Path(folder), []

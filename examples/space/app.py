@@ -13,6 +13,7 @@ from pathlib import Path
 from analysis import choose_examples, describe_model, read_examples, write_examples
 
 from smcl.dataset_scripts.command_line import CommandParser, require
+from smcl.dataset_scripts.gate import prepare_posts
 from smcl.predict import load_pipeline
 
 
@@ -38,7 +39,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             from datasets import load_dataset
 
             examples = folder
-            write_examples(choose_examples(load_dataset(arguments.examples, split="test")), folder)
+            posts = load_dataset(arguments.examples, split="test")
+            write_examples(choose_examples(prepare_posts(posts, where=f"--examples {arguments.examples}")), folder)
         # What visitors send is taken as content alone.
         pipe = load_pipeline(arguments.model, allow_paths=False, allow_urls=False)
         Page(pipe, read_examples(examples), describe_model(arguments.model, pipe, arguments.about)).launch()

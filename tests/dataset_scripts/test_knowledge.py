@@ -1,4 +1,5 @@
 import json
+import time
 
 import pytest
 from chat_server import KEY
@@ -188,3 +189,19 @@ def test_a_language_model_writes_here_after_the_prompt(models, monkeypatch):
     assert source.about["model"] == "language_model"
     with pytest.raises(ValueError, match="leaves no room for an answer: the model takes 1024"):
         source.annotate([post("9", "word " * 2000)])
+
+
+def test_an_endpoint_that_answers_on_and_on_is_given_up(endpoint, monkeypatch):
+    monkeypatch.setattr(knowledge, "SECONDS_TO_ANSWER", 0.5)
+    endpoint.script = ["drip"] * 9
+    begin = time.monotonic()
+    with pytest.raises(DataError, match="no answer within 0.5 seconds"):
+        Knowledge("m", TYPES, NO_EXAMPLES, endpoint.url).annotate(TRAIN[:1])
+    assert time.monotonic() - begin < 20
+
+
+def test_an_answer_that_is_too_long_costs_that_post_only(endpoint):
+    endpoint.answer = "Messi " * 10_000
+    with pytest.raises(ValueError, match=r"the answer has 6\d{4} characters") as error:
+        Knowledge("m", TYPES, NO_EXAMPLES, endpoint.url).annotate(TRAIN[:1])
+    assert not isinstance(error.value, DataError) and len(endpoint.seen) == 1

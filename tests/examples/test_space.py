@@ -1,5 +1,6 @@
 import base64
 import importlib.util
+import io
 import json
 import os
 import re
@@ -13,7 +14,7 @@ import gradio_client
 import gradio_client.exceptions
 import pytest
 import torch
-from datasets import load_dataset
+from datasets import Dataset, load_dataset
 from factories import make_model, noise
 from PIL import Image
 from playwright import sync_api
@@ -21,6 +22,7 @@ from web import BROWSER, FLAGS, free_port, wait_for
 
 import smcl
 from smcl import MultiImageNERPipeline
+from smcl.dataset_scripts.gate import prepare_posts
 from smcl.dataset_scripts.icons import convert
 
 ROOT = Path(smcl.__file__).parent
@@ -175,6 +177,17 @@ def test_examples_of_a_data_set_are_chosen_to_differ_and_read_back_as_they_were(
         assert post["text"].split() == original["tokens"]
         pixels = [Image.open(path).convert("RGB").tobytes() for path in post["images"]]
         assert pixels == [image.convert("RGB").tobytes() for image in original["images"]]
+
+
+def test_examples_may_have_tags_by_name_and_posts_without_images(tmp_path):
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(buffer, "PNG")
+    rows = {"tokens": [["joey", "rests"]] * 2, "ner_tags": [["B-PER", "O"]] * 2, "images": [None, [buffer.getvalue()]]}
+    posts = prepare_posts(Dataset.from_dict(rows))
+    analysis.write_examples(analysis.choose_examples(posts), tmp_path)
+    assert [len(post["images"]) for post in analysis.read_examples(tmp_path)] == [1]
+    with pytest.raises(ValueError, match="no post with both an image and an entity"):
+        analysis.choose_examples(posts.remove_columns("images"))
 
 
 # What the page does with posts

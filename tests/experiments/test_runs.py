@@ -15,7 +15,7 @@ from smcl.baselines import SYSTEMS
 from smcl.dataset_scripts.icons import convert
 from smcl.experiments import runs
 from smcl.experiments.image_dependent import read_predictions
-from smcl.experiments.plan import make_plan, plan_parser, read_overrides
+from smcl.experiments.plan import data_digests, make_plan, plan_parser, read_overrides
 from smcl.experiments.runs import Cell, arguments_of, find, measure
 from smcl.train.checkpoints import last_complete_checkpoint
 
@@ -340,3 +340,26 @@ def test_what_is_no_line_of_predictions_is_named(tmp_path):
         path.write_text('{"id": "1", "gold": [], "predicted": []}\n\n' + line)
         with pytest.raises(ValueError, match="predictions.jsonl:3: expected a line of predictions.jsonl"):
             read_predictions(path)
+
+
+def test_a_folder_without_a_report_is_known_by_its_files(tmp_path):
+    (tmp_path / "posts.parquet").write_bytes(b"one")
+    first = data_digests(str(tmp_path))
+    (tmp_path / "posts.parquet").write_bytes(b"two")
+    assert first.keys() == {"posts.parquet"} and data_digests(str(tmp_path)) != first
+    assert data_digests("someone/posts") == {"name": "someone/posts"}
+
+
+def test_names_of_data_with_brackets_are_found_again(plan, in_process):
+    plan = replace(plan, data_name="posts [v2]")
+    measure(plan, Cell("SMCL"))
+    calls = len(in_process)
+    assert measure(plan, Cell("SMCL")) and len(in_process) == calls
+
+
+@pytest.mark.parametrize("name", ["my/posts", "../evil", "..", "a\\b"])
+def test_names_of_data_are_those_of_one_folder(data, encoder_folders, name):
+    argv = ["--dataset", str(data), "--dataset_name", name, "--text_model", encoder_folders[0]]
+    argv += ["--vision_model", encoder_folders[1], *SMALL]
+    with pytest.raises(ValueError, match="--dataset_name .* it is the name of a folder of results"):
+        make_plan("table2", *plan_parser("").parse_known_args(argv))

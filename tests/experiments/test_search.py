@@ -113,6 +113,8 @@ def test_the_grid_is_within_the_papers_ranges():
         (["--system", "bert-crf", "--space", "wide"], "SMCL's own loss weights, which bert-crf lacks"),
         (["--backend", "ray", "--no_run"], "leave --no_run out"),
         (["--seed", "1"], "Each run sets --seed itself"),
+        (["--trials", "0"], "must be at least 1, got 0"),
+        (["--backend", "ray", "--trials", "3"], "the whole grid, which has 12 trials"),
     ],
 )
 def test_a_search_that_cannot_be_ends_with_one_line(argv, tmp_path, capsys, options, said):
@@ -123,7 +125,7 @@ def test_a_search_that_cannot_be_ends_with_one_line(argv, tmp_path, capsys, opti
 
 def test_systems_have_studies_of_their_own(argv, tmp_path):
     for system in ("smcl", "bert-crf"):
-        search.main([*argv, "--results", str(tmp_path), "--trials", "0", "--system", system])
+        search.main([*argv, "--results", str(tmp_path), "--trials", "1", "--no_run", "--system", system])
     assert len(list(tmp_path.rglob("study.db"))) == 2
 
 

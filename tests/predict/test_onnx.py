@@ -194,6 +194,15 @@ def test_posts_that_can_not_be_tagged_are_named(post, message, folder, processor
         OnnxTagger(folder, processor=processor)([post])
 
 
+def test_records_of_a_data_set_and_a_single_image_are_posts_as_in_the_pipeline(folder, processor, photo):
+    tagger = OnnxTagger(folder, processor=processor)
+    expected = tagger({"text": ["joey", "rests"], "images": [photo]})
+    assert tagger({"tokens": ["joey", "rests"], "image": photo}) == expected
+    for posts in (None, 5):
+        with pytest.raises(ValueError, match="Expected a post, or an iterable of posts, got"):
+            tagger(posts)
+
+
 def test_tagging_posts_without_a_processor_says_how_to_get_one(tagger):
     with pytest.raises(ValueError, match=r"AutoProcessor.from_pretrained\(folder, trust_remote_code=True\)"):
         tagger("joey")
@@ -205,7 +214,8 @@ def test_folder_holds_no_pickle_and_no_trace_of_the_machine(folder):
     assert [path.name for path in folder.iterdir() if root in path.read_bytes()] == []
     with safe_open(folder / "crf.safetensors", "np") as file:
         assert sorted(file.keys()) == ["end_transitions", "start_transitions", "transitions"]
-    assert "auto_map" not in json.loads((folder / "config.json").read_text())
+    text = (folder / "config.json").read_text()
+    assert "auto_map" not in text and "_name_or_path" not in text
 
 
 @pytest.mark.parametrize(

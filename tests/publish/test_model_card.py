@@ -142,6 +142,11 @@ def test_labels_stay_text_in_the_card():
         ("""--fsdp_config '{"a": "/home/someone/first"}'""", """--fsdp_config '{"a": "first"}'"""),
         ("--report_to https://host/someone/first", "--report_to https://host/someone/first"),
         ("--dataset data/posts", "--dataset data/posts"),
+        ("--dataset 'C:\\Users\\someone\\first'", "--dataset first"),
+        ("--dataset ../../someone/first", "--dataset first"),
+        ("--dataset ~/first", "--dataset first"),
+        ("""--dataset "/home/some'one/x,y/first\"""", "--dataset first"),
+        ("--dataset ..first", "--dataset ..first"),
     ],
 )
 def test_absolute_paths_are_cut_wherever_they_stand(given, told):

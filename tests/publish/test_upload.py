@@ -413,6 +413,20 @@ def test_code_of_another_version_beside_the_model_is_refused(saved, tmp_path):
         complete(folder, tmp_path / "out", DEMO)
 
 
+@pytest.mark.parametrize(
+    ("place", "told"), [("/home/someone/bert", ""), ("../bert", ""), ("google/bert", "google/bert")]
+)
+def test_where_encoders_lay_is_not_told_though_they_are_gone(saved, tmp_path, place, told):
+    folder = tmp_path / "model"
+    shutil.copytree(saved, folder)
+    config = json.loads((folder / "config.json").read_text())
+    config["text_config"]["_name_or_path"] = place
+    (folder / "config.json").write_text(json.dumps(config))
+    complete(folder, tmp_path / "out", DEMO)
+    written = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert written["text_config"].get("_name_or_path", "") == told
+
+
 @pytest.mark.parametrize("name", ['x", trust_remote_code=False)#', "some/one/new", ""])
 def test_name_that_the_hub_would_not_take_is_refused_without_it_too(saved, tmp_path, name):
     with pytest.raises(ValueError, match="can't be a name on the Hub"):
