@@ -48,20 +48,19 @@ class UMGFConfig(ImageSystemConfig):
         check_least(self, NUM_REGIONS, "max_images")
 
 
-def crop(image: Image.Image, box: list[float], least_side: int = LEAST_SIDE) -> Image.Image:
-    """Cut a box out of an image.
+def crop(image: Image.Image, box: list[float]) -> Image.Image:
+    """Cut a box out of an image, widened to sides of `LEAST_SIDE` pixels as far as the image has them.
 
     Args:
         image (`PIL.Image.Image`): The image, upright.
         box (`list[float]`): (left, top, right, bottom) as fractions of its width and height.
-        least_side (`int`, *optional*, defaults to 8): Pixels that a side is widened to, as far as the image has them.
 
     Returns:
         `PIL.Image.Image`.
     """
     edges = []
     for low, high, length in ((box[0], box[2], image.width), (box[1], box[3], image.height)):
-        side = min(max(round((high - low) * length), least_side), length)
+        side = min(max(round((high - low) * length), LEAST_SIDE), length)
         start = round((low + high) / 2 * length - side / 2)
         start = min(max(start, 0), length - side)
         edges.append((start, start + side))

@@ -12,14 +12,13 @@ Span = tuple[int, int, str]
 IDEOGRAPHS = ((0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xF900, 0xFAFF), (0x20000, 0x2FA1F))
 
 
-def split_text(text: str, borders: Iterable[int] = ()) -> list[tuple[int, int]]:
+def split_text(text: str) -> list[tuple[int, int]]:
     """Split a text into words: runs of letters and digits, and ideographs and all else but white space one by one.
 
     Marks that stand above or below a letter, and what joins emoji, belong to the word in front of them.
 
     Args:
         text (`str`): The text.
-        borders (`Iterable[int]`, *optional*): Characters in front of which a word ends in any case.
 
     Returns:
         `list[tuple[int, int]]`: the first and last + 1 character of each word.
@@ -35,7 +34,7 @@ def split_text(text: str, borders: Iterable[int] = ()) -> list[tuple[int, int]]:
         elif kind != "space":
             words.append((place, place + 1))
         before = kind
-    return cut_words(words, borders)
+    return words
 
 
 def _kind(char: str) -> str:
@@ -49,7 +48,15 @@ def _kind(char: str) -> str:
 
 
 def cut_words(words: Iterable[tuple[int, int]], borders: Iterable[int]) -> list[tuple[int, int]]:
-    """Cut words where a border lies inside; arguments and result as of [`split_text`]."""
+    """Cut words where a border lies inside.
+
+    Args:
+        words (`Iterable[tuple[int, int]]`): Of [`split_text`].
+        borders (`Iterable[int]`): Characters in front of which a word ends in any case.
+
+    Returns:
+        `list[tuple[int, int]]`: likewise.
+    """
     borders, cut = sorted(set(borders)), []
     for start, end in words:
         places = [start, *(place for place in borders if start < place < end), end]

@@ -1,4 +1,4 @@
-"""Disturb the images of posts: the same posts, seed and level give the same images.
+"""Disturb the images of posts: the same posts and level give the same images.
 
 Levels are nested: what is taken away, exchanged or added at one is also at the next.
 """
@@ -34,23 +34,22 @@ MEANINGS = {
 }
 
 
-def _rng(seed: int, *names: object) -> random.Random:
-    return random.Random("-".join(map(str, (seed, *names))))
+def _rng(*names: object) -> random.Random:
+    return random.Random("-".join(map(str, (0, *names))))
 
 
-def add_irrelevant(images: Posts, level: int, seed: int, pool: Sequence[tuple[int, Stored]], most: int) -> Posts:
+def add_irrelevant(images: Posts, level: int, pool: Sequence[tuple[int, Stored]], most: int) -> Posts:
     """Add photographs to posts.
 
     Args:
         images (`list[list[dict]]`): The images of each post.
         level (`int`): How many to add, as far as there is room.
-        seed (`int`): What to draw by.
         pool (`Sequence[tuple[int, dict]]`): The photographs with the posts that they are of, which do not get them.
         most (`int`): Most images of a post.
     """
     found = []
     for row, own in enumerate(images):
-        rng, mixed = _rng(seed, "irrelevant", row), list(own)
+        rng, mixed = _rng("irrelevant", row), list(own)
         others = [image for owner, image in pool if owner != row]
         drawn = rng.sample(others, min(len(others), max(LEVELS["irrelevant"])))
         for image in drawn[: max(0, min(level, most - len(own)))]:
@@ -59,19 +58,19 @@ def add_irrelevant(images: Posts, level: int, seed: int, pool: Sequence[tuple[in
     return found
 
 
-def exchange(images: Posts, level: int, seed: int) -> Posts:
+def exchange(images: Posts, level: int) -> Posts:
     """Give `level` percent of the posts with images those of another such post."""
     rows = [row for row, own in enumerate(images) if own]
-    _rng(seed, "exchanged").shuffle(rows)
+    _rng("exchanged").shuffle(rows)
     found = list(images)
     for place, row in enumerate(rows[: round(level / 100 * len(rows))]):
         found[row] = images[rows[place - 1]]
     return found
 
 
-def remove(images: Posts, level: int, seed: int) -> Posts:
+def remove(images: Posts, level: int) -> Posts:
     """Take `level` percent of the images away, each by its own lot."""
-    rng = _rng(seed, "missing")
+    rng = _rng("missing")
     lots = [[rng.random() for _ in own] for own in images]
     return [
         [image for image, lot in zip(own, row, strict=True) if 100 * lot >= level]
@@ -91,16 +90,16 @@ def _redraw(images: Posts, change: Callable) -> Posts:
     return found
 
 
-def blur(images: Posts, level: int, seed: int) -> Posts:
+def blur(images: Posts, level: int) -> Posts:
     """Blur each image by a radius of `level` percent of its shorter side."""
     return _redraw(images, lambda x, *_: x.filter(ImageFilter.GaussianBlur(level / 100 * min(x.size))))
 
 
-def cut(images: Posts, level: int, seed: int) -> Posts:
+def cut(images: Posts, level: int) -> Posts:
     """Cut `level` percent of each side away; what stays is the same part at each level, as far as it is that large."""
 
     def crop(image, row: int, slot: int):
-        rng = _rng(seed, "cut", row, slot)
+        rng = _rng("cut", row, slot)
         size = [max(1, round(side * (1 - level / 100))) for side in image.size]
         left, top = (round(rng.random() * (side - kept)) for side, kept in zip(image.size, size, strict=True))
         return image.crop((left, top, left + size[0], top + size[1]))
@@ -148,7 +147,6 @@ def disturb(
     level: int,
     pool: Collection[tuple[int, Stored]] = (),
     most: int = 4,
-    seed: int = 0,
 ) -> Dataset:
     """Disturb the images of posts.
 
@@ -158,14 +156,13 @@ def disturb(
         level (`int`): How much, as `MEANINGS` says.
         pool (`Collection[tuple[int, dict]]`, *optional*): What `irrelevant_photographs` found.
         most (`int`, *optional*, defaults to 4): Most images of a post.
-        seed (`int`, *optional*, defaults to 0): What to draw by.
 
     Returns:
         `Dataset`: the same posts with other images.
     """
     images = stored_images(posts)
     if level and kind == "irrelevant":
-        images = add_irrelevant(images, level, seed, list(pool), most)
+        images = add_irrelevant(images, level, list(pool), most)
     elif level:
-        images = {"exchanged": exchange, "missing": remove, "blurred": blur, "cut": cut}[kind](images, level, seed)
+        images = {"exchanged": exchange, "missing": remove, "blurred": blur, "cut": cut}[kind](images, level)
     return posts.remove_columns("images").add_column("images", images, feature=List(Image()))

@@ -47,8 +47,12 @@ measured; do not edit. Beside them stand the numbers of the paper ({paper.CITATI
   only photographs show: on the image-dependent mentions text alone can't do well by construction.
 - *Natural posts* are made likewise of natural photographs, which a pretrained encoder knows. Some lie beside posts
   where they mean nothing and mislead, and one image-dependent mention of twenty has lost its own.
+"""
+CP_MNER = """\
 - *CP-MNER* are published paragraphs on Chinese paintings with one image each. The text encoder is tiny and untrained:
   the scores say nothing of what a pretrained one comes to, but whether images help on data that nobody made for it.
+"""
+CAUTIONS = """\
 - A confidence interval is about other test posts and other seeds, as far as few seeds tell; of one seed, about other
   posts alone. The spread over seeds is the standard deviation of few runs. An interval without 0 is no proof where many
   rows are looked at: of 20 that do not differ, one shows such an interval by chance.
@@ -168,7 +172,8 @@ def write_report(results: Path, output: Path) -> str:
     found = find_tables(results)
     if not found:
         raise ValueError(f"There is no table in {results}: run `python -m smcl.experiments.table2` or another first.")
-    parts = [HEAD.strip()]
+    has_cp_mner = any(folders.keys() & OWN.keys() for folders in found.values())
+    parts = [(HEAD + (CP_MNER if has_cp_mner else "") + CAUTIONS).strip()]
     for name, folders in found.items():
         parts += _sections(name, folders, output.with_suffix(""))
     return "\n\n".join(parts) + "\n"

@@ -1,7 +1,7 @@
 """Robustness: F1 when the images of the test posts are disturbed, on image-dependent mentions and on all others.
 
     python -m smcl.experiments.robustness --dataset DATA --mentions image_dependent.json [--preset paper]
-    python -m smcl.experiments.robustness ... --systems SMCL UMT-MI --disturbances missing exchanged
+    python -m smcl.experiments.robustness ... --systems smcl umt-mi --disturbances missing exchanged
 
 Models are trained on posts as they are. Draws `robustness.png` beside the table; needs matplotlib
 (`pip install "smcl[plot]"`). Without `--mentions`, all mentions are scored together.
@@ -32,13 +32,10 @@ from .table2 import AS_PRINTED, system_cell
 from .tables import describe, markdown, mean_and_deviation, notes, write_table
 
 SYSTEMS = {
-    cell.title: cell
-    for cell in (
-        system_cell("smcl"),
-        AS_PRINTED,
-        system_cell("umt-mi"),
-        system_cell("tpm-mi"),
-    )
+    "smcl": system_cell("smcl"),
+    "smcl-as-printed": AS_PRINTED,
+    "umt-mi": system_cell("umt-mi"),
+    "tpm-mi": system_cell("tpm-mi"),
 }
 COLOURS = ("#0072B2", "#56B4E9", "#E69F00", "#CC79A7")
 ALL = ("all",)
@@ -223,7 +220,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     plan, options = parse_plan("robustness", parser, argv)
     plan = replace(plan, keep_models=True)
-    found = run_all(plan, {title: SYSTEMS[title] for title in options.systems})
+    found = run_all(plan, {SYSTEMS[name].title: SYSTEMS[name] for name in options.systems})
     scores = collect(plan, found, options.disturbances)
     draw(scores, plan.folder / "robustness.png")
     knows_shown = plan.mentions is not None and read_showing(plan.mentions) is not None

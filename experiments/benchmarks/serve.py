@@ -22,7 +22,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import psutil
@@ -93,7 +93,7 @@ def server(model: str, threads: int, batch_size: int) -> Iterator[tuple[subproce
         process.wait()
 
 
-def ask_all(port: int, bodies: Sequence[bytes], clients: int, sent: Callable[[], None] = lambda: None) -> list[tuple]:
+def ask_all(port: int, bodies: Sequence[bytes], clients: int) -> list[tuple]:
     """Send requests by several clients at once; return the status and the text of each answer."""
     waiting: queue.SimpleQueue = queue.SimpleQueue()
     answers: list[tuple] = [(None, b"")] * len(bodies)
@@ -108,7 +108,6 @@ def ask_all(port: int, bodies: Sequence[bytes], clients: int, sent: Callable[[],
             except queue.Empty:
                 return connection.close()
             connection.request("POST", "/predict", bodies[number], {"Content-Type": "application/json"})
-            sent()
             answer = connection.getresponse()
             answers[number] = answer.status, answer.read()
 

@@ -39,7 +39,7 @@ def is_within(part, whole):
 
 def test_irrelevant_photographs_come_between_a_posts_own_as_far_as_there_is_room(images):
     pool = [(row, image) for row, own in enumerate(images) for image in own]
-    added = [names(disturb.add_irrelevant(images, level, 0, pool, 4)) for level in (0, 1, 2, 3)]
+    added = [names(disturb.add_irrelevant(images, level, pool, 4)) for level in (0, 1, 2, 3)]
     assert added[0] == names(images)
     for level, posts in enumerate(added):
         for row, (own, mixed) in enumerate(zip(names(images), posts, strict=True)):
@@ -58,16 +58,16 @@ def test_irrelevant_photographs_come_between_a_posts_own_as_far_as_there_is_room
 def test_exchanged_posts_have_the_images_of_another_post_and_stay_so_at_higher_levels(images):
     own, before = names(images), set()
     for level in (0, 25, 50, 75, 100):
-        changed = {row for row, new in enumerate(names(disturb.exchange(images, level, 0))) if new != own[row]}
+        changed = {row for row, new in enumerate(names(disturb.exchange(images, level))) if new != own[row]}
         assert len(changed) == round(level / 100 * 9) and before <= changed
         before = changed
-    assert all(new in own for new in names(disturb.exchange(images, 100, 0)))
+    assert all(new in own for new in names(disturb.exchange(images, 100)))
 
 
 def test_images_are_missing_by_their_share_and_stay_away(images):
     many, before = images * 40, images * 40
     for level in (0, 25, 50, 75, 100):
-        kept = disturb.remove(many, level, 0)
+        kept = disturb.remove(many, level)
         assert all(is_within(few, more) for few, more in zip(names(kept), names(before), strict=True))
         assert sum(map(len, kept)) / sum(map(len, many)) == pytest.approx(1 - level / 100, abs=0.05)
         before = kept
@@ -79,7 +79,7 @@ def pixels(image):
 
 def test_blurred_images_keep_size_and_mean_and_lose_their_detail(images):
     plain = pixels(images[1][0])
-    blurred = [pixels(disturb.blur([[images[1][0]]], level, 0)[0][0]) for level in (2, 8, 16)]
+    blurred = [pixels(disturb.blur([[images[1][0]]], level)[0][0]) for level in (2, 8, 16)]
     assert all(x.shape == plain.shape and x.mean() == pytest.approx(plain.mean(), abs=3) for x in blurred)
     assert plain.std() > blurred[0].std() > blurred[1].std() > blurred[2].std()
 
@@ -87,7 +87,7 @@ def test_blurred_images_keep_size_and_mean_and_lose_their_detail(images):
 def test_a_cut_image_is_a_part_of_the_image_and_of_less_cut_ones(images):
     sizes, whole = [], pixels(images[1][0])
     for level in (25, 50, 75):
-        part = pixels(disturb.cut(images, level, 0)[1][0])
+        part = pixels(disturb.cut(images, level)[1][0])
         sizes.append(part.shape[:2])
         windows = np.lib.stride_tricks.sliding_window_view(whole, part.shape)
         assert (windows == part).all(axis=(-3, -2, -1)).any()
@@ -133,7 +133,7 @@ def argv(known_posts, encoders, tmp_path, monkeypatch):
 
 def test_models_are_trained_once_and_predict_disturbed_posts(argv, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(disturb, "LEVELS", {"irrelevant": (0, 2), "missing": (0, 100), "blurred": (0, 8)})
-    arguments = [*argv, "--seeds", "0", "1", "--systems", "SMCL", "UMT-MI"]
+    arguments = [*argv, "--seeds", "0", "1", "--systems", "smcl", "umt-mi"]
     disturbances = ["--disturbances", "irrelevant", "missing", "blurred"]
     robustness.main([*arguments, *disturbances])
     capsys.readouterr()

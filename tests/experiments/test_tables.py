@@ -465,12 +465,12 @@ def test_the_papers_numbers_agree_with_each_other():
 @pytest.mark.parametrize(
     ("found", "entities"),
     [
-        (["B-PER", None, "I-PER", "O"], {(0, 3, "PER")}),
+        (["B-PER", None, "I-PER", "O"], {(0, 1, "PER")}),
         ([None, "B-PER", None], {(1, 2, "PER")}),
         ([None, None], set()),
     ],
 )
-def test_words_that_nobody_tagged_are_passed_over(found, entities, tmp_path):
+def test_words_that_nobody_tagged_are_part_of_no_entity_and_end_one(found, entities, tmp_path):
     assert significance.entities_of(found) == entities
     post = {"id": "1", "tokens": ["a"] * len(found), "gold": found, "predicted": found}
     right = [[len(entities)] * 3]
