@@ -315,8 +315,9 @@ def test_configurations_that_make_no_sense_are_refused(fields, message):
 
 
 def test_parts_as_printed_go_with_whatever_does_not_take_them_back():
-    SMCLConfig(as_printed=["head"], guidance_filter="score", contrastive_weight=0.1)
-    SMCLConfig(as_printed=True, guidance_filter="probability", use_image_guidance=False)
+    assert SMCLConfig(as_printed=["head"], guidance_filter="score", contrastive_weight=0.1).image_key_filter == "score"
+    config = SMCLConfig(as_printed=True, guidance_filter="probability", use_image_guidance=False)
+    assert config.prints("threshold") and not config.use_image_guidance
 
 
 def test_a_list_of_labels_is_refused_with_the_way_to_a_dict():

@@ -170,7 +170,7 @@ def test_base64_that_has_been_cut_is_refused():
 
 def test_images_as_content_are_taken_where_nothing_else_is(photo):
     for image in (PNG, photo, {"bytes": PNG, "path": "name.png"}, f"data:,{urllib.parse.quote_from_bytes(PNG)}"):
-        load_image(image, **REFUSED)
+        assert load_image(image, **REFUSED).mode == "RGB"
 
 
 # Paths
