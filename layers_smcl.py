@@ -157,7 +157,19 @@ def weighted_attention(
     scaling: float,
     dropout: float = 0.0,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Scaled dot-product attention that also returns its weights; what `F.scaled_dot_product_attention` hides."""
+    """Scaled dot-product attention that also returns its weights; what `F.scaled_dot_product_attention` hides.
+
+    Args:
+        query (`torch.FloatTensor` of shape `(..., num_queries, head_size)`): The queries.
+        key (`torch.FloatTensor` of shape `(..., num_keys, head_size)`): The keys.
+        value (`torch.FloatTensor` of shape `(..., num_keys, value_size)`): The values.
+        mask (`torch.BoolTensor`, *optional*): `True` where a query may look; broadcast to `(..., num_queries, num_keys)`.
+        scaling (`float`): Multiplies the scores.
+        dropout (`float`, *optional*, defaults to 0.0): Probability to drop a weight.
+
+    Returns:
+        `tuple`: outputs `(..., num_queries, value_size)` and weights `(..., num_queries, num_keys)` before dropout.
+    """
     scores = (query @ key.transpose(-1, -2)) * scaling
     if mask is not None:
         scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)

@@ -168,7 +168,7 @@ def merge_parts(paths: list[str], output: str) -> dict[str, int]:
 
 
 def read_parts(paths: list[str]) -> Iterator[dict[str, Any]]:
-    """Read the records of all parts in order of the input."""
+    """Read the records of all parts in order of the input; a `ValueError` says so if they are of different inputs."""
     files = [open(path, "rb") for path in paths]
     try:
         for file in files:

@@ -166,7 +166,17 @@ def predict_part(
     disable_tqdm: bool,
     options: dict[str, Any],
 ) -> None:
-    """Predict what this process has still to predict; the first process shows how far it is in the whole input."""
+    """Predict what this process has still to predict; the first process shows how far it is in the whole input.
+
+    Args:
+        pipe ([`MultiImageNERPipeline`]): The pipeline.
+        source ([`JsonLines`] or [`ParquetFiles`]): The input.
+        part ([`PartFile`]): Gets the records of this process.
+        state (`PartialState`): Tells which of the processes this is.
+        batch_size (`int`): Posts that are computed at once.
+        disable_tqdm (`bool`): Whether to show no progress bar.
+        options (`dict`): Further arguments of `predict_rows`.
+    """
     shows_progress = state.is_main_process and not disable_tqdm
     total, errors = source.count() if shows_progress else None, 0
     with tqdm(total=total, unit=" posts", disable=not shows_progress) as bar:

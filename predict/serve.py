@@ -318,7 +318,7 @@ class Meter:
 
 
 def bounded(receive: Callable[[], Awaitable[dict]], most: int) -> Callable[[], Awaitable[dict]]:
-    """Return a `receive` of ASGI that stops at so many bytes, and after `READ_SECONDS`."""
+    """Return a `receive` of ASGI that raises a `RequestError` beyond so many bytes, and after `READ_SECONDS`."""
     seen, end = 0, time.monotonic() + READ_SECONDS
 
     async def receive_within() -> dict:
