@@ -160,15 +160,12 @@ def weighted_attention(
     """Scaled dot-product attention that also returns its weights; what `F.scaled_dot_product_attention` hides.
 
     Args:
-        query (`torch.FloatTensor` of shape `(..., num_queries, head_size)`): The queries.
-        key (`torch.FloatTensor` of shape `(..., num_keys, head_size)`): The keys.
-        value (`torch.FloatTensor` of shape `(..., num_keys, value_size)`): The values.
-        mask (`torch.BoolTensor`, *optional*): `True` where a query may look; broadcast to `(..., num_queries, num_keys)`.
-        scaling (`float`): Multiplies the scores.
-        dropout (`float`, *optional*, defaults to 0.0): Probability to drop a weight.
+        query, key, value (`torch.FloatTensor` of shape `(..., num_queries or num_keys, head_size)`): The projections.
+        mask (`torch.BoolTensor`, *optional*): `True` where a query may look, of a shape that broadcasts to the weights.
+        scaling, dropout (`float`): What multiplies the scores; the probability to drop a weight.
 
     Returns:
-        `tuple`: outputs `(..., num_queries, value_size)` and weights `(..., num_queries, num_keys)` before dropout.
+        `tuple`: outputs `(..., num_queries, head_size)` and weights `(..., num_queries, num_keys)` before dropout.
     """
     scores = (query @ key.transpose(-1, -2)) * scaling
     if mask is not None:

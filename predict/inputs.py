@@ -312,7 +312,7 @@ def read_row(
 
 
 def place_image(image: Any, folder: str | None) -> Any:
-    """Make a relative path, alone or as `datasets` stores it, a path below `folder`; a `ValueError` if there is none."""
+    """Make a relative path, alone or as `datasets` stores it, one below `folder`; a `ValueError` if there is none."""
     if isinstance(image, dict) and image.keys() <= {"bytes", "path"}:
         image = image.get("path") if image.get("bytes") is None else image["bytes"]
     if not isinstance(image, str) or is_address(image) or is_data_uri(image) or os.path.isabs(image):
