@@ -13,6 +13,7 @@ from html import escape
 from datasets import Dataset
 from PIL import Image
 
+from smcl.dataset_scripts.command_line import positive
 from smcl.dataset_scripts.schema import ENTITY_TYPES
 from smcl.images_smcl import load_image
 from smcl.predict import load_pipeline
@@ -112,7 +113,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """
     parser = plan_parser(__doc__)
     parser.add_argument("--systems", nargs=2, choices=NAMES, default=["smcl", "tpm-mi"], help="right one, wrong one")
-    parser.add_argument("--posts", type=int, default=12, help="most posts of Figure 7 (%(default)s)")
+    parser.add_argument("--posts", type=positive, default=12, help="most posts of Figure 7 (%(default)s)")
     plan, options = parse_plan("figures", parser, argv)
     cells = [system_cell(name, plan.dataset) for name in options.systems]
     titles = [cell.title for cell in cells]

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
 
-from smcl.dataset_scripts.command_line import CommandParser
+from smcl.dataset_scripts.command_line import CommandParser, positive
 from smcl.train.arguments import RUN_ARGUMENTS
 
 from . import report
@@ -98,7 +98,7 @@ def make_options() -> argparse.ArgumentParser:
     parser.add_argument("--vision_model", help="image encoder, but for icon posts")
     parser.add_argument("--results", type=Path, default=Path("results"), help="folder of results (%(default)s)")
     parser.add_argument("--output", type=Path, default=Path("docs/results.md"), help="file to write (%(default)s)")
-    parser.add_argument("--jobs", type=int, default=2, help="runs at once, each with its threads (%(default)s)")
+    parser.add_argument("--jobs", type=positive, default=2, help="runs at once, each with its threads (%(default)s)")
     parser.add_argument("--dry_run", action="store_true", help="only estimate")
     return parser
 

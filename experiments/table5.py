@@ -14,6 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from smcl.dataset_scripts.command_line import positive
+
 from . import paper
 from .plan import Plan, parse_plan, plan_parser, to_argv
 from .run_all import check_needs, end
@@ -80,8 +82,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     """
     parser = plan_parser(__doc__)
     parser.add_argument("--systems", nargs="+", choices=NAMES, default=NAMES, help="which to measure (default: all)")
-    parser.add_argument("--rounds", type=int, default=3, help="how often to measure each (%(default)s)")
-    parser.add_argument("--posts", type=int, default=256, help="posts to train on and to predict (%(default)s)")
+    parser.add_argument("--rounds", type=positive, default=3, help="how often to measure each (%(default)s)")
+    parser.add_argument("--posts", type=positive, default=256, help="posts to train on and to predict (%(default)s)")
     plan, options = parse_plan("table5", parser, argv)
     if plan.dry_run:
         parser.error("--dry_run estimates whole trainings, and this trains on few posts: try --rounds 1 --posts 32")
