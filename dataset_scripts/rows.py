@@ -127,8 +127,8 @@ def _refuse_unread(row: Mapping[str, Any], found: Mapping[str, Any]) -> None:
     for name, value in row.items():
         if isinstance(name, str) and name not in COLUMNS and has_image_name(name) and _could_be_images(value):
             raise DataError(
-                f"It has no `images`, but {name!r}, and the model reads images. Give `--columns images={name}`, or "
-                "`--ignore_images` to go on without them."
+                f"It has no `images`, but {name!r}, and the model reads images. Give `--columns images={name}`. To "
+                "go on without them, take it away; run_ner_multiimage.py also has `--ignore_images`."
             )
 
 
