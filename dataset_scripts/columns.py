@@ -286,8 +286,8 @@ def _refuse_likely(likely: list[str], where: str) -> None:
     several = "" if len(likely) == 1 else " (or another one; put several columns into one of lists first)"
     raise DataError(
         f"{where} has no images in a column `images`, but {', '.join(map(repr, likely))}, and the model reads images. "
-        f"Give `--columns images={likely[0]}`{several}. To go on without them, take it away; run_ner_multiimage.py also "
-        "has `--ignore_images`."
+        f"Give `--columns images={likely[0]}`{several}. To go on without them, take it away; run_ner_multiimage.py "
+        "also has `--ignore_images`."
     )
 
 
