@@ -273,7 +273,8 @@ def data_digests(dataset: str) -> dict[str, str]:
     digests = {split: about["sha256"] for split, about in report.get("splits", {}).items()}
     if not digests:
         folder = Path(dataset)
-        files = {str(path.relative_to(folder)): path for path in sorted(folder.rglob("*")) if path.is_file()}
+        paths = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != "report.json"]
+        files = {str(path.relative_to(folder)): path for path in paths}
         digests = {name: file_digest(path).hex() for name, path in files.items()} or {"name": dataset}
     for column, about in report.get("context", {}).items():
         digests |= {f"{split} {column}": digest for split, digest in about["sha256"].items()}

@@ -283,7 +283,10 @@ def test_the_digests_of_a_table_follow_the_columns(run, models, posts, tmp_path)
     assert {name for name in one if one[name] != other[name]} == {f"{split} objects" for split in SPLITS}
     (posts / "report.json").unlink()
     run("--objects", models["classifier"])
-    assert data_digests(str(tmp_path / "out"))["name"] == str(tmp_path / "out")
+    digests = data_digests(str(tmp_path / "out"))
+    assert {f"{split} objects" for split in SPLITS} < digests.keys() and "report.json" not in digests
+    files = digests.keys() - {f"{split} objects" for split in SPLITS}
+    assert len(files) == len(SPLITS) and all(name.endswith(".parquet") for name in files)
 
 
 def test_knowledge_comes_from_an_endpoint_and_the_key_is_nowhere(run, models, endpoint, tmp_path, monkeypatch):
