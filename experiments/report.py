@@ -146,7 +146,8 @@ def _sections(name: str, folders: dict[str, Path], pictures: Path) -> list[str]:
         parts.append((folder / "table.md").read_text(encoding="utf-8").strip())
         if "rows" in table:
             parts += [line for part in ("", "image-dependent", "others") for line in conclude(table, part)]
-        for figure in sorted(folder.glob("*.png")):
+        # Pictures of posts stay with the results: their texts and photographs may not be published.
+        for figure in sorted(folder.glob("*.png")) if experiment != "figures" else ():
             pictures.mkdir(parents=True, exist_ok=True)
             target = pictures / f"{name}-{figure.name}".replace(" ", "-")
             shutil.copyfile(figure, target)
@@ -157,7 +158,7 @@ def _sections(name: str, folders: dict[str, Path], pictures: Path) -> list[str]:
 
 
 def write_report(results: Path, output: Path) -> str:
-    """Lay the report out, and copy its figures to a folder of the output's name.
+    """Lay the report out, and copy its charts to a folder of the output's name.
 
     Args:
         results (`Path`): The folder of results.

@@ -395,6 +395,10 @@ def test_report_holds_what_was_measured_and_names_what_was_not(make_cell, tmp_pa
     make(table2.system_cell("bert-crf"), 0, bad)
     table2.main(argv)
     figure6.main([*argv, "--variables", "cmd_order"])
+    folder = plan.results / "figures" / "data"
+    folder.mkdir(parents=True)
+    for name, content in (("table.json", "{}"), ("table.md", "### Figures 5 and 7, data"), ("figure5.png", "a post")):
+        (folder / name).write_text(content)
     report.main(["--results", str(plan.results), "--output", str(output)])
     text = output.read_text()
     assert "## data" in text and "### Table 2: systems, data" in text
@@ -402,6 +406,7 @@ def test_report_holds_what_was_measured_and_names_what_was_not(make_cell, tmp_pa
     assert "F1 of all mentions, by the 95 % intervals: below SMCL: BERT-CRF." in text
     assert "![Figure 6, sensitivity](results/data-figure6.png)" in text
     assert (output.parent / "results" / "data-figure6.png").exists()
+    assert "### Figures 5 and 7, data" in text and not list(output.parent.glob("results/*figure5*"))
 
 
 def test_cells_of_older_code_are_left_out_and_counted(make_cell, tmp_path, capsys):
