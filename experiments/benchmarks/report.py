@@ -45,8 +45,8 @@ SECTIONS = {
     "inference": Section(
         "Inference and its floor",
         inference.table,
-        "inference --text_model TEXT",
-        "Measured before the fusion read images in order; the next table has SMCL beside the floor as it is now.\n",
+        "inference --text_model TEXT --repeats 2",
+        "Beside the first row, other programs ran on the other core.\n",
     ),
     "ways": Section(
         "Ways of inference on a CPU",
@@ -91,9 +91,8 @@ SECTIONS = {
     "convert": Section(
         "Conversion of a data set",
         convert.table,
-        "convert --photos FOLDER",
-        "Measured before files were written without dictionaries and read further ahead. On 3,100 such photographs, "
-        "that took one process from 20.0 to 18.5 s and two from 14.1 to 12.1, of which 3.2 go into starting.\n",
+        "convert --photos FOLDER --side 1200 --repeats 2",
+        "Of the time of two processes, some 3 s go into starting them.\n",
     ),
     "large_files": Section(
         "Large files",
