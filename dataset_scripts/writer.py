@@ -73,23 +73,7 @@ def write_dataset(
     """
     if processes < 1:
         raise DataError(f"Expected at least one process, got {processes}. Leave out --processes to use all cores.")
-    for split in splits:
-        if not splits[split]:
-            raise DataError(f"The {split} split of {name} has no posts. Expected at least one. Check its source.")
-        if not SPLIT_NAME.fullmatch(split):
-            raise DataError(f"A split's name is of letters, digits and underscores, got {split!r}. Choose another.")
-    data = Path(output) / "data"
-    try:
-        check_writable(data, "--output")
-    except ValueError as error:
-        raise DataError(str(error)) from error
-    files = {split: data / f"{split}-00000-of-00001.parquet" for split in splits}
-    if others := {*data.glob("*.parquet")} - {*files.values()}:
-        raise DataError(
-            f"--output {output} holds files of other splits, such as {min(others).name}, which would be read as parts "
-            "of this data set. Choose a new folder, or remove them."
-        )
-    data.mkdir(parents=True, exist_ok=True)
+    files = _place_files(Path(output) / "data", name, splits)
     features = features_of(labels)
     report = {"name": name, "splits": {}, "duplicate_ids": find_duplicate_ids(splits)}
     posts = [post for split in splits for post in splits[split]]
@@ -106,6 +90,27 @@ def write_dataset(
         report["published"] = published
     write_json(report, Path(output) / "report.json")
     return report
+
+
+def _place_files(data: Path, name: str, splits: dict[str, list[Post]]) -> dict[str, Path]:
+    """Make the folder, and return the file of each split; a `DataError` says what keeps these from being loaded."""
+    for split in splits:
+        if not splits[split]:
+            raise DataError(f"The {split} split of {name} has no posts. Expected at least one. Check its source.")
+        if not SPLIT_NAME.fullmatch(split):
+            raise DataError(f"A split's name is of letters, digits and underscores, got {split!r}. Choose another.")
+    try:
+        check_writable(data, "--output")
+    except ValueError as error:
+        raise DataError(str(error)) from error
+    files = {split: data / f"{split}-00000-of-00001.parquet" for split in splits}
+    if others := {*data.glob("*.parquet")} - {*files.values()}:
+        raise DataError(
+            f"--output {data.parent} holds files of other splits, such as {min(others).name}, which would be read as "
+            "parts of this data set. Choose a new folder, or remove them."
+        )
+    data.mkdir(parents=True, exist_ok=True)
+    return files
 
 
 def _read_images(posts: list[Post], read: ImageReader, processes: int) -> Iterator[list[tuple[str, bytes | None]]]:

@@ -112,8 +112,12 @@ class OnnxTagger:
         """Find the entities of one post, in windows if it is long."""
         post = {"text": post} if isinstance(post, str) else dict(post) if isinstance(post, Mapping) else post
         if isinstance(post, dict):
-            names = {"tokens": "text", "image": "images"}
-            post = {names.get(name, name): value for name, value in post.items() if value is not None}
+            post = {name: value for name, value in post.items() if value is not None}
+            tokens = post.pop("tokens", None)
+            if tokens is not None and (len(tokens) or "text" not in post):
+                post["text"] = tokens
+            if "images" not in post and "image" in post:
+                post["images"] = post.pop("image")
         if not isinstance(post, dict) or "text" not in post or post.keys() - {"text", "images"}:
             found = sorted(map(str, post)) if isinstance(post, dict) else type(post).__name__
             raise ValueError(f"Expected a post with the keys 'text' and, if it has images, 'images', got {found}.")

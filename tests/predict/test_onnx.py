@@ -198,6 +198,11 @@ def test_records_of_a_data_set_and_a_single_image_are_posts_as_in_the_pipeline(f
     tagger = OnnxTagger(folder, processor=processor)
     expected = tagger({"text": ["joey", "rests"], "images": [photo]})
     assert tagger({"tokens": ["joey", "rests"], "image": photo}) == expected
+    # Whatever the order of the keys.
+    assert tagger({"text": "niko", "tokens": ["joey", "rests"], "images": [photo]}) == expected
+    assert tagger({"text": ["joey", "rests"], "tokens": [], "images": [photo]}) == expected
+    with pytest.raises(ValueError, match="got \\['image', 'images', 'text'\\]"):
+        tagger({"text": "joey", "image": photo, "images": [photo]})
     for posts in (None, 5):
         with pytest.raises(ValueError, match="Expected a post, or an iterable of posts, got"):
             tagger(posts)
