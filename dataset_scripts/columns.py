@@ -25,6 +25,8 @@ OTHER_WORDS = {
 # How the files of images are called, and how they begin: JPEG, PNG, GIF, BMP, TIFF, WebP.
 IMAGE_FILE = re.compile(r"[^\n]+\.(jpe?g|png|gif|bmp|tiff?|webp|avif|jp2)([?#]\S*)?\s*", re.IGNORECASE)
 IMAGE_STARTS = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"RIFF")
+# Posts whose other values are looked at for images that would not be read.
+FIRST_ROWS = 100
 
 
 def parse_columns(

@@ -30,6 +30,7 @@ from transformers.utils import logging
 from ..images_smcl import is_data_uri
 from .columns import (
     COLUMNS,
+    FIRST_ROWS,
     check_features,
     check_labels,
     has_value,
@@ -49,8 +50,6 @@ from .tag_schemes import bio2_labels, read_spelling, scheme_name, to_bio2
 logger = logging.get_logger(__name__)
 
 _URL = re.compile("[a-z][a-z0-9+.-]*://", re.IGNORECASE)
-# Rows that are looked at for images in columns that are not read.
-FIRST_ROWS = 20
 Posts = Dataset | IterableDataset
 # Posts whose I- tags that continue nothing were counted and said: a trainer asks again about what was loaded.
 _counted: weakref.WeakSet[Posts] = weakref.WeakSet()

@@ -16,7 +16,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from .columns import COLUMNS, parse_columns, refuse_image_values
+from .columns import COLUMNS, FIRST_ROWS, parse_columns, refuse_image_values
 from .command_line import CommandParser
 from .conll import add_split_arguments, convert_tags, take_files
 from .image_files import find_rivals, read_image_of
@@ -27,8 +27,6 @@ from .tag_schemes import scheme_name
 from .writer import run_command, write_dataset
 
 JSON_COLUMNS = (*COLUMNS, "spans")
-# Records that are looked at for images under keys that are not read.
-FIRST_RECORDS = 100
 
 
 def read_records(path: Path) -> Iterator[tuple[str, Any]]:
@@ -170,7 +168,7 @@ def read_splits(
         with tqdm(read_records(Path(path)), desc=f"{split}: text", unit=" posts") as records:
             for number, (where, record) in enumerate(records):
                 posts.append(read_json_post(record, where, source, number, columns, counts))
-                first += [record] if number < FIRST_RECORDS else []
+                first += [record] if number < FIRST_ROWS else []
         if not any(post.image_names for post in posts):
             refuse_image_values(first, (*JSON_COLUMNS, *columns.values()), str(path))
         splits[split] = posts

@@ -164,10 +164,9 @@ def run_trials(plan: Plan, space: str, storage: str, num_trials: int, sampler_se
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def _run_apart(plan: Plan, space: str, storage: str, num_trials: int, sampler_seed: int, folder: Path) -> None:
-    """Do what `run_trials` does in a process of its own."""
-    arguments = (plan, space, storage, num_trials, sampler_seed, folder)
-    process = multiprocessing.get_context("spawn").Process(target=run_trials, args=arguments)
+def _run_apart(plan: Plan, *others: Any) -> None:
+    """Do what `run_trials` does, of the same arguments, in a process of its own."""
+    process = multiprocessing.get_context("spawn").Process(target=run_trials, args=(plan, *others))
     process.start()
     process.join()
     if process.exitcode:

@@ -14,6 +14,7 @@ from datasets import load_dataset_builder
 from datasets.exceptions import DatasetNotFoundError
 
 from ..dataset_scripts.columns import (
+    FIRST_ROWS,
     arrow_features,
     check_features,
     find_columns,
@@ -29,8 +30,6 @@ from ..images_smcl import is_address, is_data_uri
 READ = ("id", "tokens", "text", "images")
 # Of a Parquet file whose row groups are large, so much of each column is held at once, in bytes.
 READ_BUFFER = 2**20
-# Lines of JSON whose keys are looked at before anything is predicted.
-FIRST_LINES = 100
 # Lines of JSON, or rows of Parquet.
 Block = list[bytes] | pa.RecordBatch
 
@@ -103,14 +102,14 @@ class JsonLines:
                 reason = reason or error
             else:
                 rows += 1
-                first_rows += [row] if rows <= FIRST_LINES else []
+                first_rows += [row] if rows <= FIRST_ROWS else []
                 keys.update(dict.fromkeys(row))
                 given.update(key for key, value in row.items() if value not in (None, []))
                 filled.update(
                     {key: None for key, value in row.items() if value and isinstance(value, str | list | dict)}
                 )
             # A key that few posts have may come late.
-            if lines >= FIRST_LINES and (not rows or keys.keys() >= set(self.columns.renamed.values())):
+            if lines >= FIRST_ROWS and (not rows or keys.keys() >= set(self.columns.renamed.values())):
                 break
         if lines and not rows:
             raise ValueError(
@@ -170,12 +169,12 @@ class ParquetFiles:
         """Where no post has images, look whether another column has them."""
         skip = (*READ, *found.values())
         names = [name for name in parquet.schema_arrow.names if name not in skip]
-        first = next(parquet.iter_batches(FIRST_LINES, columns=names), None) if names else None
+        first = next(parquet.iter_batches(FIRST_ROWS, columns=names), None) if names else None
         try:
             refuse_image_values([] if first is None else first.to_pylist(), skip, path)
         except ValueError:
             column = found.get("images")
-            batches = [] if column is None else parquet.iter_batches(FIRST_LINES, columns=[column])
+            batches = [] if column is None else parquet.iter_batches(FIRST_ROWS, columns=[column])
             if not any(has_value(batch.column(0)) for batch in batches):
                 raise
 
