@@ -63,7 +63,7 @@ def make_rows(systems: Sequence[str], dataset: str = "") -> list[Row]:
             rows.append(Row(title, cell, paper_f1, group, asked))
         else:
             rows += [Row(title, None, paper_f1, group), Row(cell.title, cell, group=group, run=asked)]
-    rows.append(Row(AS_PRINTED.title, AS_PRINTED, group="images", run="smcl" in systems))
+    rows.append(Row(AS_PRINTED.title, AS_PRINTED, group=paper.TABLE_2["SMCL"][0], run="smcl" in systems))
     for name in NAMES:
         if name not in TITLES:
             group = "images" if reads_images(SYSTEMS[name]) else "text"
