@@ -85,6 +85,19 @@ def open_image(file: BinaryIO) -> Image.Image:
     return image
 
 
+def size_of(content: bytes) -> tuple[int, int] | None:
+    """Return width and height that the content of an image file states, without decoding it; `None` if it is none."""
+    file = io.BytesIO(content)
+    try:
+        try:
+            return open_image(file).size
+        except (ImageError, *DECODE_ERRORS):
+            shorter = _without_long_texts(file)
+            return None if shorter is None else open_image(shorter).size
+    except (ImageError, *DECODE_ERRORS):
+        return None
+
+
 def check_size(image: Image.Image) -> None:
     """Refuse an image with no pixel, or with more than `MAX_IMAGE_PIXELS`; raises an `ImageError`."""
     if not 0 < image.width * image.height <= MAX_IMAGE_PIXELS:
@@ -168,6 +181,9 @@ def fetch_image(
     Raises:
         ImageError: if it may not be taken from there, a download fails, or a data URI can't be read.
     """
+    if isinstance(image, ImageError):
+        # Whoever tried to take it before says so again: no host is asked twice.
+        raise image
     # Of a pair, either may be a text, which would be taken for a path or an address later.
     source = content_of(image)
     if not isinstance(source, str | Path):
@@ -578,5 +594,6 @@ __all__ = [
     "is_data_uri",
     "load_image",
     "open_image",
+    "size_of",
     "take_images",
 ]

@@ -610,7 +610,8 @@ def _to_text(record: dict[str, Any], reads_images: bool) -> dict[str, Any]:
     others = [key for key, value in record.items() if IMAGE_NAME.fullmatch(str(key)) and isinstance(value, IMAGE_TYPES)]
     if reads_images and not images and any(record[key] for key in others):
         raise ValueError(f"Expected images as 'images', or one as 'image', got {others} beside 'tokens': rename it.")
-    return {"text": text if not words and isinstance(text, str) else words} | images
+    text = text.tolist() if hasattr(text, "tolist") else text
+    return {"text": text if not words and text else words} | images
 
 
 @torch.no_grad()

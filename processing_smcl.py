@@ -570,7 +570,9 @@ def check_words(posts: list[list[str]]) -> None:
             )
         for word in post:
             if not isinstance(word, str):
-                raise ValueError(f"Post {row} of the batch: expected words as strings, got {word!r}. Convert it.")
+                raise ValueError(
+                    f"Post {row} of the batch: expected words as strings, got {ascii(word)[:80]}. Convert it."
+                )
             _check_unicode(word, row)
 
 

@@ -66,7 +66,7 @@ def _read_words(found: Mapping[str, Any], row: Mapping[str, Any]) -> dict[str, A
             f"`tokens` must be a list of words, got the text {ascii(tokens)[:80]}. If it is a list written as text, "
             "write it as a list; if it is a sentence, call it `text`."
         )
-    if tokens is None or (not tokens and isinstance(text, str) and text):
+    if tokens is None or (not tokens and text):
         if isinstance(text, str):
             return {"text": check_unicode(text, "`text`")}
         return {"tokens": _read_list("text", text)}

@@ -200,7 +200,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     values = dict(pairs)
     if len(values) < len(pairs):
         twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
-        raise ValueError(f"the key {twice!r} stands twice in one object. Leave one of the two out.")
+        raise ValueError(f"the key {ascii(twice)[:80]} stands twice in one object. Leave one of the two out.")
     return values
 
 

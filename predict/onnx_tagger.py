@@ -110,17 +110,7 @@ class OnnxTagger:
 
     def _tag(self, post: dict[str, Any] | str) -> list[dict[str, Any]]:
         """Find the entities of one post, in windows if it is long."""
-        post = {"text": post} if isinstance(post, str) else dict(post) if isinstance(post, Mapping) else post
-        if isinstance(post, dict):
-            post = {name: value for name, value in post.items() if value is not None}
-            tokens = post.pop("tokens", None)
-            if tokens is not None and (len(tokens) or "text" not in post):
-                post["text"] = tokens
-            if "images" not in post and "image" in post:
-                post["images"] = post.pop("image")
-        if not isinstance(post, dict) or "text" not in post or post.keys() - {"text", "images"}:
-            found = sorted(map(str, post)) if isinstance(post, dict) else type(post).__name__
-            raise ValueError(f"Expected a post with the keys 'text' and, if it has images, 'images', got {found}.")
+        post = _to_post(post)
         try:
             text, words, offsets = self.processor.read_text(post["text"])
             images = self.processor.limit_images([post.get("images")])
@@ -358,6 +348,25 @@ class OnnxTagger:
             reached = np.logaddexp.reduce(alphas[-1][:, :, None] + transitions, axis=1) + words[:, step]
             alphas.append(np.where(mask[:, step, None], reached, alphas[-1]))
         return alphas
+
+
+def _to_post(post: Any) -> dict[str, Any]:
+    """Bring a post into the form `{"text": ..., "images": [...]}`, or refuse it, as the pipeline does."""
+    if isinstance(post, str):
+        return {"text": post}
+    post = {name: value for name, value in post.items() if value is not None} if isinstance(post, Mapping) else post
+    if isinstance(post, dict) and "tokens" in post:
+        images = {name: post[name] for name in ("images", "image") if name in post}
+        words, text = (x.tolist() if hasattr(x, "tolist") else x for x in (post["tokens"], post.get("text")))
+        if not isinstance(words, list | tuple):
+            raise ValueError(f"`tokens` must be a list of words, got {ascii(words)[:80]}. Call a sentence `text`.")
+        post = {"text": text if not words and text else words} | images
+    if not isinstance(post, dict) or "text" not in post or post.keys() - {"text", "images", "image"}:
+        found = sorted(map(str, post)) if isinstance(post, dict) else type(post).__name__
+        raise ValueError(f"Expected a post with the keys 'text' and, if it has images, 'images', got {found}.")
+    if "image" in post and ("images" in post or isinstance(post["image"], list | tuple)):
+        raise ValueError("Expected one image as 'image', or a list of them as 'images', got a list or both.")
+    return {"text": post["text"], "images": [post["image"]] if "image" in post else post.get("images")}
 
 
 def _to_array(name: str, values: Any, kind: type, shape: tuple[int | None, ...]) -> np.ndarray:

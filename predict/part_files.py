@@ -3,6 +3,8 @@
 import itertools
 import json
 import os
+import re
+import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -71,10 +73,15 @@ class PartFile:
         self.path, self.num_blocks, self.checksum, self.is_open = path, 0, 0, False
         # Where the last block begins, and the checksum of those before it.
         self._before_last = 0, 0
+        if os.path.isdir(path):
+            raise ValueError(f"{path} must be a file of this run, and is a folder: remove it, or give another output.")
         self.file = open(path, "a+b")
         try:
             self._lock()
-            self._read(about)
+            try:
+                self._read(about)
+            except (json.JSONDecodeError, UnicodeDecodeError, LookupError, TypeError) as error:
+                raise ValueError(f"{path} is not what an unfinished run writes: remove it to start over.") from error
         except BaseException:
             self.file.close()
             raise
@@ -116,6 +123,8 @@ class PartFile:
         return True
 
     def _compare(self, then: dict[str, Any], now: dict[str, Any]) -> None:
+        if not isinstance(then, dict):
+            raise TypeError
         changed = [f"`{key}` was {then.get(key)!r} and is {now[key]!r}" for key in now if then.get(key) != now[key]]
         if changed:
             raise ValueError(
@@ -124,8 +133,15 @@ class PartFile:
             )
 
     def _write(self, line: dict[str, Any]) -> None:
-        self.file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
-        self.file.flush()
+        try:
+            self.file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
+            self.file.flush()
+        except OSError as error:
+            room = shutil.disk_usage(os.path.dirname(os.path.abspath(self.path))).free
+            raise OSError(
+                f"{self.path} can't be written on: {error.strerror}; {room // 2**20} MB are free there. Call it again "
+                "to go on."
+            ) from error
 
     def append(self, records: list[dict[str, Any]], checksum: int, is_open: bool = False) -> None:
         """Add the records of a block, the checksum of all texts so far, and whether the block may still grow."""
@@ -136,7 +152,12 @@ class PartFile:
         return self
 
     def __exit__(self, *exception) -> None:
-        self.file.close()
+        try:
+            self.file.close()
+        except OSError:
+            # What could not be written was said when it was tried; closing tries the rest of it again.
+            if exception[0] is None:
+                raise
 
 
 def merge_parts(paths: list[str], output: str) -> dict[str, int]:
@@ -246,11 +267,13 @@ def check_output(output: str, num_processes: int) -> None:
         raise ValueError(f"`output` is {output}, but there is no folder {path.parent}: make it first.")
     check_writable(path.parent, "output")
     prefix = f"{path.name}.part-"
-    parts = [other.name for other in path.parent.iterdir() if other.name.startswith(prefix)]
+    name = re.compile(re.escape(prefix) + r"\d{5,}-of-\d{5,}")
+    parts = [other.name for other in path.parent.iterdir() if name.fullmatch(other.name)]
     other = [name for name in parts if not name.endswith(f"-of-{num_processes:05d}")]
     if other:
+        processes = int(other[0].rpartition("-")[2])
         raise ValueError(
-            f"{path.parent} holds {other[0]} of an unfinished run of {int(other[0][-5:])} processes, and this is one "
+            f"{path.parent} holds {other[0]} of an unfinished run of {processes} processes, and this is one "
             f"of {num_processes}: call it again with as many processes, or remove {prefix}* to start over."
         )
     # With parts beside it, it was just finished when the run was killed.

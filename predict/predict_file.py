@@ -123,6 +123,10 @@ def predict_file(
     """
     if not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size < 1:
         raise ValueError(f"`batch_size` must be a whole number of at least 1, got {batch_size!r}.")
+    if options.keys() & {"on_error", "return_tags", "threshold"}:
+        raise ValueError(f"Expected settings of images alone, got {sorted(options)}: a file tells all there is.")
+    # Before a part is written, which would ask for the same options from then on.
+    pipe._sanitize_parameters(**options)
     input, output, state = os.fspath(input), os.fspath(output), PartialState()
     check_output(output, state.num_processes)
     source = open_input(input, split, what_to_read(pipe, columns, ignore_images))

@@ -13,8 +13,9 @@ import contextlib
 import dataclasses
 import email.message
 import importlib.util
-import io
 import json
+import re
+import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import Future
@@ -23,7 +24,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from transformers.utils import logging
 
 from ..dataset_scripts.command_line import CommandParser
-from ..images_smcl import DECODE_ERRORS, MAX_IMAGE_PIXELS, ImageError, content_of, fetch_image, open_image
+from ..dataset_scripts.schema import parse_json
+from ..images_smcl import MAX_IMAGE_PIXELS, ImageError, content_of, fetch_image, size_of
 from ..pipeline_smcl import CHOICES, Explanation, MultiImageNERPipeline
 from . import load_pipeline
 from .handler import with_bytes
@@ -39,7 +41,11 @@ PACKAGES = ("fastapi", "uvicorn", "multipart", "prometheus_client")
 READ_SECONDS = 30
 # On SIGTERM, connections are taken until none has brought a request for so long, but not for longer than that.
 QUIET_SECONDS, DRAIN_SECONDS = 0.3, 5.0
+# Then for answers to be made and read: who does not read its own keeps no server from stopping.
+ANSWER_SECONDS = 60
 MAX_PATCH_GRID = 6
+# A body that is too large is read to its end if it is at most so many times the limit.
+DROPPED_BODIES = 4
 URL_READERS = 8
 OnBadImage, OnExtraImages, OnError = (Literal[CHOICES[f"on_{name}"]] for name in ("bad_image", "extra_images", "error"))
 KEYS = ("text", "words", "tokens", "images", "image")
@@ -237,12 +243,12 @@ class Service:
         if kind not in ("application/json", "application/x-www-form-urlencoded") and not kind.endswith("+json"):
             raise RequestError(415, f"Expected application/json or multipart/form-data, got {kind[:100]}.")
         try:
-            return json.loads(body)
-        except (ValueError, RecursionError) as error:
+            return parse_json(body)
+        except ValueError as error:
             raise RequestError(400, f"Expected a post or a list of posts as JSON in UTF-8: {error}") from error
 
-    def _check(self, post: Any) -> Any:
-        """See that a post is within the limits; return it with the bytes of its images."""
+    def _check(self, post: Any, on_extra_images: str = "error", **settings: Any) -> Any:
+        """See that a post is within the limits; return it with the bytes of its images, of those that are read."""
         if isinstance(post, str):
             post = {"text": post}
         if not isinstance(post, dict) or post.keys() - set(KEYS):
@@ -262,7 +268,10 @@ class Service:
             raise ValueError(f"Expected a text of at most {self.limits.characters} characters, got {length}.")
         post = with_bytes({"text": text} | {name: post[name] for name in ("images", "image") if name in post})
         if isinstance(post.get("images"), list):
-            post["images"] = [self._fetch(image) for image in post["images"]]
+            # Too many are refused by the pipeline, with none of them fetched.
+            most = self.queue.pipe.processor.max_images
+            if len(post["images"]) <= most or on_extra_images == "first":
+                post["images"] = [self._fetch(image) for image in post["images"][:most]]
         elif post.get("images") is not None:
             raise ValueError("Expected 'images' to be a list.")
         if post.get("image") is not None:
@@ -273,20 +282,13 @@ class Service:
         """Take an image as content, and see how large it is before it is decoded."""
         try:
             image = fetch_image(image, **self.allowed)
-        except ImageError:
+        except ImageError as error:
             # Said by the pipeline, which knows what is to be done about it.
-            return image
+            return error
         content = content_of(image)
-        if not isinstance(content, bytes):
-            return image
-        try:
-            opened = open_image(io.BytesIO(content))
-        except (ImageError, *DECODE_ERRORS):
-            return image
-        if opened.width * opened.height > self.limits.pixels:
-            raise ValueError(
-                f"Expected images of at most {self.limits.pixels} pixels, got {opened.width} x {opened.height}."
-            )
+        width, height = (isinstance(content, bytes) and size_of(content)) or (0, 0)
+        if width * height > self.limits.pixels:
+            raise ValueError(f"Expected images of at most {self.limits.pixels} pixels, got {width} x {height}.")
         return image
 
 
@@ -321,14 +323,21 @@ def bounded(receive: Callable[[], Awaitable[dict]], most: int) -> Callable[[], A
     """Return a `receive` of ASGI that raises a `RequestError` beyond so many bytes, and after `READ_SECONDS`."""
     seen, end = 0, time.monotonic() + READ_SECONDS
 
-    async def receive_within() -> dict:
+    async def take() -> dict:
         nonlocal seen
         try:
             message = await asyncio.wait_for(receive(), max(0.0, end - time.monotonic()))
         except (TimeoutError, asyncio.TimeoutError) as error:
             raise RequestError(408, f"The request took more than {READ_SECONDS} s to come in.") from error
         seen += len(message.get("body", b""))
+        return message
+
+    async def receive_within() -> dict:
+        message = await take()
         if seen > most:
+            # Who is cut off while sending does not hear why: up to a point, the rest is read and dropped.
+            while message.get("more_body") and seen < DROPPED_BODIES * most:
+                message = await take()
             raise RequestError(413, f"Expected at most {most} bytes, got more.")
         return message
 
@@ -345,7 +354,10 @@ def as_whole_form(scope: dict[str, Any], header: str, body: bytes) -> "Request":
     message = email.message.Message()
     message["content-type"] = header
     boundary = message.get_boundary()
-    if boundary is None or f"--{boundary}--".encode("latin-1", "replace") not in body:
+    line = re.escape(f"--{boundary}".encode("latin-1", "replace"))
+    # Where a part begins or, with two more dashes, the form ends: within a line the same is text.
+    ends = re.findall(rb"(?:\A|\r\n)" + line + rb"(--)?[ \t]*(?=\r\n|\Z)", body)
+    if boundary is None or not ends or not ends[-1]:
         raise RequestError(400, "Expected a form that ends with its closing boundary: it was cut off.")
     parts = [(name, value) for name, value in scope["headers"] if name != b"content-type"]
     parts.append((b"content-type", f'multipart/form-data; boundary="{boundary}"; charset=latin-1'.encode("latin-1")))
@@ -379,7 +391,10 @@ async def read_form(request: "Request", most: int) -> dict[str, Any]:
         post: dict[str, Any] = {"text": texts[0]} if texts else {}
         if words:
             post["words"] = words
-        images = form.getlist("images") + form.getlist("image")
+        images, alone = form.getlist("images"), form.getlist("image")
+        if len(alone) > 1 or (images and alone):
+            raise RequestError(422, "Expected fields images, or one field image, got several of them or both.")
+        images += alone
         post["images"] = [image if isinstance(image, str) else await image.read() for image in images]
     return post
 
@@ -419,6 +434,8 @@ def make_app(pipe: "MultiImageNERPipeline | str", **settings: Any) -> "FastAPI":
         ImportError: if a package of the extra `serve` is missing.
     """
     check_installed()
+    # A form that is no form is told to its sender, not to the log.
+    logging.get_logger("python_multipart").setLevel("ERROR")
     from fastapi import FastAPI
     from fastapi.exceptions import RequestValidationError
     from fastapi.responses import Response
@@ -475,6 +492,8 @@ def _add_routes(app: "FastAPI", service: Service, answer: Callable[..., Any]) ->
         if unknown := sorted(request.query_params.keys() - set(known)):
             message = f"Expected {', '.join(known)} in the query, got {ascii(unknown)[:200]}."
             raise RequestError(422, message)
+        if len(request.query_params.multi_items()) > len(request.query_params):
+            raise RequestError(422, "Expected each name in the query once.")
 
     of_images = ("on_bad_image", "on_extra_images")
 
@@ -519,13 +538,38 @@ def _add_routes(app: "FastAPI", service: Service, answer: Callable[..., Any]) ->
         return Response(generate_latest(service.registry), media_type=CONTENT_TYPE_LATEST)
 
 
-def run(app: "FastAPI", host: str, port: int) -> None:
+def take_address(host: str, port: int) -> socket.socket:
+    """Take an address to listen at, before anything is loaded.
+
+    Args:
+        host (`str`): The address.
+        port (`int`): The port; 0 for any that is free.
+
+    Returns:
+        `socket.socket`: bound, not listening yet.
+
+    Raises:
+        ValueError: if it can't be had; says why.
+    """
+    place = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        place.bind((host, port))
+    except OSError as error:
+        place.close()
+        raise ValueError(
+            f"--host {host} --port {port} can't be listened at: {error.strerror}. Choose an address of this machine, "
+            "and a port that is free."
+        ) from error
+    return place
+
+
+def run(app: "FastAPI", place: socket.socket) -> None:
     """Serve an application until SIGTERM or SIGINT, and then until all that came in is answered.
 
     Args:
         app (`FastAPI`): Of `make_app`.
-        host (`str`): The address to listen at.
-        port (`int`): The port; 0 for any that is free.
+        place (`socket.socket`): Of `take_address`.
     """
     import uvicorn
 
@@ -543,7 +587,10 @@ def run(app: "FastAPI", host: str, port: int) -> None:
                     break
                 await asyncio.sleep(0.02)
 
-    Server(uvicorn.Config(app, host=host, port=port, access_log=False, server_header=False)).run()
+    # h11, since httptools loses the body of a request that offers HTTP/2, as Java's client does with each.
+    config = uvicorn.Config(app, http="h11", access_log=False, server_header=False)
+    config.timeout_graceful_shutdown = ANSWER_SECONDS
+    Server(config).run([place])
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -574,9 +621,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         if not 0 <= given.port <= 65535:
             raise ValueError(f"--port must be a number from 0 to 65535, got {given.port}.")
         limits = Limits(given.max_characters, given.max_pixels, given.max_body, given.max_posts)
+        place = take_address(given.host, given.port)
         pipe = load_pipeline(given.model, dtype="auto", **({"device": given.device} if given.device else {}))
     settings = {"limits": limits, "allow_urls": given.allow_urls, "batch_size": given.batch_size}
-    run(make_app(pipe, max_posts=given.max_queue, **settings), given.host, given.port)
+    run(make_app(pipe, max_posts=given.max_queue, **settings), place)
 
 
 if __name__ == "__main__":

@@ -56,8 +56,8 @@ class TaggingQueue:
         num_readers (`int`, *optional*): Threads that read posts; by default one less than cores,
             at least 1 and at most 4. The model has a core of its own.
         on_batch (`Callable[[int], None]`, *optional*): Told the size of each batch.
-        check (`Callable[[Any], Any]`, *optional*): Takes a post as it came and returns it as the pipeline reads it, or
-            raises a `ValueError`; by default the post itself.
+        check (`Callable[..., Any]`, *optional*): Takes a post as it came, and the settings that it is read by, and
+            returns it as the pipeline reads it, or raises a `ValueError`; by default the post itself.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class TaggingQueue:
         max_posts: int = 64,
         num_readers: int | None = None,
         on_batch: Callable[[int], None] = lambda size: None,
-        check: Callable[[Any], Any] = lambda post: post,
+        check: Callable[..., Any] = lambda post, **settings: post,
     ):
         self.pipe, self.batch_size, self.wait_seconds, self.max_posts = pipe, batch_size, wait_seconds, max_posts
         self.on_batch, self.check = on_batch, check
@@ -138,7 +138,7 @@ class TaggingQueue:
         Returns:
             `Future`: an [`Explanation`].
         """
-        return self.explainer.submit(lambda: self.own.pipe.explain(self.check(post), **settings))
+        return self.explainer.submit(lambda: self.own.pipe.explain(self.check(post, **settings), **settings))
 
     def close(self) -> None:
         """Finish what is in work, then stop."""
@@ -154,7 +154,7 @@ class TaggingQueue:
         if not future.set_running_or_notify_cancel():
             return
         try:
-            windows = [step["window"] for step in self.own.pipe.preprocess(self.check(post), **settings)]
+            windows = [step["window"] for step in self.own.pipe.preprocess(self.check(post, **settings), **settings)]
         except Exception as error:
             future.set_exception(error)
         else:

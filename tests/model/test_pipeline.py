@@ -263,6 +263,8 @@ ROWS = [
     {"tokens": []},
     {"tokens": ["joey"], "text": "joey and niko"},
     {"tokens": [], "text": "joey and niko"},
+    {"tokens": [], "text": ["joey", "niko"]},
+    {"tokens": np.array([]), "text": np.array(["joey", "niko"])},
     {"tokens": None, "text": "joey and niko"},
     {"tokens": ["joey"], "text": None},
     {"tokens": ["joey"], "id": "7", "ner_tags": [1], "source": "x", "image_id": "5"},

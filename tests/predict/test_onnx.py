@@ -201,8 +201,15 @@ def test_records_of_a_data_set_and_a_single_image_are_posts_as_in_the_pipeline(f
     # Whatever the order of the keys.
     assert tagger({"text": "niko", "tokens": ["joey", "rests"], "images": [photo]}) == expected
     assert tagger({"text": ["joey", "rests"], "tokens": [], "images": [photo]}) == expected
-    with pytest.raises(ValueError, match="got \\['image', 'images', 'text'\\]"):
-        tagger({"text": "joey", "image": photo, "images": [photo]})
+    # What a row of a data set has besides is passed over.
+    row = {"id": 7, "tokens": np.array(["joey", "rests"]), "ner_tags": [1, 0], "source": "x", "images": [photo]}
+    assert tagger(row) == expected
+    for images in ({"image": photo, "images": [photo]}, {"image": [photo]}):
+        with pytest.raises(ValueError, match="Expected one image as 'image', or a list of them as 'images'"):
+            tagger({"text": "joey"} | images)
+    for words in (5, True, "joey rests", iter(["joey"])):
+        with pytest.raises(ValueError, match="`tokens` must be a list of words, got"):
+            tagger({"tokens": words})
     for posts in (None, 5):
         with pytest.raises(ValueError, match="Expected a post, or an iterable of posts, got"):
             tagger(posts)

@@ -1,6 +1,7 @@
 import contextlib
 import json
 import os
+import resource
 import signal
 
 import pyarrow.parquet as pq
@@ -275,6 +276,35 @@ def test_two_runs_do_not_write_the_same_output(pipe, folder, tmp_path):
         pytest.raises(ValueError, match="is being written by another process"),
     ):
         run(pipe, folder / "posts.jsonl", tmp_path / "out.jsonl")
+
+
+@pytest.mark.parametrize("content", ["[]\n", "garbage\n", "5\n", '{"input": "\udcff\n'])
+def test_files_that_are_no_parts_are_named(pipe, folder, tmp_path, content):
+    part = tmp_path / "out.jsonl.part-00000-of-00001"
+    part.write_bytes(content.encode("utf-8", "surrogateescape"))
+    with pytest.raises(ValueError, match="part-00000-of-00001 is not what an unfinished run writes: remove it"):
+        run(pipe, folder / "posts.jsonl", tmp_path / "out.jsonl")
+    part.unlink()
+    part.mkdir()
+    with pytest.raises(ValueError, match="part-00000-of-00001 must be a file of this run, and is a folder"):
+        run(pipe, folder / "posts.jsonl", tmp_path / "out.jsonl")
+    part.rename(tmp_path / "out.jsonl.part-old")
+    assert run(pipe, folder / "posts.jsonl", tmp_path / "out.jsonl")["posts"] == NUM_POSTS
+
+
+def test_a_full_disk_is_said_with_the_file_and_the_room(pipe, folder, tmp_path):
+    child = os.fork()
+    if child == 0:
+        message = ""
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
+        try:
+            run(pipe, folder / "posts.jsonl", tmp_path / "out.jsonl")
+        except OSError as error:
+            message = str(error)
+        os._exit("part-00000-of-00001 can't be written on" in message and "MB are free there" in message)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 1
+    assert run(pipe, folder / "posts.jsonl", tmp_path / "out.jsonl")["posts"] == NUM_POSTS
 
 
 def test_parts_that_do_not_fit_together_are_refused(tmp_path):

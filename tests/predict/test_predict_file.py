@@ -249,6 +249,13 @@ def test_two_processes_write_the_same_file_as_one(model_folder, folder, expected
     assert [path.name for path in tmp_path.iterdir()] == ["out.jsonl"]
 
 
+@pytest.mark.parametrize("options", [{"on_bad_image": "skp"}, {"on_error": "raise"}, {"allow_paths": {1}}, {"x": 1}])
+def test_options_that_are_none_are_refused_before_anything_is_written(pipe, folder, tmp_path, options):
+    with pytest.raises(ValueError, match=next(iter(options))):
+        run(pipe, folder / "posts.jsonl", tmp_path / "out.jsonl", **options)
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("batch_size", [0, -1, None, 2.5, True])
 def test_a_batch_size_that_is_none_is_refused_before_anything_is_written(pipe, folder, tmp_path, batch_size):
     with pytest.raises(ValueError, match="`batch_size` must be a whole number of at least 1, got"):

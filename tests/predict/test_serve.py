@@ -19,10 +19,11 @@ import psutil
 import pytest
 import uvicorn
 from factories import make_model
-from PIL import Image
+from PIL import Image, PngImagePlugin
 from web import free_port
 
-from smcl import MultiImageNERPipeline
+from smcl import MultiImageNERPipeline, images_smcl
+from smcl.images_smcl import ImageError
 from smcl.predict import serve
 from smcl.predict.serve import Limits, make_app
 
@@ -74,6 +75,8 @@ def hostile(number: int) -> tuple[bytes, set[int]]:
         (json.dumps({"text": "a", "\ud83d": 1}).encode(), {422}),
         (json.dumps({"text": "a" * 400_000}).encode(), {413}),
         (json.dumps(["a"] * 6).encode(), {422}),
+        (b'{"text": "a", "text": "b"}', {400}),
+        ('{"text": "a"}'.encode("utf-16"), {400}),
         (json.dumps({"text": {"a": 1}, "images": 3}).encode(), {422}),
     ]
     return bodies[number % len(bodies)]
@@ -189,6 +192,59 @@ def test_a_form_that_is_cut_off_is_refused(client):
         )
 
 
+def test_a_form_that_is_cut_off_is_refused_though_its_text_looks_like_an_end(client):
+    body, kind = form([("text", "joey"), ("images", PNG)])
+    border = kind.partition("=")[2].encode()
+    body = body.replace(b"joey", b"joey --" + border + b"-- niko")
+    assert client.post("/predict", body, content_type=kind)[1]["words"][-1] == "niko"
+    assert client.post("/predict", body[:-60], content_type=kind)[0] == 400
+
+
+def test_images_of_a_form_keep_their_order_or_are_refused(client):
+    for names in (("image", "images"), ("image", "image")):
+        body, kind = form([("text", "joey"), *((name, PNG) for name in names)])
+        status, found = client.post("/predict", body, content_type=kind)
+        assert status == 422 and "Expected fields images, or one field image" in found["detail"]
+
+
+def test_a_large_png_is_refused_whatever_texts_it_has(client):
+    buffer, texts = io.BytesIO(), PngImagePlugin.PngInfo()
+    texts.add_text("comment", "a" * 2 * PngImagePlugin.MAX_TEXT_CHUNK, zip=True)
+    Image.new("L", (100, 100)).save(buffer, "PNG", pnginfo=texts)
+    status, found = client.post("/predict", {"text": "joey", "images": [base64_of(buffer.getvalue())]})
+    assert status == 422 and "at most 4000 pixels, got 100 x 100" in found["detail"]
+
+
+def test_answers_do_not_repeat_what_is_long(client):
+    for post in ({"words": [["x" * 200_000]]}, {"words": [{"x" * 200_000: 1}]}):
+        status, found = client.post("/predict", post)
+        assert status == 422 and len(found["detail"]) < 500
+    status, found = client.post("/predict", b'{"%s": 1, "%s": 2}' % ((b"x" * 100_000,) * 2))
+    assert status == 400 and len(found["detail"]) < 500
+
+
+def test_a_host_is_asked_for_no_more_images_than_are_read_and_once_for_each(pipe, monkeypatch):
+    asked = []
+
+    def download(url, allow_private):
+        asked.append(url)
+        raise ImageError("the host says no")
+
+    monkeypatch.setattr(images_smcl, "_download", download)
+    queue = serve.Service(pipe, allow_urls=True).queue
+    queue.reserve(3)
+    post = {"text": "joey", "images": [f"https://example.org/{number}.png" for number in range(100)]}
+    with pytest.raises(ValueError, match="has 100 images, but `max_images` is 4"):
+        queue.tag(post).result(30)
+    assert not asked
+    with pytest.raises(ValueError, match="image 0: .*the host says no"):
+        queue.tag(post, on_extra_images="first").result(30)
+    assert len(asked) == 4
+    found = queue.tag(post, on_extra_images="first", on_bad_image="skip").result(30)
+    assert len(asked) == 8 and len(found["skipped_images"]) == 4 and "the host says no" in found["skipped_images"][0]
+    queue.close()
+
+
 @pytest.mark.parametrize("charset", ["", "; charset=latin-1", "; charset=foo", "; charset=utf-8"])
 def test_texts_of_forms_are_read_as_utf_8_or_refused(client, charset):
     body, kind = form([("text", "saw Köln “x” 👍")])
@@ -203,6 +259,19 @@ def test_unknown_names_in_the_query_are_refused(client):
     for path in ("/predict?treshold=0.9", "/explain?threshold=0.9"):
         status, found = client.post(path, {"text": "joey"})
         assert status == 422 and "in the query, got" in found["detail"]
+    status, found = client.post("/predict?threshold=0&threshold=1", {"text": "joey"})
+    assert status == 422 and "each name in the query once" in found["detail"]
+
+
+def test_an_address_that_can_not_be_had_is_said_before_the_model_is_loaded(capsys):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        used = str(taken.getsockname()[1])
+        for host, port in (("127.0.0.1", used), ("203.0.113.1", "0"), ("no.such.host.invalid", "0")):
+            with pytest.raises(SystemExit):
+                serve.main(["--model", "none", "--host", host, "--port", port])
+            assert f"--host {host} --port {port} can't be listened at: " in capsys.readouterr().err
 
 
 def test_an_upload_that_is_broken_off_leaves_no_traceback(served, caplog):
@@ -449,6 +518,9 @@ def test_under_load_nothing_is_wrong_lost_or_kept_until_the_last_answer(folder, 
         answer = connection.getresponse()
         answered.append((number, answer.status, json.loads(answer.read())))
 
+    # Clients that know HTTP/2, Java's among them, offer it so.
+    offer = {"Upgrade": "h2c", "Connection": "Upgrade, HTTP2-Settings", "HTTP2-Settings": "AAM"}
+    assert client.post("/predict", pairs[0][1], **offer)[0] == 200
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
         list(pool.map(load, range(40)))
         before = psutil.Process(server.pid).memory_info().rss
