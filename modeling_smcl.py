@@ -295,6 +295,13 @@ class SMCLImageTextModel(SMCLPreTrainedModel):
         if config.use_image_guidance:
             check_text_backbone(self.text_model)
 
+    def train(self, mode: bool = True):
+        """Set training or evaluation mode; an image encoder that is frozen stays as it is in evaluation."""
+        super().train(mode)
+        if not any(weight.requires_grad for weight in self.vision_model.parameters()):
+            self.vision_model.eval()
+        return self
+
     def get_input_embeddings(self) -> nn.Module:
         """Return the text encoder's word embeddings."""
         return self.text_model.get_input_embeddings()

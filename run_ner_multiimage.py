@@ -37,7 +37,7 @@ from smcl.publish.upload import claim_for_training, publish
 from smcl.train.arguments import Arguments, SMCLTrainingArguments, parse_arguments
 from smcl.train.build import find_system, load_saved_model, prepare
 from smcl.train.calibration import calibrate
-from smcl.train.checkpoints import check_overwrites, checkpoint_to_resume, clear_earlier_run
+from smcl.train.checkpoints import check_overwrites, checkpoint_to_resume, clear_earlier_run, has_weights
 from smcl.train.data import cut_stream, name_tags
 from smcl.train.dry_run import dry_run
 from smcl.train.metrics import entity_metrics, judged
@@ -70,6 +70,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     if arguments.data.dataset is None:
         raise ValueError("Expected `--dataset`, or `--input` and `--output` with `--do_predict` to tag other posts.")
     splits = needed_splits(training, calibrates)
+    check_start(arguments)
     check_writable(training.output_dir, "--output_dir")
     checkpoint = checkpoint_to_resume(training)
     check_overwrites(training, checkpoint, arguments.model.model if calibrates and not training.do_train else None)
@@ -81,6 +82,8 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     replaces = training.overwrite_output_dir and (training.do_train or calibrates)
     if replaces and trainer.is_world_process_zero():
         clear_earlier_run(training.output_dir)
+    if not (training.do_train or calibrates) and trainer.is_world_process_zero():
+        forget_other_scores(training.output_dir, arguments.model.model)
     if training.do_train:
         train(trainer, checkpoint)
     if calibrates:
@@ -117,6 +120,44 @@ def needed_splits(arguments: SMCLTrainingArguments, calibrates: bool) -> list[st
             "Nothing to do: give at least one of `--do_train`, `--do_eval`, `--do_predict` and `--calibrate`."
         )
     return splits
+
+
+def check_start(arguments: Arguments) -> None:
+    """Refuse to score a model that nobody trained, or to write another model's scores beside one.
+
+    Args:
+        arguments ([`Arguments`]): All of the run.
+
+    Raises:
+        ValueError: says which argument is missing or wrong.
+    """
+    training, model = arguments.training, arguments.model.model
+    if training.do_train or arguments.data.dry_run:
+        return
+    if str(training.resume_from_checkpoint).lower() not in ("none", "false"):
+        raise ValueError("`--resume_from_checkpoint` goes on with training: give `--do_train`, or leave it out.")
+    if model is None:
+        raise ValueError(
+            "Without `--do_train`, expected `--model`, a trained model: a new one of `--text_model` and others has "
+            "learnt nothing that could be scored."
+        )
+    folder = Path(training.output_dir)
+    if has_weights(folder) and not arguments.model.calibrate and not is_same_folder(model, folder):
+        raise ValueError(
+            f"`--output_dir {folder}` holds a model, and `--model {model}` is another one, whose scores would stand in "
+            "place of its own. Choose another folder."
+        )
+
+
+def is_same_folder(model: str, folder: Path) -> bool:
+    """Tell whether a model, by its folder or Hub name, lies in a folder."""
+    return Path(model).is_dir() and folder.is_dir() and folder.samefile(model)
+
+
+def forget_other_scores(folder: str, model: str) -> None:
+    """Begin the collected scores of an output folder anew, unless they are of the model that lies there."""
+    if not is_same_folder(model, Path(folder)):
+        Path(folder, "all_results.json").unlink(missing_ok=True)
 
 
 def predict_input(arguments: Arguments) -> dict[str, int]:
@@ -169,6 +210,11 @@ def train(trainer: SMCLTrainer, checkpoint: str | None) -> None:
     # A stream has no length.
     known = isinstance(trainer.train_dataset, Dataset)
     metrics = result.metrics | ({"train_samples": len(trainer.train_dataset)} if known else {})
+    if checkpoint is not None:
+        # What is measured since then is divided by the steps of the whole run.
+        unknown = [name for name in metrics if name == "train_loss" or name.endswith("_per_second")]
+        metrics = {name: value for name, value in metrics.items() if name not in unknown}
+        logger.warning(f"Of a run that was resumed, {', '.join(sorted(unknown))} are not known and left out.")
     trainer.log_metrics("train", metrics)
     trainer.save_metrics("train", metrics)
 

@@ -11,8 +11,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
-# What a person can mend: a wrong value, a file or a model that can't be had, a package that is missing.
-MENDABLE = (ValueError, OSError, ImportError)
+# What a person can mend: a wrong value, a file or a model that can't be had, a package that is missing, a rate at which
+# weights are no longer finite.
+MENDABLE = (ValueError, OSError, ImportError, FloatingPointError)
 
 
 class OneLineErrors:

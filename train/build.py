@@ -327,12 +327,15 @@ def _build_model(
     if needed:
         if arguments.word_vectors is not None:
             raise ValueError(f"The system {name!r} has no `--word_vectors`: leave that out.")
-        model = system.from_text_vision_pretrained(*encoders.values(), id2label=id2label, **switches)
+        names = " and ".join(f"`--{part}_model {encoders[part]}`" for part in needed)
+        try:
+            model = system.from_text_vision_pretrained(*encoders.values(), id2label=id2label, **switches)
+        except OSError as error:
+            raise ValueError(f"{names} can't be loaded: {error}") from error
         max_images = model.config.max_images
         try:
             processor = processor_class(system).from_text_vision_pretrained(*encoders.values(), max_images=max_images)
         except (OSError, ValueError) as error:
-            names = " and ".join(f"`--{part}_model {encoders[part]}`" for part in needed)
             raise ValueError(f"Tokenizer or image processor of {names} can't be loaded: {error}") from error
         limit = model.max_tokens
         if limit is not None and processor.tokenizer.model_max_length > limit:
@@ -348,7 +351,13 @@ def load_saved_model(arguments: ModelArguments, switches: dict) -> SMCLTaggingMo
     """Load `--model`; a `ValueError` says so if it is of another system or its weights do not fit the switches."""
     name = arguments.model
     check_switches(find_system(arguments), switches)
-    model, info = AutoModelForTokenClassification.from_pretrained(name, output_loading_info=True, **switches)
+    try:
+        model, info = AutoModelForTokenClassification.from_pretrained(name, output_loading_info=True, **switches)
+    except RuntimeError as error:
+        raise ValueError(
+            f"The weights of {name} do not fit the switches {switches}: {error}. Switches that change parts need a new "
+            "model."
+        ) from error
     misfits = sorted({*info["missing_keys"], *info["unexpected_keys"]})
     if misfits:
         raise ValueError(

@@ -7,10 +7,17 @@ import zipfile
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
-from transformers import TrainingArguments
+from transformers import TrainerState, TrainingArguments
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, logging
 
+from .run_settings import SETTINGS_NAME
+
 logger = logging.get_logger(__name__)
+
+WEIGHTS = (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME)
+# What a run may do, as its files of scores are named.
+STAGES = ("all", "train", "eval", "test", "calibration")
 
 
 def checkpoint_faults(folder: str | Path) -> list[str]:
@@ -36,9 +43,22 @@ def checkpoint_faults(folder: str | Path) -> list[str]:
     random_states = [path.name for path in folder.glob("rng_state_*.pth")] or ["rng_state.pth"]
     optimizer = {"FSDP": ["optimizer.bin", "pytorch_model_fsdp.bin"], "whole models": ["optimizer.pt"]}
     deepspeed = [str(path.relative_to(folder)) for path in sorted(folder.glob("global_step*/*.pt"))]
-    states = ["config.json", "trainer_state.json", "scheduler.pt", *random_states]
+    states = ["config.json", TRAINER_STATE_NAME, "scheduler.pt", *random_states]
     states += optimizer.get(sharding_of(folder), deepspeed)
-    return [name for name in (*sorted(set(weights)), *states) if not _is_whole(folder / name)]
+    states += [name for name in (SETTINGS_NAME,) if (folder / name).exists()]
+    faults = [name for name in (*sorted(set(weights)), *states) if not _is_whole(folder / name)]
+    if TRAINER_STATE_NAME not in faults and not _has_progress(folder / TRAINER_STATE_NAME):
+        faults.append(TRAINER_STATE_NAME)
+    return faults
+
+
+def _has_progress(path: Path) -> bool:
+    """Tell whether a file says how far a run had come, as this transformers reads it."""
+    try:
+        state = TrainerState.load_from_json(str(path))
+    except (TypeError, ValueError):
+        return False
+    return isinstance(state.global_step, int) and isinstance(state.train_batch_size, int)
 
 
 def sharding_of(folder: str | Path) -> str:
@@ -49,7 +69,7 @@ def sharding_of(folder: str | Path) -> str:
 
 
 def _is_whole(path: Path) -> bool:
-    """Tell whether a file is there to its end, without reading tensors."""
+    """Tell whether a file is there to its end and undamaged; of weights, the header alone is read."""
     try:
         if path.suffix == ".json":
             json.loads(path.read_text(encoding="utf-8-sig"))
@@ -57,11 +77,18 @@ def _is_whole(path: Path) -> bool:
             with safe_open(path, "pt"):
                 pass
         else:
-            # `torch.save` writes a zip file, whose directory stands at its end.
-            return zipfile.is_zipfile(path)
-    except (OSError, ValueError, SafetensorError):
+            # `torch.save` writes a zip file, whose checksums PyTorch does not look at.
+            with zipfile.ZipFile(path) as file:
+                return file.testzip() is None
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, SafetensorError):
         return False
     return True
+
+
+def find_checkpoints(output_dir: str | Path) -> list[Path]:
+    """List the folders of checkpoints, complete or not, in the order of their steps."""
+    found = [path for path in Path(output_dir).glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
+    return sorted((path for path in found if path.is_dir()), key=lambda path: int(path.name.rpartition("-")[2]))
 
 
 def last_complete_checkpoint(output_dir: str | Path) -> str | None:
@@ -73,9 +100,8 @@ def last_complete_checkpoint(output_dir: str | Path) -> str | None:
     Returns:
         `str`, *optional*: the complete checkpoint of the most steps.
     """
-    found = [path for path in Path(output_dir).glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
     last, skipped = None, []
-    for folder in sorted(found, key=lambda path: int(path.name.rpartition("-")[2]), reverse=True):
+    for folder in reversed(find_checkpoints(output_dir)):
         faults = checkpoint_faults(folder)
         if not faults:
             last = str(folder)
@@ -141,14 +167,19 @@ def check_overwrites(arguments: TrainingArguments, checkpoint: str | None, calib
     goes_on = checkpoint is not None and Path(checkpoint).resolve().parent == folder.resolve()
     if arguments.overwrite_output_dir or goes_on:
         return
-    weights = [name for name in (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME) if (folder / name).is_file()]
-    checkpoints = [path.name for path in sorted(folder.glob("checkpoint-*")) if not checkpoint_faults(path)]
+    weights = [name for name in WEIGHTS if (folder / name).is_file()]
+    checkpoints = [path.name for path in find_checkpoints(folder) if not checkpoint_faults(path)]
     if weights or checkpoints:
         resuming = " To go on from its last checkpoint: `--resume_from_checkpoint true`." if checkpoints else ""
         raise ValueError(
             f"`--output_dir {folder}` holds a trained model ({', '.join(weights + checkpoints)}). Choose another "
             f"folder, or give `--overwrite_output_dir` to train anew and replace it.{resuming}"
         )
+
+
+def has_weights(folder: Path) -> bool:
+    """Tell whether a folder holds the weights of a model."""
+    return any((folder / name).is_file() for name in WEIGHTS)
 
 
 def clear_earlier_run(folder: str | Path) -> None:
@@ -159,11 +190,10 @@ def clear_earlier_run(folder: str | Path) -> None:
     Args:
         folder (`str` or `Path`): Output folder of a training run.
     """
-    for checkpoint in Path(folder).glob("checkpoint-*"):
+    for checkpoint in find_checkpoints(folder):
         shutil.rmtree(checkpoint)
-    for name in ("*_results.json", "predictions.jsonl", "trainer_state.json"):
-        for path in Path(folder).glob(name):
-            path.unlink()
+    for name in (*(f"{stage}_results.json" for stage in STAGES), "predictions.jsonl", TRAINER_STATE_NAME):
+        Path(folder, name).unlink(missing_ok=True)
 
 
 __all__ = [
@@ -171,6 +201,8 @@ __all__ = [
     "checkpoint_faults",
     "checkpoint_to_resume",
     "clear_earlier_run",
+    "find_checkpoints",
+    "has_weights",
     "last_complete_checkpoint",
     "sharding_of",
 ]

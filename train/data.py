@@ -59,7 +59,19 @@ def load_posts(
     options |= {"context": context, "folder": folder}
     with _Explained(name):
         kind = IterableDatasetDict if streaming else DatasetDict
-        return prepare_posts(kind(posts), where=f"the data set {name}", columns=columns, **options)
+        posts = prepare_posts(kind(posts), where=f"the data set {name}", columns=columns, **options)
+        if streaming:
+            _refuse_empty(posts, name)
+        return posts
+
+
+def _refuse_empty(streams: IterableDatasetDict, name: str) -> None:
+    """Refuse a stream without a post, which would be scored as if all of it were wrong."""
+    for split, posts in streams.items():
+        if next(iter(posts), None) is None:
+            raise ValueError(
+                f"The data set {name} has no split {split!r} with at least one post, which this run needs."
+            )
 
 
 def load_split(

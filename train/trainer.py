@@ -1,6 +1,7 @@
 """Training of SMCL and of the systems to compare it with."""
 
 import copy
+import json
 import math
 import shutil
 from collections.abc import Callable, Iterator
@@ -29,9 +30,12 @@ from .checkpoints import checkpoint_faults, last_complete_checkpoint, sharding_o
 from .collator import SMCLDataCollator
 from .data import name_tags
 from .metrics import SCORES, entity_metrics
+from .run_settings import SETTINGS_NAME, changed_settings, describe_posts, run_settings
 from .samplers import LengthSampler, SharedBatchSampler, token_counts
 
 logger = logging.get_logger(__name__)
+
+RESTART = "Remove that checkpoint and go on from an earlier one, or start from it as a saved model (`--model`)."
 
 
 class SMCLTrainer(Trainer):
@@ -144,6 +148,8 @@ class SMCLTrainer(Trainer):
             OSError: if a checkpoint can't be written.
         """
         self._forget_losses()
+        posts = {"training": self.train_dataset, "validation": self.eval_dataset}
+        self._posts = {split: describe_posts(part) for split, part in posts.items()}
         if resume_from_checkpoint is True:
             resume_from_checkpoint = last_complete_checkpoint(self.args.output_dir)
             if resume_from_checkpoint is None:
@@ -175,7 +181,7 @@ class SMCLTrainer(Trainer):
             self.state.best_model_checkpoint = str(best)
 
     def _check_same_run(self, folder: str) -> None:
-        """Refuse to go on with another model, words or measure of what is best than the checkpoint was made with."""
+        """Refuse to go on with another model, words, settings or posts than the checkpoint was made with."""
         changes = {}
         if Path(folder, CONFIG_NAME).is_file():
             saved, here = AutoConfig.from_pretrained(folder), self.accelerator.unwrap_model(self.model).config
@@ -192,6 +198,7 @@ class SMCLTrainer(Trainer):
         best = [row[name] for row in state.log_history if row.get("step") == state.best_global_step and name in row]
         if state.best_metric is not None and state.best_metric not in best:
             changes["`--metric_for_best_model`"] = "another one", self.args.metric_for_best_model
+        changes |= changed_settings(folder, run_settings(self.args, self.data_collator, self._posts))
         for what, (was, now) in changes.items():
             if was != now:
                 raise ValueError(
@@ -202,11 +209,19 @@ class SMCLTrainer(Trainer):
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         try:
             super()._load_optimizer_and_scheduler(checkpoint)
-        except ValueError as error:
+        except (ValueError, KeyError) as error:
             raise ValueError(
-                f"{checkpoint} was made by training other weights: {error}. Give `--freeze_vision` and "
-                "`--head_learning_rate` as it was begun."
+                f"{checkpoint} was made by training other weights, or by another optimizer: {error}. Give "
+                "`--freeze_vision`, `--head_learning_rate` and `--optim` as it was begun."
             ) from error
+        except RuntimeError as error:
+            raise ValueError(f"Optimizer or scheduler of {checkpoint} can't be read: {error}. {RESTART}") from error
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        try:
+            super()._load_rng_state(checkpoint)
+        except (RuntimeError, KeyError, TypeError) as error:
+            raise ValueError(f"The state of chance of {checkpoint} can't be read: {error}. {RESTART}") from error
 
     @property
     def _sharding(self) -> str:
@@ -369,10 +384,12 @@ class SMCLTrainer(Trainer):
         if not all(map(math.isfinite, losses)):
             names = ("loss", *self._part_names)
             named = ", ".join(f"{name} {loss:g}" for name, loss in zip(names, losses, strict=True))
+            way = "start anew"
+            if last_complete_checkpoint(self.args.output_dir) is not None:
+                way = "resuming would come to the same step: start from that checkpoint as a saved model (`--model`)"
             raise FloatingPointError(
-                f"The loss of step {step:.0f} is not finite ({named}), so training stopped. {self._last_good()} "
-                "Resuming would come to the same step: start from that checkpoint as a saved model (`--model`) with a "
-                "lower `learning_rate` and another `output_dir`, with `bf16` if it was `fp16`."
+                f"The loss of step {step:.0f} is not finite ({named}), so training stopped. {self._last_good()} To "
+                f"mend it, {way}, with a lower `learning_rate` and another `output_dir`, with `bf16` if it was `fp16`."
             )
 
     def _last_good(self) -> str:
@@ -408,6 +425,9 @@ class SMCLTrainer(Trainer):
         self.accelerator.wait_for_everyone()
         with self._explained(folder):
             super()._save_checkpoint(model, trial)
+            if self.args.should_save and folder.is_dir():
+                settings = run_settings(self.args, self.data_collator, self._posts)
+                (folder / SETTINGS_NAME).write_text(json.dumps(settings, indent=1), encoding="utf-8")
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         kind = type(self.model)

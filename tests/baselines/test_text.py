@@ -469,7 +469,7 @@ def test_arguments_that_do_not_fit_are_named(arguments, message, data, encoder_f
     places = {"TEXT": encoder_folders[0], "SAVED": str(tmp_path / "saved")}
     arguments = [places.get(argument, argument) for argument in arguments]
     with pytest.raises(ValueError, match=message):
-        main(["--dataset", data, "--do_predict", "--use_cpu", "--output_dir", str(tmp_path / "out"), *arguments])
+        main(["--dataset", data, "--do_train", "--use_cpu", "--output_dir", str(tmp_path / "out"), *arguments])
 
 
 def test_word_vectors_of_fasttext_are_read_and_infinite_ones_refused(tmp_path):

@@ -1,13 +1,20 @@
 import json
 import os
 import shutil
+import zipfile
 
 import pytest
 
 from smcl import SMCLForTokenClassification
+from smcl.dataset_scripts.icons import convert
 from smcl.run_ner_multiimage import main
 from smcl.train.arguments import SMCLTrainingArguments
-from smcl.train.checkpoints import checkpoint_faults, checkpoint_to_resume, last_complete_checkpoint
+from smcl.train.checkpoints import (
+    checkpoint_faults,
+    checkpoint_to_resume,
+    clear_earlier_run,
+    last_complete_checkpoint,
+)
 
 
 @pytest.mark.parametrize(
@@ -82,7 +89,14 @@ def begun(checkpoint, tmp_path):
         (["--metric_for_best_model", "f1"], "with `--metric_for_best_model` 'another one', and this run has 'f1'"),
         (["--use_fusion", "false"], "with `--use_fusion` True, and this run has False"),
         (["--system", "umt"], "with `--system` 'smcl', and this run has 'smcl-umt'"),
-        (["--head_learning_rate", "0.1"], "made by training other weights.*`--head_learning_rate` as it was begun"),
+        (["--head_learning_rate", "0.1"], "with `--head_learning_rate` None, and this run has 0.1"),
+        (["--learning_rate", "1e-6"], "with `--learning_rate` 0.001, and this run has 1e-06"),
+        (["--weight_decay", "0.9"], "with `--weight_decay` 0.0, and this run has 0.9"),
+        (["--optim", "adafactor"], "with `--optim` 'adamw.*', and this run has 'adafactor'"),
+        (["--seed", "7"], "with `--seed` 42, and this run has 7"),
+        (["--max_length", "6"], "with `--max_length` None, and this run has 6"),
+        (["--per_device_train_batch_size", "8"], "with posts of a step .* 4, and this run has 8"),
+        (["--ignore_images"], r"with training data '12 posts \(.*\)', and this run has '12 posts \("),
         (["--freeze_vision"], "made by training other weights.*Give `--freeze_vision`"),
     ],
 )
@@ -90,6 +104,55 @@ def test_a_run_that_differs_does_not_go_on(training, begun, changed, message):
     arguments = [*training, "--output_dir", str(begun), "--metric_for_best_model", "eval_loss"]
     with pytest.raises(ValueError, match=message):
         main([*arguments, *changed])
+
+
+def test_a_run_with_other_posts_does_not_go_on(training, begun, tmp_path):
+    convert(tmp_path / "other", train=12, validation=4, test=4, seed=1)
+    arguments = [*training, "--output_dir", str(begun), "--metric_for_best_model", "eval_loss"]
+    with pytest.raises(ValueError, match="with training data '12 posts"):
+        main([*arguments, "--dataset", str(tmp_path / "other")])
+
+
+def test_a_run_goes_on_in_smaller_batches_of_the_same_product_and_leaves_out_what_it_does_not_know(training, begun):
+    arguments = [
+        "--output_dir",
+        str(begun),
+        "--metric_for_best_model",
+        "eval_loss",
+        "--per_device_train_batch_size",
+        "2",
+    ]
+    main([*training, *arguments, "--gradient_accumulation_steps", "2", "--logging_steps", "1"])
+    results = json.loads((begun / "train_results.json").read_text())
+    assert results["epoch"] == 3 and not {"train_loss", "train_samples_per_second"} & results.keys()
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", '{"global_step": 3, "of_a_newer_version": 1}'])
+def test_a_state_that_can_not_be_read_is_a_fault(begun, content):
+    (begun / "checkpoint-3" / "trainer_state.json").write_text(content)
+    assert checkpoint_faults(begun / "checkpoint-3") == ["trainer_state.json"]
+
+
+@pytest.mark.parametrize("name", ["optimizer.pt", "scheduler.pt", "rng_state.pth"])
+def test_damage_within_a_file_and_another_file_in_its_place_are_told(training, begun, name):
+    path = begun / "checkpoint-3" / name
+    whole = path.read_bytes()
+    middle = len(whole) // 2
+    path.write_bytes(whole[:middle] + bytes(200) + whole[middle + 200 :])
+    assert checkpoint_faults(begun / "checkpoint-3") == [name]
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("other/data.pkl", b"")
+    with pytest.raises(ValueError, match="checkpoint-3 can't be read: .*Remove that checkpoint"):
+        main([*training, "--output_dir", str(begun), "--metric_for_best_model", "eval_loss"])
+
+
+def test_overwriting_leaves_the_users_own_files(training, begun):
+    for name in ("checkpoint-notes/mine.txt", "survey_results.json", "all_results.json"):
+        (begun / name).parent.mkdir(exist_ok=True)
+        (begun / name).write_text("mine")
+    clear_earlier_run(begun)
+    left = sorted(str(path.relative_to(begun)) for path in begun.rglob("*") if path.is_file())
+    assert left == ["checkpoint-notes/mine.txt", "survey_results.json"]
 
 
 def test_a_run_with_other_words_does_not_go_on(training, begun):

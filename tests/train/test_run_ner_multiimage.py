@@ -1,4 +1,5 @@
 import json
+import shutil
 import subprocess
 import sys
 
@@ -41,6 +42,31 @@ def test_predicting_again_gives_the_same_file_to_the_letter(trained, data, tmp_p
     assert "eval_f1" not in json.loads((tmp_path / "all_results.json").read_text())
 
 
+@pytest.mark.parametrize("stage", ["--do_predict", "--do_eval", "--calibrate"])
+def test_a_model_that_nobody_trained_is_not_scored(data, encoders, tmp_path, stage):
+    arguments = ["--dataset", data, *encoders, "--output_dir", str(tmp_path), stage, "--use_cpu"]
+    with pytest.raises(ValueError, match="Without `--do_train`, expected `--model`, a trained model"):
+        main(arguments)
+    with pytest.raises(ValueError, match="`--resume_from_checkpoint` goes on with training: give `--do_train`"):
+        main([*arguments, "--resume_from_checkpoint", "true"])
+
+
+def test_scores_of_two_models_do_not_mix(trained, data, tmp_path):
+    (tmp_path / "all_results.json").write_text('{"eval_f1": 1.0}')
+    common = ["--dataset", data, "--do_predict", "--use_cpu", "--disable_tqdm", "true", "--model", str(trained)]
+    main([*common, "--output_dir", str(tmp_path)])
+    assert "eval_f1" not in json.loads((tmp_path / "all_results.json").read_text())
+    shutil.copytree(trained, tmp_path / "other")
+    with pytest.raises(ValueError, match="holds a model, and `--model .*` is another one"):
+        main([*common, "--output_dir", str(tmp_path / "other")])
+
+
+def test_switches_that_change_the_shape_of_weights_are_refused(trained, data, tmp_path):
+    arguments = ["--dataset", data, "--do_predict", "--use_cpu", "--model", str(trained), "--output_dir", str(tmp_path)]
+    with pytest.raises(ValueError, match="do not fit the switches {'max_images': 2}.* need a new model"):
+        main([*arguments, "--max_images", "2"])
+
+
 def test_ignored_images_do_not_reach_the_predictions(trained, data, tmp_path):
     arguments = ["--model", str(trained), "--output_dir", str(tmp_path), "--do_predict", "--use_cpu"]
     main(["--dataset", data, *arguments, "--ignore_images"])
@@ -78,7 +104,7 @@ def test_training_over_a_trained_model_asks_first_and_leaves_nothing_of_it(data,
     assert "test_f1" not in json.loads((tmp_path / "all_results.json").read_text())
     # What applies the model, or goes on, needs no leave.
     main(["--dataset", data, "--model", str(tmp_path), "--output_dir", str(tmp_path), "--do_predict", "--use_cpu"])
-    main([*arguments, "--resume_from_checkpoint", "true", "--num_train_epochs", "2"])
+    main([*arguments, "--seed", "7", "--resume_from_checkpoint", "true", "--num_train_epochs", "2"])
 
 
 def test_a_tracker_that_is_missing_is_named_before_data_is_read(tmp_path, monkeypatch):
@@ -120,8 +146,8 @@ def test_missing_or_empty_split_is_named(trained, data, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--do_predict"], "Expected `--model`.*or both `--text_model` and `--vision_model`"),
-        (["--do_predict", "--text_model", "x"], "Expected `--model`.*or both"),
+        (["--do_train"], "Expected `--model`.*or both `--text_model` and `--vision_model`"),
+        (["--do_train", "--text_model", "x"], "Expected `--model`.*or both"),
         (["--do_predict", "--text_model", "x", "--model", "y"], "`--model` brings its own encoders"),
         ([], "Nothing to do"),
     ],
@@ -140,7 +166,7 @@ def test_missing_column_is_named(trained, data, tmp_path):
 
 def test_unknown_data_set_is_named(tmp_path):
     with pytest.raises(ValueError, match="neither a folder here nor a data set"):
-        main(["--dataset", "nobody/nothing", "--output_dir", str(tmp_path), "--do_predict"])
+        main(["--dataset", "nobody/nothing", "--output_dir", str(tmp_path), "--do_train"])
 
 
 def test_switch_that_changes_parts_of_a_saved_model_is_refused(trained, data, tmp_path):
@@ -161,7 +187,7 @@ def test_switch_that_changes_parts_of_a_saved_model_is_refused(trained, data, tm
 def test_switches_that_contradict_each_other_are_refused(trained, data, encoders, tmp_path, saved, switches, message):
     model = ["--model", str(trained)] if saved else encoders
     with pytest.raises(ValueError, match=message):
-        main(["--dataset", data, *model, "--output_dir", str(tmp_path), "--do_predict", *switches])
+        main(["--dataset", data, *model, "--output_dir", str(tmp_path), "--do_train", *switches])
 
 
 def test_fault_of_the_user_is_one_line_without_a_traceback(tmp_path):

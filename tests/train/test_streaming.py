@@ -5,6 +5,7 @@ import shutil
 
 import datasets
 import pytest
+from datasets import load_dataset
 
 from smcl.run_ner_multiimage import main
 
@@ -76,6 +77,26 @@ def test_a_dry_run_of_a_stream_says_which_posts_it_did_not_look_at(run, capsys, 
 def test_what_a_stream_can_not_do_is_refused_by_name(run, arguments, message):
     with pytest.raises(ValueError, match=message):
         run("refused", "--streaming", "--do_train", *arguments)
+
+
+@pytest.mark.parametrize("split", ["train", "validation", "test"])
+def test_a_stream_without_a_post_is_refused_by_name(run, data, tmp_path, split):
+    for name, posts in load_dataset(data).items():
+        posts.select(range(0 if name == split else 4)).to_parquet(tmp_path / "posts" / f"{name}.parquet")
+    arguments = ["--do_train", "--do_predict", "--max_steps", "1", "--dataset", str(tmp_path / "posts")]
+    with pytest.raises(ValueError, match=f"no split '{split}' with at least one post"):
+        run("refused", "--streaming", *arguments)
+
+
+def test_a_frozen_image_encoder_has_no_dropout_in_a_stream_either(run, encoders, tmp_path):
+    vision = tmp_path / "vision"
+    shutil.copytree(encoders[3], vision)
+    config = json.loads((vision / "config.json").read_text())
+    (vision / "config.json").write_text(json.dumps(config | {"hidden_dropout_prob": 0.5}))
+    arguments = ["--vision_model", str(vision), "--freeze_vision", "--do_train", "--max_steps", "2"]
+    arguments += ["--train_sampling_strategy", "sequential"]
+    kept, streamed = run("kept", *arguments), run("streamed", *arguments, "--streaming")
+    assert (kept / "model.safetensors").read_bytes() == (streamed / "model.safetensors").read_bytes()
 
 
 def test_a_system_with_words_of_its_own_is_not_built_from_a_stream(data, tmp_path):

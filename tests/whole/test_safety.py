@@ -88,5 +88,5 @@ def test_encoder_that_brings_its_own_code_is_refused_and_not_run(part, encoder_f
     folders[part] = str(folder)
     arguments = ["--text_model", folders[0], "--vision_model", folders[1], "--output_dir", str(tmp_path / "out")]
     with pytest.raises(ValueError, match="trust_remote_code|stranger"):
-        main(["--dataset", str(tmp_path / "data"), *arguments, "--do_predict", "--use_cpu"])
+        main(["--dataset", str(tmp_path / "data"), *arguments, "--do_train", "--use_cpu"])
     assert not os.path.exists(trace)
