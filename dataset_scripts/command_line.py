@@ -7,7 +7,7 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
@@ -82,6 +82,16 @@ class CommandParser(OneLineErrors, argparse.ArgumentParser):
         if rest:
             self.error(f"unrecognized arguments: {' '.join(rest)}")
         return options
+
+
+def run_main(main: Callable[[], Any]) -> None:
+    """Run a command as a program: what a person can mend is told in one line, wherever it turns up.
+
+    Args:
+        main (`Callable`): Runs it with the arguments of the process.
+    """
+    with CommandParser().errors_in_one_line():
+        main()
 
 
 def _names(parser: argparse.ArgumentParser) -> Iterator[tuple[str, bool]]:

@@ -71,7 +71,7 @@ def compare(plan: Plan, title: str, rows: Sequence[Row], reference: str, remarks
     everything = [m for measured in found.values() for m in measured]
     about = (
         f'Strict entity-level scores of the test split in percent. "− {reference}": difference in the F1 before it, '
-        f"mean over seeds, with the 95 % confidence interval of the {METHOD}."
+        f"mean over the seeds that both have, with the 95 % confidence interval of the {METHOD}."
     )
     about_blind = (
         f'"{BLIND}": that F1 minus what the same models come to if all images, and all that was made of them, are '

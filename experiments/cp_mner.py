@@ -17,6 +17,7 @@ from pathlib import Path
 from datasets import DatasetDict
 from transformers import AutoConfig, set_seed
 
+from smcl.dataset_scripts.command_line import run_main
 from smcl.train.data import label_names, load_posts
 
 from .comparison import Row, compare
@@ -208,4 +209,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

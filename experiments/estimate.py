@@ -16,7 +16,7 @@ from typing import Any
 
 import psutil
 
-from smcl.dataset_scripts.command_line import say
+from smcl.dataset_scripts.command_line import run_main, say
 from smcl.train.arguments import parse_arguments
 from smcl.train.build import prepare
 from smcl.train.dry_run import dry_run
@@ -134,4 +134,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

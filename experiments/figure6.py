@@ -9,7 +9,7 @@ import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
-from smcl.dataset_scripts.command_line import require
+from smcl.dataset_scripts.command_line import require, run_main
 
 from . import paper
 from .plan import Plan, parse_plan, plan_parser
@@ -125,4 +125,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -13,7 +13,8 @@ from html import escape
 from datasets import Dataset
 from PIL import Image
 
-from smcl.dataset_scripts.command_line import positive
+from smcl.dataset_scripts.columns import parse_columns
+from smcl.dataset_scripts.command_line import positive, run_main
 from smcl.dataset_scripts.schema import ENTITY_TYPES
 from smcl.images_smcl import load_image
 from smcl.predict import load_pipeline
@@ -121,7 +122,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     plan.folder.mkdir(parents=True, exist_ok=True)
     drawn, picked = {"Figure 5": NOT_MEASURED, "Figure 7": NOT_MEASURED}, []
     try:
-        posts = load_posts(plan.dataset, ["test"])["test"]
+        columns, scheme = (plan.arguments.get(name) for name in ("columns", "tag_scheme"))
+        posts = load_posts(plan.dataset, ["test"], parse_columns(columns), tag_scheme=scheme)["test"]
     except ValueError as error:
         parser.error(str(error))
     if all(measured):
@@ -150,4 +152,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -28,7 +28,7 @@ from transformers import (
     set_seed,
 )
 
-from smcl.dataset_scripts.command_line import CommandParser, positive, say
+from smcl.dataset_scripts.command_line import CommandParser, positive, run_main, say
 from smcl.dataset_scripts.icon_difficulty import SETTINGS
 from smcl.dataset_scripts.icons import KINDS, convert, draw_icon
 from smcl.run_ner_multiimage import main as run_ner
@@ -190,4 +190,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

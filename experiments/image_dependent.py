@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from smcl.dataset_scripts.command_line import CommandParser, say
+from smcl.dataset_scripts.command_line import CommandParser, run_main, say
 from smcl.dataset_scripts.schema import parse_json
 from smcl.train.metrics import entity_metrics
 
@@ -120,4 +120,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

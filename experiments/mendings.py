@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from smcl.configuration_smcl import PRINTED_PARTS
+from smcl.dataset_scripts.command_line import run_main
 
 from .comparison import paired_difference
 from .plan import Plan, parse_plan, plan_parser, read_mentions
@@ -83,18 +84,19 @@ def write_mendings(plan: Plan, parts: Sequence[str], found: dict[str, list[Measu
     gaps: dict[str, dict] = {}
     pairs = {part: (with_printed(part), with_mended(part)) for part in parts}
     rows = [
-        [part, *cells(printed, SMCL.title), *cells(mended, AS_PRINTED.title)]
-        for part, (printed, mended) in pairs.items()
+        [part, _seeds(found, *titles), *cells(titles[0], SMCL.title), *cells(titles[1], AS_PRINTED.title)]
+        for part, titles in pairs.items()
     ]
     whole = [x for title in (SMCL.title, AS_PRINTED.title) for cell in cells(title, title) for x in (cell, "")]
     shown = ["F1" if split == "test" else f"F1 {split}" for split in splits]
     ways = [f"{way}: {name}" for way in ("as printed", "mended") for name in shown]
-    heads = ["", *(head for way in ways for head in (way, "− whole"))]
+    heads = ["", "seeds", *(head for way in ways for head in (way, "− whole"))]
     about = (
         'Strict F1 of the test split in percent. "As printed": SMCL with that part as the paper prints it, and the '
         'difference from SMCL; "mended": the paper\'s model with that part as here, and the difference from the '
-        f"paper's model; each with its 95 % confidence interval by the {METHOD}. The row of none is SMCL and the "
-        "paper's model themselves."
+        f"paper's model; each with its 95 % confidence interval by the {METHOD}; of one seed, over posts alone. "
+        '"Seeds": those of either model; differences are over those that both sides have. The row of none is SMCL and '
+        "the paper's model themselves."
     )
     data = {
         title: {"seeds": describe(runs), "differences": {k: gap and asdict(gap) for k, gap in gaps[title].items()}}
@@ -102,9 +104,14 @@ def write_mendings(plan: Plan, parts: Sequence[str], found: dict[str, list[Measu
     }
     everything = [m for runs in found.values() for m in runs]
     title = f"SMCL and the paper as printed, one difference at a time, {plan.data_name}"
-    table = markdown(heads, [["none", *whole], *rows])
+    table = markdown(heads, [["none", _seeds(found, SMCL.title, AS_PRINTED.title), *whole], *rows])
     write_table(plan, title, table, {"mendings": data}, [about, *notes(plan, everything)])
 
 
+def _seeds(found: dict[str, list[Measured]], *titles: str) -> str:
+    """Write how many seeds of models were measured, once if it is the same number."""
+    return ", ".join(dict.fromkeys(str(len(found[title])) for title in titles))
+
+
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -211,6 +211,8 @@ def make_plan(experiment: str, options: argparse.Namespace, rest: Sequence[str])
         raise ValueError(f"Each run sets {', '.join('--' + name for name in reserved)} itself: leave that out.")
     if options.seeds is not None and len(set(options.seeds)) < len(options.seeds):
         raise ValueError(f"--seeds {' '.join(map(str, options.seeds))}: each counts once. Leave out the others.")
+    if options.seeds is not None and min(options.seeds) < 0:
+        raise ValueError(f"--seeds {min(options.seeds)}: expected whole numbers of at least 0.")
     missing = [f"--{name}" for name in ("text_model", "vision_model") if name not in arguments]
     if missing:
         raise ValueError(f"Expected {' and '.join(missing)}: the preset {options.preset!r} brings no encoders.")

@@ -23,6 +23,7 @@ from tqdm.auto import tqdm
 
 from smcl import pipeline_smcl
 from smcl.baselines import SYSTEMS, context_columns, reads_pixels
+from smcl.dataset_scripts.command_line import run_main
 from smcl.dataset_scripts.row_checks import NOT_TAGGED
 from smcl.pipeline_smcl import EntityExplanation, ImageEvidence, MultiImageNERPipeline
 from smcl.train.calibration import calibrate
@@ -162,10 +163,14 @@ def examine(plan: Plan, measured: Measured) -> dict[str, Any]:
     return found
 
 
+def made_by() -> str:
+    """Tell the code that explains and counts from others."""
+    return digest_of_code(__file__, pipeline_smcl.__file__)
+
+
 def kept_path(plan: Plan, measured: Measured) -> Path:
     """Return where what was found of a cell is kept, as long as this module, explanations and mentions are the same."""
-    code = digest_of_code(__file__, pipeline_smcl.__file__)
-    return measured.folder / f"pointing-{code}-{mentions_digest(plan.mentions)}.json"
+    return measured.folder / f"pointing-{made_by()}-{mentions_digest(plan.mentions)}.json"
 
 
 def lay_out(found: dict[str, list[dict[str, Any]]]) -> str:
@@ -237,10 +242,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         "fitted on validation posts; entities that lie partly in an image-dependent mention count under all alone.",
     ]
     everything = [m for runs in measured.values() for m in runs]
-    data = {"found": found, "runs": {title: describe(runs) for title, runs in measured.items()}}
+    data = {"made_by": made_by(), "found": found, "runs": {title: describe(runs) for title, runs in measured.items()}}
     title = f"Pointing and calibration, {plan.data_name}"
     write_table(plan, title, lay_out(found), data, [*remarks, *notes(plan, everything)])
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

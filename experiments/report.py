@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from smcl.baselines import SYSTEMS
-from smcl.dataset_scripts.command_line import CommandParser, say
+from smcl.dataset_scripts.command_line import CommandParser, run_main, say
 
-from . import paper
+from . import paper, pointing, robustness
 from .runs import code_digest, is_current
 from .tables import NOT_MEASURED, read_table
 
@@ -61,6 +61,10 @@ CAUTIONS = """\
   left as they are, SMCL too. But SMCL's fusion was worked out on the validation split of natural posts, where
   photographs come in the order of the names, as it assumes; nobody did as much for its rivals.
 """
+# What whoever measured has to say of all results.
+REMARKS = "remarks.md"
+# Experiments that keep what they made of a cell beside it, and the code that made it.
+MADE_BY = {"robustness": robustness.made_by, "pointing": pointing.made_by}
 
 
 def find_tables(results: Path) -> dict[str, dict[str, Path]]:
@@ -144,6 +148,8 @@ def _sections(name: str, folders: dict[str, Path], pictures: Path) -> list[str]:
             )
             continue
         parts.append((folder / "table.md").read_text(encoding="utf-8").strip())
+        if experiment in MADE_BY and table.get("made_by") != MADE_BY[experiment]():
+            parts.append("Measured by an earlier state of the code of this experiment; its models are of the present.")
         if "rows" in table:
             parts += [line for part in ("", "image-dependent", "others") for line in conclude(table, part)]
         # Pictures of posts stay with the results: their texts and photographs may not be published.
@@ -165,7 +171,8 @@ def write_report(results: Path, output: Path) -> str:
         output (`Path`): The Markdown file.
 
     Returns:
-        `str`: its text.
+        `str`: its text; after what may be concluded, the `remarks.md` of whoever measured, if there is one in the
+        folder of results.
 
     Raises:
         ValueError: if there is no table at all.
@@ -175,6 +182,8 @@ def write_report(results: Path, output: Path) -> str:
         raise ValueError(f"There is no table in {results}: run `python -m smcl.experiments.table2` or another first.")
     has_cp_mner = any(folders.keys() & OWN.keys() for folders in found.values())
     parts = [(HEAD + (CP_MNER if has_cp_mner else "") + CAUTIONS).strip()]
+    if (results / REMARKS).is_file():
+        parts.append((results / REMARKS).read_text(encoding="utf-8").strip())
     for name, folders in found.items():
         parts += _sections(name, folders, output.with_suffix(""))
     return "\n\n".join(parts) + "\n"
@@ -217,4 +226,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

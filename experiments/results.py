@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
 
-from smcl.dataset_scripts.command_line import CommandParser, positive
+from smcl.dataset_scripts.command_line import CommandParser, positive, run_main
 from smcl.train.arguments import RUN_ARGUMENTS
 
 from . import report
@@ -146,4 +146,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from datasets import Dataset
 
+from smcl.dataset_scripts.command_line import run_main
 from smcl.dataset_scripts.files import write_whole
 from smcl.run_ner_multiimage import predict
 from smcl.train.arguments import parse_arguments
@@ -56,12 +57,17 @@ def open_run(plan: Plan, measured: Measured, splits: Sequence[str] = ("test",)) 
     return prepare(parse_arguments(to_argv(given | places)), list(splits))
 
 
+def made_by() -> str:
+    """Tell the code that disturbs posts from others."""
+    return digest_of_code(disturb.__file__)
+
+
 def prediction_path(plan: Plan, measured: Measured, disturbance: Disturbance) -> Path:
     """Return where predictions of disturbed posts go, which are kept while disturbance and mentions are the same."""
     if not disturbance[1]:
         return measured.folder / "run" / "predictions.jsonl"
     # Which photographs are irrelevant, the file of mentions tells.
-    parts = [*map(str, disturbance), digest_of_code(disturb.__file__), *filter(None, [mentions_digest(plan.mentions)])]
+    parts = [*map(str, disturbance), made_by(), *filter(None, [mentions_digest(plan.mentions)])]
     return measured.folder / "robustness" / f"{'-'.join(parts)}.jsonl"
 
 
@@ -226,9 +232,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     knows_shown = plan.mentions is not None and read_showing(plan.mentions) is not None
     everything = [m for cells in found.values() for m in cells]
     remarks = [*_remarks(found, options.disturbances, knows_shown), *notes(plan, everything)]
-    data = {"f1": scores, "runs": {title: describe(cells) for title, cells in found.items()}}
+    data = {"made_by": made_by(), "f1": scores, "runs": {title: describe(cells) for title, cells in found.items()}}
     write_table(plan, f"Robustness, {plan.data_name}", lay_out(scores), data, remarks)
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

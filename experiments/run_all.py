@@ -6,17 +6,18 @@ from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from datasets import load_dataset_builder
+from datasets import Dataset, load_dataset_builder
 
 from smcl.baselines import SYSTEMS, context_columns, how_to_make, needed_encoders
 from smcl.dataset_scripts.annotators import describe_model
 from smcl.dataset_scripts.columns import parse_columns
 from smcl.dataset_scripts.label_files import check_files
-from smcl.train.data import UnreadableError, load_posts, load_split
+from smcl.train.data import UnreadableError, label_names, load_posts, load_split, name_tags
 
 from .estimate import estimate
 from .plan import Plan, read_mentions
 from .runs import Cell, Measured, arguments_of, find, is_tested_blind, measure_all
+from .significance import entities_of
 
 SPLITS = ("train", "validation", "test")
 WEIGHTS = ("*.safetensors", "*.bin")
@@ -117,8 +118,21 @@ def _read_columns(plan: Plan) -> set[str]:
                 f"{len(unknown)} posts of the test split, such as {min(unknown)!r}, are not in {plan.mentions}: "
                 "expected the image_dependent.json that was written with this data set as --mentions."
             )
+        _check_mentions(posts["test"], plan.mentions)
     features = check_files(load_dataset_builder(plan.dataset), SPLITS, columns, ignore_images=True)
     return set.intersection(*(set(load_split(plan.dataset, x, features=features).column_names) for x in SPLITS))
+
+
+def _check_mentions(posts: Dataset, path: Path) -> None:
+    """Refuse a file of mentions of which one is none of its post's: another data set may number its posts alike."""
+    mentions, names = read_mentions(path), label_names({"test": posts})
+    for post in posts.select_columns(["id", "ner_tags"]):
+        gold = {(first, end) for first, end, _ in entities_of(name_tags(post["ner_tags"], names))}
+        if other := [span for span in mentions[post["id"]] if tuple(span) not in gold]:
+            raise ValueError(
+                f"{path}: {other[0]} of post {post['id']!r} is no entity there, so this is of another data set. "
+                "Expected the image_dependent.json that was written with this one as --mentions."
+            )
 
 
 def lacking_columns(plan: Plan, cells: Mapping[K, Cell], columns: set[str] | None = None) -> dict[K, list[str]]:

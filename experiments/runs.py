@@ -35,6 +35,7 @@ from smcl.baselines import SYSTEMS, reads_images
 from smcl.dataset_scripts.files import write_whole
 from smcl.dataset_scripts.fingerprints import fingerprint
 from smcl.modeling_smcl import SMCLTaggingModel
+from smcl.publish.run_record import read_object
 
 from . import image_dependent
 from .plan import Plan, data_digests, mentions_digest, read_mentions, to_argv
@@ -42,7 +43,10 @@ from .plan import Plan, data_digests, mentions_digest, read_mentions, to_argv
 ROOT = Path(smcl.__file__).parent
 RUN_SCRIPT = ROOT / "run_ner_multiimage.py"
 # What predicting again, without images, must share with the run.
-PREDICTING = ("max_length", "on_extra_images", "per_device_eval_batch_size", "use_cpu", "bf16", "fp16", "disable_tqdm")
+PREDICTING = ("columns", "tag_scheme", "max_length", "on_extra_images", "per_device_eval_batch_size", "use_cpu", "bf16")
+PREDICTING += ("fp16", "disable_tqdm")
+# What a cell that has begun was begun by.
+BEGUN = "begun.json"
 
 T, K = TypeVar("T"), TypeVar("K", bound=Hashable)
 
@@ -141,7 +145,7 @@ def find(plan: Plan, cell: Cell, seed: int) -> Measured | None:
     settings = settings_of(plan, cell)
     pattern = f"*/{glob.escape(plan.data_name)}/*-{digest(settings)}/seed-{seed}/cell.json"
     for path in sorted(plan.results.glob(pattern)):
-        record = json.loads(path.read_text(encoding="utf-8-sig"))
+        record = read_object(path, {"settings", "code", "scores"})
         if record["settings"] == settings and is_current(record):
             measured = Measured(path.parent, record)
             _score_mentions(plan, measured)
@@ -226,12 +230,20 @@ def _take(plan: Plan, cell: Cell, seed: int, timeout: float) -> Measured | None:
     with FileLock(folder.with_name(f".{folder.name}.lock"), timeout=timeout):
         if (measured := find(plan, cell, seed)) is not None:
             return measured
-        if (folder / "cell.json").is_file():
-            code = json.loads((folder / "cell.json").read_text(encoding="utf-8-sig"))["code"]
-            shutil.rmtree(folder.with_name(f"{folder.name}-{code}"), ignore_errors=True)
-            folder.rename(folder.with_name(f"{folder.name}-{code}"))
-        folder.mkdir(exist_ok=True)
+        if cell.system in SYSTEMS:
+            _set_aside(folder, code_digest(cell.system))
         return _run(plan, cell, seed)
+
+
+def _set_aside(folder: Path, code: str) -> None:
+    """Keep a cell of other code, finished or not, under another name: a run that goes on is of one code."""
+    told = next((path for name in ("cell.json", BEGUN) if (path := folder / name).is_file()), None)
+    earlier = read_object(told, {"code"})["code"] if told else "unknown" if any(folder.glob("run/*")) else code
+    if earlier != code:
+        shutil.rmtree(folder.with_name(f"{folder.name}-{earlier}"), ignore_errors=True)
+        folder.rename(folder.with_name(f"{folder.name}-{earlier}"))
+    folder.mkdir(exist_ok=True)
+    write({"code": code}, folder / BEGUN)
 
 
 def at_once(jobs: int, do: Callable[[T], None], tasks: Sequence[T]) -> None:

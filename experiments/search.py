@@ -22,7 +22,7 @@ import torch
 from transformers import EarlyStoppingCallback
 
 from smcl.baselines import SYSTEMS
-from smcl.dataset_scripts.command_line import positive, require
+from smcl.dataset_scripts.command_line import positive, require, run_main
 from smcl.train.arguments import parse_arguments
 from smcl.train.build import prepare
 from smcl.train.trainer import SMCLTrainer
@@ -240,4 +240,4 @@ def _write_params(params: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -7,6 +7,7 @@ python -m smcl.experiments.table2 --dataset DATA --text_model TEXT --vision_mode
 from collections.abc import Sequence
 
 from smcl.baselines import SYSTEMS, needed_encoders, reads_images
+from smcl.dataset_scripts.command_line import run_main
 
 from . import paper
 from .comparison import Row, compare
@@ -109,4 +110,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -6,6 +6,8 @@ python -m smcl.experiments.table3 --dataset DATA --text_model TEXT --vision_mode
 
 from collections.abc import Sequence
 
+from smcl.dataset_scripts.command_line import run_main
+
 from . import paper
 from .comparison import Row, compare
 from .plan import parse_plan, plan_parser
@@ -45,4 +47,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from smcl.dataset_scripts.command_line import positive
+from smcl.dataset_scripts.command_line import positive, run_main
 
 from . import paper
 from .plan import Plan, parse_plan, plan_parser, to_argv
@@ -124,4 +124,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -14,6 +14,7 @@ from datasets import DatasetDict
 from torch import nn
 from transformers import EarlyStoppingCallback
 
+from smcl.dataset_scripts.command_line import run_main
 from smcl.train.arguments import parse_arguments
 from smcl.train.build import prepare
 from smcl.train.dry_run import peak_process_memory
@@ -107,4 +108,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

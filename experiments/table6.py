@@ -10,6 +10,8 @@ from dataclasses import asdict
 
 import numpy as np
 
+from smcl.dataset_scripts.command_line import run_main
+
 from . import errors, paper
 from .comparison import paired_difference
 from .plan import Plan, parse_plan, plan_parser
@@ -138,4 +140,4 @@ def write_errors(plan: Plan, systems: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -1,6 +1,7 @@
 """Tables: mean and spread, Markdown beside JSON, notes on how it was measured."""
 
 import json
+import re
 import statistics
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -116,12 +117,23 @@ def write_table(plan: Plan, title: str, table: str, data: dict[str, Any], remark
         `Path`: the Markdown.
     """
     text = f"### {title}\n\n{table}\n" + "\n\n".join(remarks) + "\n"
+    path = plan.folder / "table.md"
+    if not plan.run and path.is_file() and _tells_nothing(table):
+        say(f"{text}\nNothing of this is measured by the present code: the earlier table is left at {path}.\n")
+        return path
     about = {"title": title, "experiment": plan.experiment, "data_name": plan.data_name, "preset": plan.preset}
     write(about | {"arguments": plan.arguments, "seeds": plan.seeds, **data}, plan.folder / "table.json")
-    path = plan.folder / "table.md"
     path.write_text(text, encoding="utf-8")
     say(text)
     return path
+
+
+def _tells_nothing(table: str) -> bool:
+    """Tell whether no number of a table was measured; those of the paper, and counts, do not count."""
+    heads, _, *rows = (line.strip("|").split(" | ") for line in table.strip().split("\n"))
+    own = [place for place, head in enumerate(heads) if place and not head.strip().startswith("paper")]
+    cells = [row[place].strip(" |") for row in rows for place in own]
+    return NOT_MEASURED in cells and not any(re.search(r"\d\.\d", cell) for cell in cells)
 
 
 def describe(measured: Sequence[Measured]) -> list[dict[str, Any]]:

@@ -21,6 +21,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from smcl.dataset_scripts.command_line import run_main
 from smcl.dataset_scripts.icons import draw_post
 from smcl.dataset_scripts.mner_mi import FILE_SPLITS
 from smcl.experiments.runs import circumstances
@@ -167,4 +168,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -12,6 +12,7 @@ import torch
 from torchcrf import CRF
 
 from smcl.crf_smcl import LinearChainCRF
+from smcl.dataset_scripts.command_line import run_main
 from smcl.dataset_scripts.schema import LABELS
 from smcl.experiments.runs import circumstances
 from smcl.experiments.tables import markdown, written
@@ -86,4 +87,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

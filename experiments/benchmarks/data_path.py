@@ -26,6 +26,7 @@ from transformers import BertConfig, ViTConfig, ViTImageProcessorPil
 
 from smcl import SMCLConfig, SMCLForTokenClassification, SMCLProcessor
 from smcl.baselines import SYSTEMS as MODELS
+from smcl.dataset_scripts.command_line import run_main
 from smcl.dataset_scripts.gate import prepare_posts
 from smcl.dataset_scripts.schema import FEATURES, LABELS
 from smcl.dataset_scripts.twitter import read_posts
@@ -258,4 +259,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

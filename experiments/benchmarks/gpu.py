@@ -9,6 +9,7 @@ Host synchronisation is looked for by `torch.cuda.set_sync_debug_mode("error")`.
 measured.
 """
 
+import re
 import time
 from collections.abc import Callable, Sequence
 from datetime import date
@@ -18,6 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import BertConfig, ViTConfig
 
 from smcl.baselines import SYSTEMS
+from smcl.dataset_scripts.command_line import run_main
 from smcl.dataset_scripts.schema import LABELS
 from smcl.experiments.runs import circumstances, write
 from smcl.experiments.tables import NOT_MEASURED, markdown, spread, written
@@ -51,7 +53,8 @@ Stages = dict[str, Callable[[], object]]
 
 def peak_of(device: str) -> float | None:
     """Return the peak of a device by its name; `None` if it is not known."""
-    return next((peak for name, peak in PEAKS.items() if name in device), None)
+    words = re.split(r"[\s-]+", device)
+    return next((peak for name, peak in PEAKS.items() if set(name.split()) <= set(words)), None)
 
 
 def seconds_of(run: Callable[[], object], device: str, repeats: int, deadline: float) -> list[float]:
@@ -260,4 +263,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -19,6 +19,7 @@ from PIL import Image
 from transformers import BertConfig, ViTConfig
 
 from smcl.configuration_smcl import SMCLConfig
+from smcl.dataset_scripts.command_line import run_main
 from smcl.dataset_scripts.schema import FEATURES
 from smcl.experiments.runs import circumstances
 from smcl.experiments.tables import markdown, spread, written
@@ -166,4 +167,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

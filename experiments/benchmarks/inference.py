@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from torchcrf import CRF
 
 from smcl.configuration_smcl import SMCLConfig
+from smcl.dataset_scripts.command_line import run_main
 from smcl.experiments.runs import circumstances
 from smcl.experiments.tables import markdown, written
 from smcl.modeling_smcl import SMCLForTokenClassification
@@ -140,4 +141,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 from datasets import Image, List
 from PIL import Image as PILImage
 
+from smcl.dataset_scripts.command_line import run_main
 from smcl.experiments.runs import RUN_SCRIPT, circumstances
 from smcl.experiments.tables import markdown
 from smcl.train.data import load_posts
@@ -160,4 +161,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -19,7 +19,7 @@ from torch import nn
 from transformers import AutoModel, BertConfig, ViTConfig, ViTImageProcessorPil
 
 from smcl.configuration_smcl import SMCLConfig
-from smcl.dataset_scripts.command_line import CommandParser
+from smcl.dataset_scripts.command_line import CommandParser, positive
 from smcl.dataset_scripts.schema import LABELS
 from smcl.experiments.runs import write
 from smcl.experiments.tables import spread
@@ -118,8 +118,8 @@ def timing_parser(about: str, repeats: int = 5, threads: int | None = 1) -> argp
     """
     parser = CommandParser(about)
     if threads is not None:
-        parser.add_argument("--threads", type=int, default=threads, help="threads of PyTorch (%(default)s)")
-    parser.add_argument("--repeats", type=int, default=repeats, help="how often each is timed (%(default)s)")
+        parser.add_argument("--threads", type=positive, default=threads, help="threads of PyTorch (%(default)s)")
+    parser.add_argument("--repeats", type=positive, default=repeats, help="how often each is timed (%(default)s)")
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the JSON file (%(default)s)")
     return parser
 
@@ -128,7 +128,7 @@ def add_posts_arguments(parser: argparse.ArgumentParser, num_posts: int | None =
     """Add the arguments of benchmarks that draw posts, with a size of batches if that can be chosen."""
     parser.add_argument("--text_model", required=True, help="folder or Hub name of a tokenizer")
     if num_posts is not None:
-        parser.add_argument("--posts", type=int, default=num_posts, help="posts of a batch (%(default)s)")
+        parser.add_argument("--posts", type=positive, default=num_posts, help="posts of a batch (%(default)s)")
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from datasets import Dataset
 
-from smcl.dataset_scripts.command_line import require
+from smcl.dataset_scripts.command_line import require, run_main
 from smcl.experiments.runs import circumstances
 from smcl.experiments.tables import markdown
 from smcl.modeling_smcl import SMCLForTokenClassification
@@ -174,4 +174,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

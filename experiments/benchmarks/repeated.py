@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from datasets import Dataset, Image, List
 
+from smcl.dataset_scripts.command_line import run_main
 from smcl.experiments.runs import circumstances
 from smcl.experiments.tables import markdown, written
 from smcl.pipeline_smcl import ImageVectors
@@ -101,4 +102,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

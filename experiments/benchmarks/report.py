@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from smcl.dataset_scripts.command_line import run_main
 from smcl.experiments.report import run_report
 from smcl.experiments.tables import NOT_MEASURED, read_table
 
@@ -108,7 +109,6 @@ SECTIONS = {
         "GPU",
         gpu.table,
         "gpu --text_model TEXT",
-        "The time of 64 posts is near that of 16: up to there, launching kernels takes longer than running them.\n",
     ),
     "onnx": Section("ONNX", onnx.table, "onnx --model demo/model --dataset demo/data"),
     "serve": Section(
@@ -166,4 +166,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

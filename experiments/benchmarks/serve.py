@@ -29,6 +29,7 @@ import psutil
 import torch
 from datasets import load_dataset
 
+from smcl.dataset_scripts.command_line import run_main
 from smcl.experiments.runs import circumstances
 from smcl.experiments.tables import markdown, written
 from smcl.images_smcl import load_image
@@ -212,4 +213,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 
 from transformers import BertConfig, BertForTokenClassification
 
+from smcl.dataset_scripts.command_line import run_main
 from smcl.experiments.runs import circumstances
 from smcl.experiments.tables import markdown, spread, written
 from smcl.processing_smcl import load_tokenizer
@@ -78,4 +79,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

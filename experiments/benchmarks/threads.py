@@ -12,6 +12,7 @@ from functools import partial
 
 import torch
 
+from smcl.dataset_scripts.command_line import run_main
 from smcl.experiments.runs import circumstances
 from smcl.experiments.tables import markdown, written
 from smcl.experiments.threads import count_cores
@@ -93,4 +94,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 from smcl.configuration_smcl import SMCLConfig
+from smcl.dataset_scripts.command_line import run_main
 from smcl.experiments.runs import circumstances
 from smcl.experiments.tables import markdown, written
 from smcl.modeling_smcl import SMCLForTokenClassification
@@ -101,4 +102,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from smcl.dataset_scripts.command_line import require
+from smcl.dataset_scripts.command_line import require, run_main
 from smcl.experiments.runs import circumstances
 from smcl.experiments.tables import NOT_MEASURED, markdown, written
 from smcl.modeling_smcl import SMCLForTokenClassification
@@ -205,4 +205,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

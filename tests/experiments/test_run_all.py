@@ -4,6 +4,7 @@ from argparse import Namespace
 
 import pytest
 from cells import SMALL, call_here
+from datasets import load_dataset
 
 from smcl.dataset_scripts.icons import convert
 from smcl.experiments import estimate, figure6, figures_5_7, runs, search, table2, table3, table5, table6
@@ -78,6 +79,13 @@ def test_a_folder_without_weights_is_no_encoder(argv, encoder_folders, tmp_path)
     (empty / "config.json").write_bytes(open(f"{encoder_folders[1]}/config.json", "rb").read())
     said = stop(table3.main, [*argv, "--vision_model", str(empty)])
     assert f"The folder {empty} holds no weights. Give another by --vision_model." in said
+
+
+def test_mentions_that_are_no_entities_of_their_posts_are_refused_before_the_first_run(argv, icons, called, tmp_path):
+    mentions = {post: [] for post in load_dataset(icons, split="test")["id"]}
+    (tmp_path / "mentions.json").write_text(json.dumps(mentions | {next(iter(mentions)): [[0, 90]]}))
+    said = stop(table3.main, [*argv, "--mentions", str(tmp_path / "mentions.json")])
+    assert "[0, 90] of post" in said and "this is of another data set" in said and not called.calls
 
 
 def test_mentions_of_other_posts_are_refused_before_the_first_run(argv, called, tmp_path):

@@ -10,6 +10,7 @@ from dataclasses import replace
 import psutil
 import pytest
 from cells import SMALL, call_here
+from datasets import load_dataset
 
 from smcl.baselines import SYSTEMS
 from smcl.dataset_scripts.icons import convert
@@ -176,6 +177,44 @@ def test_a_cell_of_older_code_is_run_anew_and_kept(plan, monkeypatch):
     (again,) = measure(plan, Cell("SMCL"))
     assert again.folder == measured.folder and not (again.folder / "log.txt").exists()
     assert (again.folder.with_name(f"seed-0-{code}") / "log.txt").read_text() == "old"
+
+
+def test_a_killed_cell_of_other_code_is_set_aside_and_run_anew(plan, monkeypatch):
+    folder = runs.cell_folder(plan, Cell("SMCL"), 0)
+    for code in ("0lder", None):
+        (folder / "run" / "checkpoint-3").mkdir(parents=True)
+        (folder / runs.BEGUN).unlink(missing_ok=True)
+        if code is not None:
+            (folder / runs.BEGUN).write_text(json.dumps({"code": code}))
+        begun = []
+        monkeypatch.setattr(runs, "_run", lambda plan, cell, seed, begun=begun: begun.append((folder / "run").exists()))
+        measure(plan, Cell("SMCL"))
+        assert begun == [False] and (folder.with_name(f"seed-0-{code or 'unknown'}") / "run" / "checkpoint-3").is_dir()
+        assert json.loads((folder / runs.BEGUN).read_text()) == {"code": runs.code_digest("smcl")}
+    # Of the same code, it goes on.
+    (folder / "run" / "checkpoint-3").mkdir(parents=True)
+    measure(plan, Cell("SMCL"))
+    assert begun == [False, True]
+
+
+def test_cells_read_columns_of_other_names_and_tags_of_other_schemes_to_their_end(plan, data, in_process, tmp_path):
+    for split, posts in load_dataset(str(data)).items():
+        names = posts.features["ner_tags"].feature.names
+        spelt = [[names[tag].replace("B-", "I-") for tag in tags] for tags in posts["ner_tags"]]
+        posts = posts.rename_column("tokens", "words").remove_columns("ner_tags").add_column("ner_tags", spelt)
+        posts.to_parquet(tmp_path / "renamed" / f"{split}.parquet")
+    given = {"columns": "tokens=words", "tag_scheme": "io", "num_train_epochs": "1"}
+    plan = replace(plan, dataset=str(tmp_path / "renamed"), arguments=plan.arguments | given)
+    (measured,) = measure(plan, Cell("SMCL"))
+    assert "f1" in measured.record["scores"]["without_images"]
+
+
+def test_a_cell_that_is_cut_off_is_named(plan, monkeypatch):
+    monkeypatch.setattr(runs, "_run", write_cell)
+    (measured,) = measure(plan, Cell("SMCL"))
+    (measured.folder / "cell.json").write_text('{"title": ')
+    with pytest.raises(ValueError, match="cell.json to hold JSON, and can't read it"):
+        measure(plan, Cell("SMCL"))
 
 
 def wait_until(is_so, seconds=60):

@@ -315,10 +315,10 @@ def test_each_difference_from_the_paper_is_looked_at_alone_from_both_ends(make_c
     assert cells["SMCL as printed, head mended"].arguments == {"as_printed": others}
     mendings.main([*argv, "--parts", "head", "union"])
     found = rows(capsys.readouterr().out)
-    assert found["none"] == ["100.00", "", "0.00"]
+    assert found["none"] == ["1", "100.00", "", "0.00"]
     minus, plus = "-100.00 [-100.00, -100.00]", "+100.00 [+100.00, +100.00]"
-    assert found["head"] == ["0.00", minus, "100.00", plus]
-    assert found["union"] == ["not measured", "not measured", "0.00", "+0.00 [+0.00, +0.00]"]
+    assert found["head"] == ["1", "0.00", minus, "100.00", plus]
+    assert found["union"] == ["0, 1", "not measured", "not measured", "0.00", "+0.00 [+0.00, +0.00]"]
     # Each is one that the command line takes.
     for cell in cells.values():
         parse_arguments(["--output_dir", "x", *to_argv(cell.arguments)])
@@ -395,6 +395,11 @@ def test_report_holds_what_was_measured_and_names_what_was_not(make_cell, tmp_pa
     make(table2.system_cell("bert-crf"), 0, bad)
     table2.main(argv)
     figure6.main([*argv, "--variables", "cmd_order"])
+    (plan.results / "remarks.md").write_text("Measured in the dark.\n")
+    folder = plan.results / "robustness" / "data"
+    folder.mkdir(parents=True)
+    (folder / "table.json").write_text('{"made_by": "0ld0c0de"}')
+    (folder / "table.md").write_text("### Robustness, data")
     folder = plan.results / "figures" / "data"
     folder.mkdir(parents=True)
     for name, content in (("table.json", "{}"), ("table.md", "### Figures 5 and 7, data"), ("figure5.png", "a post")):
@@ -402,11 +407,23 @@ def test_report_holds_what_was_measured_and_names_what_was_not(make_cell, tmp_pa
     report.main(["--results", str(plan.results), "--output", str(output)])
     text = output.read_text()
     assert "## data" in text and "### Table 2: systems, data" in text
+    assert "\n\nMeasured in the dark.\n\n## data" in text
+    assert "### Robustness, data\n\nMeasured by an earlier state of the code of this experiment" in text
     assert "\nNot measured on data: Table 3, ablations; Table 5, cost; " in text
     assert "F1 of all mentions, by the 95 % intervals: below SMCL: BERT-CRF." in text
     assert "![Figure 6, sensitivity](results/data-figure6.png)" in text
     assert (output.parent / "results" / "data-figure6.png").exists()
     assert "### Figures 5 and 7, data" in text and not list(output.parent.glob("results/*figure5*"))
+
+
+def test_a_table_of_nothing_does_not_replace_one_that_tells_something(make_cell, capsys):
+    make, argv, plan = make_cell
+    make(table2.system_cell("smcl"), 0, posts(("P", "P")))
+    table2.main(argv)
+    before = (plan.folder / "table.md").read_text()
+    table2.main([*argv, "--num_train_epochs", "9"])
+    assert "the earlier table is left at" in capsys.readouterr().out
+    assert (plan.folder / "table.md").read_text() == before
 
 
 def test_cells_of_older_code_are_left_out_and_counted(make_cell, tmp_path, capsys):
