@@ -6,6 +6,8 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable
 from typing import Any
 
+from datasets import Dataset, Image, List
+
 from .schema import Post
 
 
@@ -55,7 +57,7 @@ class SplitReport:
         if illegal:
             self.illegal_transitions += illegal
             self.posts_with_illegal_transitions.append(post.id)
-        self._content.update(_canonical(post, images))
+        self._content.update(_canonical(post.id, post.tokens, post.tags, images, post.source))
 
     def as_dict(self) -> dict[str, Any]:
         """Return the figures as JSON values.
@@ -95,11 +97,26 @@ def count_illegal_transitions(tags: list[str]) -> int:
     return sum(tag.startswith("I-") and previous[2:] != tag[2:] for previous, tag in pairs)
 
 
-def _canonical(post: Post, images: list[dict[str, Any]]) -> bytes:
-    """Return the post as one JSON line, the same whatever version of Parquet wrote it."""
+def _canonical(name: str, tokens: list[str], tags: list[str], images: list[dict[str, Any]], source: str) -> bytes:
+    """Return a post as one JSON line, the same whatever version of Parquet wrote it."""
     digests = [[image["path"], hashlib.sha256(image["bytes"]).hexdigest()] for image in images]
-    row = [post.id, post.tokens, post.tags, digests, post.source]
-    return (json.dumps(row, ensure_ascii=False) + "\n").encode("utf-8")
+    return (json.dumps([name, tokens, tags, digests, source], ensure_ascii=False) + "\n").encode("utf-8")
+
+
+def content_digest(posts: Dataset) -> str:
+    """Return the SHA-256 that a report tells of a split, from the posts as they are.
+
+    Args:
+        posts (`Dataset`): A split in the schema, as a converter wrote it.
+
+    Returns:
+        `str`: the hexadecimal digest.
+    """
+    names, digest = posts.features["ner_tags"].feature.names, hashlib.sha256()
+    for post in posts.cast_column("images", List(Image(decode=False))):
+        tags = [names[tag] for tag in post["ner_tags"]]
+        digest.update(_canonical(post["id"], post["tokens"], tags, post["images"], post["source"]))
+    return digest.hexdigest()
 
 
 def find_duplicate_ids(splits: dict[str, Iterable[Post]]) -> dict[str, list[str]]:

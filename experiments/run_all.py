@@ -12,10 +12,11 @@ from smcl.baselines import SYSTEMS, context_columns, how_to_make, needed_encoder
 from smcl.dataset_scripts.annotators import describe_model
 from smcl.dataset_scripts.columns import parse_columns
 from smcl.dataset_scripts.label_files import check_files
+from smcl.dataset_scripts.report import content_digest
 from smcl.train.data import UnreadableError, label_names, load_posts, load_split, name_tags
 
 from .estimate import estimate
-from .plan import Plan, read_mentions
+from .plan import Plan, read_mentions, read_report
 from .runs import Cell, Measured, arguments_of, find, is_tested_blind, measure_all
 from .significance import entities_of
 
@@ -83,6 +84,7 @@ def check_needs(plan: Plan, cells: Mapping[K, Cell]) -> dict[K, Cell]:
         return {}
     try:
         columns = _read_columns(plan)
+        _check_content(plan.dataset)
         lacking = lacking_columns(plan, cells, columns)
         if lacking:
             sys.stderr.write(f"not measured: {tell_lacking(cells, lacking, plan.dataset)}\n")
@@ -121,6 +123,16 @@ def _read_columns(plan: Plan) -> set[str]:
         _check_mentions(posts["test"], plan.mentions)
     features = check_files(load_dataset_builder(plan.dataset), SPLITS, columns, ignore_images=True)
     return set.intersection(*(set(load_split(plan.dataset, x, features=features).column_names) for x in SPLITS))
+
+
+def _check_content(dataset: str) -> None:
+    """Refuse posts that changed since their converter reported on them, by which cells are known."""
+    for split, about in read_report(dataset).get("splits", {}).items():
+        if content_digest(load_split(dataset, split)) != about["sha256"]:
+            raise ValueError(
+                f"The posts of {split} in {dataset} are not those that its report.json tells of, by which results are "
+                "known. Convert them again, or remove report.json: the data is then known by its files."
+            )
 
 
 def _check_mentions(posts: Dataset, path: Path) -> None:

@@ -1,4 +1,5 @@
 import json
+import shutil
 import subprocess
 from argparse import Namespace
 
@@ -79,6 +80,16 @@ def test_a_folder_without_weights_is_no_encoder(argv, encoder_folders, tmp_path)
     (empty / "config.json").write_bytes(open(f"{encoder_folders[1]}/config.json", "rb").read())
     said = stop(table3.main, [*argv, "--vision_model", str(empty)])
     assert f"The folder {empty} holds no weights. Give another by --vision_model." in said
+
+
+@every_experiment
+def test_posts_that_are_not_those_of_their_report_stop_an_experiment(main, argv, icons, called, tmp_path):
+    shutil.copytree(icons, tmp_path / "changed")
+    path = next((tmp_path / "changed").rglob("test-*.parquet"))
+    posts = load_dataset(icons, split="test")
+    posts.select(reversed(range(len(posts)))).to_parquet(path)
+    said = stop(main, ["--dataset", str(tmp_path / "changed"), *argv[2:]])
+    assert "The posts of test in" in said and "remove report.json" in said and not called.calls
 
 
 def test_mentions_that_are_no_entities_of_their_posts_are_refused_before_the_first_run(argv, icons, called, tmp_path):
