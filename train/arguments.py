@@ -197,6 +197,7 @@ LEAST = {
     "dataloader_prefetch_factor": 1,
     "seed": 0,
     "data_seed": 0,
+    "adam_epsilon": 0,
 }
 LARGEST_SEED = 2**32 - 1
 # Trackers whose package, or what brings it, is called otherwise or has their name.
@@ -254,6 +255,14 @@ class SMCLTrainingArguments(TrainingArguments):
             value = getattr(self, name)
             if value is not None and not least <= value < float("inf"):
                 raise ValueError(f"`--{name}` must be a finite number of at least {least}, got {value!r}.")
+        for name in ("eval_steps", "save_steps", "logging_steps"):
+            if getattr(self, name) is not None and not 0 < getattr(self, name) < float("inf"):
+                raise ValueError(f"`--{name}` must be a number of steps above 0, got {getattr(self, name)!r}.")
+        for name in ("adam_beta1", "adam_beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"`--{name}` must be at least 0 and below 1, got {getattr(self, name)!r}.")
+        if self.optim_args and not all("=" in part for part in self.optim_args.split(",")):
+            raise ValueError(f"`--optim_args` must be name=value pairs with commas between, got {self.optim_args!r}.")
         for name in ("seed", "data_seed"):
             if (getattr(self, name) or 0) > LARGEST_SEED:
                 raise ValueError(f"`--{name}` must be at most {LARGEST_SEED}, got {getattr(self, name)}.")
@@ -269,7 +278,16 @@ class SMCLTrainingArguments(TrainingArguments):
             self.load_best_model_at_end = False
         # transformers switches `do_eval` on with any `eval_strategy`; here it stays what it was set to.
         do_eval = self.do_eval
-        super().__post_init__()
+        try:
+            super().__post_init__()
+        except TypeError as error:
+            # Of what is given as JSON, transformers hands the names on as they come.
+            raise ValueError(f"An argument of JSON, such as `--accelerator_config`, can't be used: {error}.") from error
+        if not isinstance(self.lr_scheduler_kwargs or {}, dict):
+            raise ValueError(
+                f"`--lr_scheduler_kwargs` must be an object of JSON, such as '{{\"num_cycles\": 2}}', got "
+                f"{self.lr_scheduler_kwargs!r}."
+            )
         self.do_eval = do_eval
         splitting = self.accelerator_config
         if splitting.split_batches or splitting.dispatch_batches or not splitting.even_batches:
@@ -390,6 +408,8 @@ def parse_arguments(argv: list[str]) -> Arguments:
             return Arguments(*_parse_file(Path(argv[0])))
         except (OSError, ValueError, yaml.YAMLError) as error:
             raise ValueError(f"The arguments in {argv[0]} can't be read: {error}") from error
+    if argv and argv[0].endswith((".yaml", ".yml", ".json")):
+        raise ValueError(f"{argv[0]} stands alone, as a file of arguments: write {argv[1]} and others into it.")
     return Arguments(*_Parser().parse_args_into_dataclasses(argv))
 
 

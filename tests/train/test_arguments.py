@@ -372,6 +372,11 @@ def test_values_of_yaml_mean_what_the_command_line_would_make_of_them(tmp_path, 
     assert [getattr(value, "value", value) for value in read] == [expected]
 
 
+def test_a_file_of_arguments_stands_alone():
+    with pytest.raises(ValueError, match="a.yaml stands alone, as a file of arguments: write --do_eval and others"):
+        parse_arguments(["a.yaml", "--do_eval"])
+
+
 @pytest.mark.parametrize(
     ("file", "text", "message"),
     [
@@ -399,6 +404,12 @@ def test_columns_given_in_several_places_all_count():
         ({"dataloader_prefetch_factor": 0, "dataloader_num_workers": 1}, "`--dataloader_prefetch_factor` must be"),
         ({"seed": 5_000_000_000}, "`--seed` must be at most 4294967295"),
         ({"data_seed": -1}, "`--data_seed` must be a finite number of at least 0"),
+        ({"adam_beta1": 2.0}, "`--adam_beta1` must be at least 0 and below 1, got 2.0"),
+        ({"adam_epsilon": -1.0}, "`--adam_epsilon` must be a finite number of at least 0"),
+        ({"save_strategy": "steps", "save_steps": 0}, "`--save_steps` must be a number of steps above 0, got 0"),
+        ({"optim_args": "foo"}, "`--optim_args` must be name=value pairs"),
+        ({"lr_scheduler_kwargs": [1]}, "`--lr_scheduler_kwargs` must be an object of JSON"),
+        ({"accelerator_config": {"foo": 1}}, "such as `--accelerator_config`, can't be used: .*foo"),
         ({"output_dir": " "}, "`--output_dir` must be a folder, got an empty name"),
     ],
 )
