@@ -15,8 +15,11 @@ SETTINGS_NAME = "run_settings.json"
 ARGUMENTS = (
     *("optim", "optim_args", "learning_rate", "head_learning_rate", "weight_decay", "adam_beta1", "adam_beta2"),
     *("adam_epsilon", "max_grad_norm", "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps", "seed", "data_seed"),
-    *("train_sampling_strategy", "label_smoothing_factor"),
+    *("train_sampling_strategy", "label_smoothing_factor", "gather_losses"),
 )
+# What posts are told from others by; images by their number alone.
+IMAGES = ("images", "image_rows")
+COLUMNS = ("id", "tokens", "ner_tags", *IMAGES)
 # What the collator makes of a post.
 READING = ("max_length", "on_extra_images")
 
@@ -32,12 +35,11 @@ def describe_posts(posts: Any) -> str | None:
     """
     if not isinstance(posts, Dataset):
         return None
-    digest, names = hashlib.sha256(), set(posts.column_names)
-    for name in ("id", "tokens", "ner_tags"):
-        if name in names:
-            digest.update(json.dumps(posts.select_columns([name]).with_format(None)[name][:], default=str).encode())
-    for name in names & {"images", "image_rows"}:
-        digest.update(json.dumps(_counts(posts, name)).encode())
+    digest = hashlib.sha256()
+    for name in COLUMNS:
+        if name in posts.column_names:
+            values = _counts(posts, name) if name in IMAGES else posts.with_format(None)[name][:]
+            digest.update(json.dumps(values, default=str).encode())
     return f"{len(posts)} posts ({digest.hexdigest()[:8]})"
 
 
@@ -46,8 +48,8 @@ def _counts(posts: Dataset, name: str) -> list[int]:
     counts = []
     for table in posts.select_columns([name]).with_format("arrow").iter(1000):
         column = table.column(0)
-        column = column.cast(column.type.storage_type) if isinstance(column.type, pa.ExtensionType) else column
-        counts += [count or 0 for count in pc.list_value_length(column).to_pylist()]
+        if pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
+            counts += [count or 0 for count in pc.list_value_length(column).to_pylist()]
     return counts
 
 
