@@ -455,7 +455,6 @@ def test_run_trains_reloads_and_tags_a_file(name, data, context_data, encoder_fo
         (["--system", "bart"], "`--system` must be one of bilstm-crf, .*, got 'bart'"),
         (["--system", "bert-crf"], r"Expected `--model` \(a saved model\), or `--text_model` of a new bert-crf"),
         (["--system", "bert", "--use_fusion", "false"], "The system 'bert' has no `--use_fusion`"),
-        (["--system", "bilstm-crf"], "takes its words from the training split: expected `--do_train`"),
         (["--system", "bert", "--text_model", "TEXT", "--word_vectors", "x"], "'bert' has no `--word_vectors`"),
         (["--model", "x", "--word_vectors", "x"], "`--model` brings its own encoders: .* `--word_vectors`"),
         (["--model", "TEXT"], "Expected the model .* to be saved by one of the systems .* type 'bert'"),
@@ -470,6 +469,12 @@ def test_arguments_that_do_not_fit_are_named(arguments, message, data, encoder_f
     arguments = [places.get(argument, argument) for argument in arguments]
     with pytest.raises(ValueError, match=message):
         main(["--dataset", data, "--do_train", "--use_cpu", "--output_dir", str(tmp_path / "out"), *arguments])
+
+
+def test_a_new_system_without_pretrained_parts_asks_for_training_posts(data, tmp_path):
+    arguments = ["--system", "bilstm-crf", "--do_predict", "--dry_run", "--use_cpu", "--output_dir", str(tmp_path)]
+    with pytest.raises(ValueError, match="takes its words from the training split: expected `--do_train`"):
+        main(["--dataset", data, *arguments])
 
 
 def test_word_vectors_of_fasttext_are_read_and_infinite_ones_refused(tmp_path):
