@@ -11,10 +11,8 @@ answered first. Needs `pip install "smcl[serve]"`.
 import asyncio
 import contextlib
 import dataclasses
-import email.message
 import importlib.util
 import json
-import re
 import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -24,12 +22,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from transformers.utils import logging
 
 from ..dataset_scripts.command_line import CommandParser
-from ..dataset_scripts.schema import parse_json
 from ..images_smcl import MAX_IMAGE_PIXELS, ImageError, content_of, fetch_image, size_of
 from ..pipeline_smcl import CHOICES, Explanation, MultiImageNERPipeline
 from . import load_pipeline
 from .handler import with_bytes
 from .serve_queue import ModelError, QueueFullError, TaggingQueue
+from .serve_requests import RequestError, read_request
 
 if TYPE_CHECKING:
     from fastapi import FastAPI, Request
@@ -37,15 +35,11 @@ if TYPE_CHECKING:
 logger = logging.get_logger(__name__)
 
 PACKAGES = ("fastapi", "uvicorn", "multipart", "prometheus_client")
-# For the whole of a request to come in.
-READ_SECONDS = 30
 # On SIGTERM, connections are taken until none has brought a request for so long, but not for longer than that.
 QUIET_SECONDS, DRAIN_SECONDS = 0.3, 5.0
 # Then for answers to be made and read: who does not read its own keeps no server from stopping.
 ANSWER_SECONDS = 60
 MAX_PATCH_GRID = 6
-# A body that is too large is read to its end if it is at most so many times the limit.
-DROPPED_BODIES = 4
 URL_READERS = 8
 OnBadImage, OnExtraImages, OnError = (Literal[CHOICES[f"on_{name}"]] for name in ("bad_image", "extra_images", "error"))
 KEYS = ("text", "words", "tokens", "images", "image")
@@ -98,20 +92,6 @@ class Limits:
             raise ValueError(f"The limit of pixels must be at most {MAX_IMAGE_PIXELS}, got {self.pixels}.")
 
 
-class RequestError(Exception):
-    """A request is refused.
-
-    Args:
-        status (`int`): The status of the answer.
-        message (`str`): Why.
-        headers (`dict[str, str]`, *optional*): Of the answer.
-    """
-
-    def __init__(self, status: int, message: str, headers: dict[str, str] | None = None):
-        super().__init__(message)
-        self.status, self.headers = status, headers
-
-
 def check_installed() -> None:
     """See that the packages of the extra `serve` are there.
 
@@ -161,7 +141,7 @@ class Service:
     async def predict(self, request: "Request", threshold: float, on_error: str, settings: dict[str, str]) -> Any:
         """Answer `POST /predict`; see the page /docs."""
         with self._room() as room:
-            posts = await self._read(request)
+            posts = await read_request(request, self.limits.body)
             is_list = isinstance(posts, list)
             posts = posts if is_list else [posts]
             most = min(self.limits.posts, self.queue.max_posts)
@@ -182,7 +162,7 @@ class Service:
     async def explain(self, request: "Request", patch_grid: int, settings: dict[str, str]) -> dict[str, Any]:
         """Answer `POST /explain`; see the page /docs."""
         with self._room():
-            post = await self._read(request)
+            post = await read_request(request, self.limits.body)
             if isinstance(post, list):
                 raise RequestError(422, "Expected one post to explain, got a list.")
             result = await self._attempt(self.queue.explain(post, patch_grid=patch_grid, **settings))
@@ -222,33 +202,8 @@ class Service:
             logger.error("A post could not be worked on.", exc_info=error)
             return {"error": "the server failed on this post; its log says why", "status": 500}
 
-    async def _read(self, request: "Request") -> Any:
-        """Read the body of a request: JSON, or a form."""
-        from starlette.exceptions import HTTPException
-        from starlette.requests import ClientDisconnect, Request
-
-        request = Request(request.scope, bounded(request.receive, self.limits.body))
-        header = request.headers.get("content-type", "application/json")
-        kind = header.partition(";")[0].strip().lower()
-        try:
-            body = await request.body()
-        except ClientDisconnect as error:
-            raise RequestError(400, "The request was broken off.") from error
-        if kind == "multipart/form-data":
-            try:
-                return await read_form(as_whole_form(request.scope, header, body), self.limits.body)
-            except HTTPException as error:
-                raise RequestError(400, f"Expected a form: {error.detail}") from error
-        # The second is what curl and others say of any body by themselves.
-        if kind not in ("application/json", "application/x-www-form-urlencoded") and not kind.endswith("+json"):
-            raise RequestError(415, f"Expected application/json or multipart/form-data, got {kind[:100]}.")
-        try:
-            return parse_json(body)
-        except ValueError as error:
-            raise RequestError(400, f"Expected a post or a list of posts as JSON in UTF-8: {error}") from error
-
     def _check(self, post: Any, on_extra_images: str = "error", **settings: Any) -> Any:
-        """See that a post is within the limits; return it with the bytes of its images, of those that are read."""
+        """See that a post is within the limits; return it with the bytes of those images that are read."""
         if isinstance(post, str):
             post = {"text": post}
         if not isinstance(post, dict) or post.keys() - set(KEYS):
@@ -268,15 +223,20 @@ class Service:
             raise ValueError(f"Expected a text of at most {self.limits.characters} characters, got {length}.")
         post = with_bytes({"text": text} | {name: post[name] for name in ("images", "image") if name in post})
         if isinstance(post.get("images"), list):
-            # Too many are refused by the pipeline, with none of them fetched.
-            most = self.queue.pipe.processor.max_images
-            if len(post["images"]) <= most or on_extra_images == "first":
-                post["images"] = [self._fetch(image) for image in post["images"][:most]]
+            read = self._limit(post["images"], on_extra_images)
+            post["images"] = [*map(self._fetch, read), *post["images"][len(read) :]]
         elif post.get("images") is not None:
             raise ValueError("Expected 'images' to be a list.")
         if post.get("image") is not None:
             post["image"] = self._fetch(post["image"])
         return post
+
+    def _limit(self, images: list[Any], on_extra_images: str) -> list[Any]:
+        """Return the images that the model reads; none if these are too many, which the pipeline says of the post."""
+        try:
+            return self.queue.pipe.processor.limit_images([images], on_extra_images)[0]
+        except ValueError:
+            return []
 
     def _fetch(self, image: Any) -> Any:
         """Take an image as content, and see how large it is before it is decoded."""
@@ -317,86 +277,6 @@ class Meter:
             await send(message)
 
         await self.app(scope, receive, count_and_send)
-
-
-def bounded(receive: Callable[[], Awaitable[dict]], most: int) -> Callable[[], Awaitable[dict]]:
-    """Return a `receive` of ASGI that raises a `RequestError` beyond so many bytes, and after `READ_SECONDS`."""
-    seen, end = 0, time.monotonic() + READ_SECONDS
-
-    async def take() -> dict:
-        nonlocal seen
-        try:
-            message = await asyncio.wait_for(receive(), max(0.0, end - time.monotonic()))
-        except (TimeoutError, asyncio.TimeoutError) as error:
-            raise RequestError(408, f"The request took more than {READ_SECONDS} s to come in.") from error
-        seen += len(message.get("body", b""))
-        return message
-
-    async def receive_within() -> dict:
-        message = await take()
-        if seen > most:
-            # Who is cut off while sending does not hear why: up to a point, the rest is read and dropped.
-            while message.get("more_body") and seen < DROPPED_BODIES * most:
-                message = await take()
-            raise RequestError(413, f"Expected at most {most} bytes, got more.")
-        return message
-
-    return receive_within
-
-
-def as_whole_form(scope: dict[str, Any], header: str, body: bytes) -> "Request":
-    """Return a request whose form is there to its end, and whose texts are read byte by byte.
-
-    The parser takes a form that was cut off for whole, and texts in another encoding than is said as Latin-1.
-    """
-    from starlette.requests import Request
-
-    message = email.message.Message()
-    message["content-type"] = header
-    boundary = message.get_boundary()
-    line = re.escape(f"--{boundary}".encode("latin-1", "replace"))
-    # Where a part begins or, with two more dashes, the form ends: within a line the same is text.
-    ends = re.findall(rb"(?:\A|\r\n)" + line + rb"(--)?[ \t]*(?=\r\n|\Z)", body)
-    if boundary is None or not ends or not ends[-1]:
-        raise RequestError(400, "Expected a form that ends with its closing boundary: it was cut off.")
-    parts = [(name, value) for name, value in scope["headers"] if name != b"content-type"]
-    parts.append((b"content-type", f'multipart/form-data; boundary="{boundary}"; charset=latin-1'.encode("latin-1")))
-
-    async def receive() -> dict[str, Any]:
-        return {"type": "http.request", "body": body, "more_body": False}
-
-    return Request({**scope, "headers": parts}, receive)
-
-
-def _decode(values: list[str], name: str) -> list[str]:
-    """Read the texts of a form as UTF-8, whatever it says."""
-    try:
-        return [value.encode("latin-1").decode("utf-8") for value in values]
-    except UnicodeError as error:
-        raise RequestError(400, f"Expected the field {name} in UTF-8: {error}") from error
-
-
-async def read_form(request: "Request", most: int) -> dict[str, Any]:
-    """Read a post from a form: `text`, or `words` again and again, and files `images` or one `image`."""
-    async with request.form(max_files=64, max_fields=20_000, max_part_size=most) as form:
-        unknown = set(form) - {"text", "words", "images", "image"}
-        if unknown:
-            raise RequestError(
-                422, f"Expected the fields text or words, and images, got {ascii(sorted(unknown))[:200]}."
-            )
-        texts, words = form.getlist("text"), form.getlist("words")
-        if len(texts) > 1 or not all(isinstance(x, str) for x in texts + words):
-            raise RequestError(422, "Expected one field text, or fields words, none of them a file.")
-        texts, words = _decode(texts, "text"), _decode(words, "words")
-        post: dict[str, Any] = {"text": texts[0]} if texts else {}
-        if words:
-            post["words"] = words
-        images, alone = form.getlist("images"), form.getlist("image")
-        if len(alone) > 1 or (images and alone):
-            raise RequestError(422, "Expected fields images, or one field image, got several of them or both.")
-        images += alone
-        post["images"] = [image if isinstance(image, str) else await image.read() for image in images]
-    return post
 
 
 def explanation_to_json(explanation: Explanation) -> dict[str, Any]:

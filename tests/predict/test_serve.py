@@ -20,11 +20,13 @@ import pytest
 import uvicorn
 from factories import make_model
 from PIL import Image, PngImagePlugin
+from systems import make_system
 from web import free_port
 
 from smcl import MultiImageNERPipeline, images_smcl
+from smcl.baselines.text_only import TextProcessor
 from smcl.images_smcl import ImageError
-from smcl.predict import serve
+from smcl.predict import serve, serve_requests
 from smcl.predict.serve import Limits, make_app
 
 TEXTS = ("joey and niko", "the light", "and", "niko " * 70, "ein Bär \u2764 \U0001f600", "")
@@ -245,6 +247,17 @@ def test_a_host_is_asked_for_no_more_images_than_are_read_and_once_for_each(pipe
     queue.close()
 
 
+@pytest.mark.parametrize("on_extra_images", ["error", "first"])
+def test_a_model_that_reads_text_alone_is_served_posts_with_images(processor, on_extra_images):
+    pipe = MultiImageNERPipeline(make_system("bert-crf"), TextProcessor(processor.tokenizer))
+    queue = serve.Service(pipe).queue
+    queue.reserve(1)
+    post = {"text": "joey and niko", "images": [base64_of(PNG)] * 9}
+    found = queue.tag(post, on_extra_images=on_extra_images).result(30)
+    assert found == pipe("joey and niko", return_tags=True)
+    queue.close()
+
+
 @pytest.mark.parametrize("charset", ["", "; charset=latin-1", "; charset=foo", "; charset=utf-8"])
 def test_texts_of_forms_are_read_as_utf_8_or_refused(client, charset):
     body, kind = form([("text", "saw Köln “x” 👍")])
@@ -439,7 +452,7 @@ def test_explanations_beside_tagging_change_nothing(served, pipe):
 
 
 def test_a_request_that_drips_in_is_given_up(served, monkeypatch):
-    monkeypatch.setattr(serve, "READ_SECONDS", 0.3)
+    monkeypatch.setattr(serve_requests, "READ_SECONDS", 0.3)
     service, client = served
     with socket.create_connection(("127.0.0.1", client.port), timeout=20) as connection:
         connection.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
