@@ -16,8 +16,9 @@ import time
 import urllib.parse
 import urllib.request
 import zlib
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 from PIL import Image, ImageCms, ImageOps, PngImagePlugin
@@ -62,6 +63,9 @@ DECODE_ERRORS = (
 )
 
 
+T = TypeVar("T")
+
+
 class ImageError(ValueError):
     """An image can't be used; the message says which, why and what to do."""
 
@@ -87,13 +91,8 @@ def open_image(file: BinaryIO) -> Image.Image:
 
 def size_of(content: bytes) -> tuple[int, int] | None:
     """Return width and height that the content of an image file states, without decoding it; `None` if it is none."""
-    file = io.BytesIO(content)
     try:
-        try:
-            return open_image(file).size
-        except (ImageError, *DECODE_ERRORS):
-            shorter = _without_long_texts(file)
-            return None if shorter is None else open_image(shorter).size
+        return _despite_long_texts(io.BytesIO(content), lambda file: open_image(file).size)
     except (ImageError, *DECODE_ERRORS):
         return None
 
@@ -131,13 +130,7 @@ def load_image(image: Any, **allowed: bool) -> Image.Image:
             check_size(source)
             return _to_rgb(source)
         with _open_source(source) as file:
-            try:
-                return _to_rgb(open_image(file))
-            except (ImageError, *DECODE_ERRORS):
-                shorter = _without_long_texts(file)
-                if shorter is None:
-                    raise
-            return _to_rgb(open_image(shorter))
+            return _despite_long_texts(file, lambda file: _to_rgb(open_image(file)))
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageError(f"{name} can't be used: {error} Scale it down, or leave it out.") from error
     except Image.UnidentifiedImageError as error:
@@ -430,6 +423,17 @@ def _to_ascii(url: str) -> str:
         for part in (parts.path, parts.query)
     )
     return urllib.parse.urlunsplit((parts.scheme, f"{urllib.parse.quote(user, safe='%:')}{at}{host}", path, query, ""))
+
+
+def _despite_long_texts(file: BinaryIO, read: Callable[[BinaryIO], T]) -> T:
+    """Read an image file; a PNG that PIL refuses for the length of its texts is read without them."""
+    try:
+        return read(file)
+    except (ImageError, *DECODE_ERRORS):
+        shorter = _without_long_texts(file)
+        if shorter is None:
+            raise
+    return read(shorter)
 
 
 def _without_long_texts(file: BinaryIO) -> BinaryIO | None:

@@ -28,7 +28,7 @@ from transformers.utils import logging
 from smcl import MultiImageNERPipeline
 from smcl.baselines import reads_images
 from smcl.dataset_scripts.command_line import MENDABLE, describe
-from smcl.dataset_scripts.files import check_writable
+from smcl.dataset_scripts.files import check_writable, is_same_folder
 from smcl.predict.inputs import Columns, open_input
 from smcl.predict.part_files import check_output
 from smcl.predict.predict_file import predict_file
@@ -149,14 +149,9 @@ def check_start(arguments: Arguments) -> None:
         )
 
 
-def is_same_folder(model: str, folder: Path) -> bool:
-    """Tell whether a model, by its folder or Hub name, lies in a folder."""
-    return Path(model).is_dir() and folder.is_dir() and folder.samefile(model)
-
-
 def forget_other_scores(folder: str, model: str) -> None:
     """Begin the collected scores of an output folder anew, unless they are of the model that lies there."""
-    if not is_same_folder(model, Path(folder)):
+    if not is_same_folder(model, folder):
         Path(folder, "all_results.json").unlink(missing_ok=True)
 
 

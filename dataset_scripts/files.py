@@ -28,6 +28,11 @@ def write_whole(path: str | os.PathLike) -> Iterator[Path]:
         raise
 
 
+def is_same_folder(name: str | os.PathLike | None, folder: str | os.PathLike) -> bool:
+    """Tell whether a name, of a folder or of something on the Hub, is that of a folder which is there."""
+    return name is not None and Path(name).is_dir() and Path(folder).is_dir() and Path(folder).samefile(name)
+
+
 def check_writable(folder: str | os.PathLike, argument: str) -> None:
     """Refuse a folder that could not be made or written to, without making it.
 

@@ -43,8 +43,10 @@ from .plan import Plan, data_digests, mentions_digest, read_mentions, to_argv
 ROOT = Path(smcl.__file__).parent
 RUN_SCRIPT = ROOT / "run_ner_multiimage.py"
 # What predicting again, without images, must share with the run.
-PREDICTING = ("columns", "tag_scheme", "max_length", "on_extra_images", "per_device_eval_batch_size", "use_cpu", "bf16")
-PREDICTING += ("fp16", "disable_tqdm")
+PREDICTING = (
+    *("columns", "tag_scheme", "max_length", "on_extra_images", "per_device_eval_batch_size"),
+    *("use_cpu", "bf16", "fp16", "disable_tqdm"),
+)
 # What a cell that has begun was begun by.
 BEGUN = "begun.json"
 

@@ -121,12 +121,8 @@ def predict_file(
     Raises:
         ValueError: if input, output or an unfinished run can't be used; says what to do.
     """
-    if not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size < 1:
-        raise ValueError(f"`batch_size` must be a whole number of at least 1, got {batch_size!r}.")
-    if options.keys() & {"on_error", "return_tags", "threshold"}:
-        raise ValueError(f"Expected settings of images alone, got {sorted(options)}: a file tells all there is.")
     # Before a part is written, which would ask for the same options from then on.
-    pipe._sanitize_parameters(**options)
+    _check_options(pipe, batch_size, options)
     input, output, state = os.fspath(input), os.fspath(output), PartialState()
     check_output(output, state.num_processes)
     source = open_input(input, split, what_to_read(pipe, columns, ignore_images))
@@ -159,6 +155,15 @@ def predict_file(
         f"{counts['skipped_images']} images were left out."
     )
     return counts
+
+
+def _check_options(pipe: MultiImageNERPipeline, batch_size: int, options: dict[str, Any]) -> None:
+    """Refuse options that no call of the pipeline takes, or that would change what a file tells."""
+    if not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size < 1:
+        raise ValueError(f"`batch_size` must be a whole number of at least 1, got {batch_size!r}.")
+    if options.keys() & {"on_error", "return_tags", "threshold"}:
+        raise ValueError(f"Expected settings of images alone, got {sorted(options)}: a file tells all there is.")
+    pipe._sanitize_parameters(**options)
 
 
 def predict_part(

@@ -23,6 +23,7 @@ from transformers.utils import logging
 
 from ..crf_smcl import entity_types
 from ..dataset_scripts.context import CONTEXT_FEATURES, column_digest
+from ..dataset_scripts.files import is_same_folder
 from ..dataset_scripts.row_checks import NOT_TAGGED
 from ..pipeline_smcl import find_entities
 
@@ -84,7 +85,7 @@ class RunRecord:
             resumed_from (`str`, *optional*): The checkpoint that training went on from.
         """
         folder, start = Path(training_arguments.output_dir), model_arguments.model
-        is_same = start is not None and Path(start).is_dir() and folder.samefile(start)
+        is_same = is_same_folder(start, folder)
         if not (training_arguments.do_train or model_arguments.calibrate or is_same):
             return
         stages = {

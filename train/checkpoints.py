@@ -11,6 +11,7 @@ from transformers import TrainerState, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, logging
 
+from ..dataset_scripts.files import is_same_folder
 from .run_settings import SETTINGS_NAME
 
 logger = logging.get_logger(__name__)
@@ -155,8 +156,7 @@ def check_overwrites(arguments: TrainingArguments, checkpoint: str | None, calib
     Raises:
         ValueError: if `output_dir` holds a trained model, or a complete checkpoint of one, that this run would replace.
     """
-    replaces_itself = calibrated is not None and Path(calibrated).resolve() == Path(arguments.output_dir).resolve()
-    if replaces_itself or not (arguments.do_train or calibrated is not None):
+    if is_same_folder(calibrated, arguments.output_dir) or not (arguments.do_train or calibrated is not None):
         return
     if arguments.overwrite_output_dir and checkpoint is not None:
         raise ValueError(
