@@ -8,7 +8,7 @@ from typing import Any
 
 from datasets import Dataset, Image, List
 
-from .schema import Post
+from .schema import Post, features_of
 
 
 class SplitReport:
@@ -103,19 +103,24 @@ def _canonical(name: str, tokens: list[str], tags: list[str], images: list[dict[
     return (json.dumps([name, tokens, tags, digests, source], ensure_ascii=False) + "\n").encode("utf-8")
 
 
-def content_digest(posts: Dataset) -> str:
+def content_digest(posts: Dataset) -> str | None:
     """Return the SHA-256 that a report tells of a split, from the posts as they are.
 
     Args:
-        posts (`Dataset`): A split in the schema, as a converter wrote it.
+        posts (`Dataset`): A split.
 
     Returns:
-        `str`: the hexadecimal digest.
+        `str`, *optional*: the hexadecimal digest; `None` if it is not in the schema that converters write.
     """
-    names, digest = posts.features["ner_tags"].feature.names, hashlib.sha256()
+    labels = getattr(getattr(posts.features.get("ner_tags"), "feature", None), "names", [])
+    if any(posts.features.get(name) != feature for name, feature in features_of(labels).items()):
+        return None
+    digest = hashlib.sha256()
     for post in posts.cast_column("images", List(Image(decode=False))):
-        tags = [names[tag] for tag in post["ner_tags"]]
-        digest.update(_canonical(post["id"], post["tokens"], tags, post["images"], post["source"]))
+        tags = [labels[tag] for tag in post["ner_tags"]]
+        # Files written by others may name images that they do not hold, or have none.
+        images = [image | {"bytes": image["bytes"] or b""} for image in post["images"] or []]
+        digest.update(_canonical(post["id"], post["tokens"], tags, images, post["source"]))
     return digest.hexdigest()
 
 

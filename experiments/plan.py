@@ -263,7 +263,14 @@ def parse_plan(experiment: str, parser: CommandParser, argv: Sequence[str] | Non
 def read_report(dataset: str) -> dict[str, Any]:
     """Read the `report.json` of a data set in a folder; empty if there is none; a `ValueError` names an odd one."""
     path = Path(dataset) / "report.json"
-    return read_object(path, set()) if path.is_file() else {}
+    report = read_object(path, set()) if path.is_file() else {}
+    splits = report.get("splits", {})
+    if not isinstance(splits, dict) or not all(isinstance(x, dict) and "sha256" in x for x in splits.values()):
+        raise ValueError(
+            f"{path} does not tell the `sha256` of each split, as a converter's report does. Convert the data again, "
+            "or remove that file."
+        )
+    return report
 
 
 def data_digests(dataset: str) -> dict[str, str]:

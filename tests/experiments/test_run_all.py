@@ -5,9 +5,11 @@ from argparse import Namespace
 
 import pytest
 from cells import SMALL, call_here
-from datasets import load_dataset
+from datasets import Dataset, load_dataset
 
 from smcl.dataset_scripts.icons import convert
+from smcl.dataset_scripts.report import content_digest
+from smcl.dataset_scripts.schema import FEATURES
 from smcl.experiments import estimate, figure6, figures_5_7, runs, search, table2, table3, table5, table6
 from smcl.experiments.plan import make_plan, plan_parser
 from smcl.experiments.run_all import run_all
@@ -90,6 +92,39 @@ def test_posts_that_are_not_those_of_their_report_stop_an_experiment(main, argv,
     posts.select(reversed(range(len(posts)))).to_parquet(path)
     said = stop(main, ["--dataset", str(tmp_path / "changed"), *argv[2:]])
     assert "The posts of test in" in said and "remove report.json" in said and not called.calls
+
+
+@pytest.mark.parametrize("change", ["renamed", "source", "names"])
+def test_posts_that_no_converter_wrote_beside_a_report_are_refused_in_one_line(argv, icons, called, tmp_path, change):
+    shutil.copytree(icons, tmp_path / "changed")
+    for split, posts in load_dataset(icons).items():
+        if change == "renamed":
+            posts = posts.rename_column("tokens", "words")
+        elif change == "source":
+            posts = posts.remove_columns("source")
+        else:
+            names = posts.features["ner_tags"].feature.names
+            tags = [[names[tag] for tag in row] for row in posts["ner_tags"]]
+            posts = posts.remove_columns("ner_tags").add_column("ner_tags", tags)
+        posts.to_parquet(next((tmp_path / "changed").rglob(f"{split}-*.parquet")))
+    columns = ["--columns", "tokens=words"] if change == "renamed" else []
+    said = stop(table2.main, ["--dataset", str(tmp_path / "changed"), *argv[2:], *columns])
+    assert "are not those that its report.json tells of" in said and "\n" not in said and not called.calls
+
+
+@pytest.mark.parametrize("content", ['{"splits": [1]}', '{"splits": {"test": 5}}', '{"splits": {"test": {"f1": 1}}}'])
+def test_a_report_that_no_converter_wrote_is_named(argv, icons, tmp_path, content):
+    shutil.copytree(icons, tmp_path / "other")
+    (tmp_path / "other" / "report.json").write_text(content)
+    with pytest.raises(ValueError, match="report.json does not tell the `sha256` of each split"):
+        table2.main(["--dataset", str(tmp_path / "other"), *argv[2:]])
+
+
+def test_posts_whose_images_lie_elsewhere_have_a_digest_of_their_own(icons):
+    posts = load_dataset(icons, split="test")
+    rows = [{**row, "images": [{"bytes": None, "path": "a.png"}]} for row in posts.remove_columns("images")]
+    others = Dataset.from_list(rows, FEATURES)
+    assert content_digest(others) not in (None, content_digest(posts))
 
 
 def test_mentions_that_are_no_entities_of_their_posts_are_refused_before_the_first_run(argv, icons, called, tmp_path):
