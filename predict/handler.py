@@ -75,10 +75,13 @@ def with_bytes(post: Any) -> Any:
     if not isinstance(post, dict):
         return post
     decoded = dict(post)
-    if isinstance(post.get("images"), list):
-        decoded["images"] = [_to_bytes(image) for image in post["images"]]
-    if isinstance(post.get("image"), str):
-        decoded["image"] = _to_bytes(post["image"])
+    for name in ("images", "image"):
+        images = post.get(name)
+        if isinstance(images, str):
+            # One alone, which the pipeline takes under either key.
+            decoded[name] = _to_bytes(images)
+        elif isinstance(images, list):
+            decoded[name] = [_to_bytes(image) for image in images]
     return decoded
 
 

@@ -36,6 +36,7 @@ GONE = "The images were deleted in the meantime. Clear the page, and add them ag
 NO_TEXT = "There is no text yet: type or paste a post."
 UNREADABLE = "This post can't be read. Try it in plain letters, or with other images."
 BAD_IMAGE = "{} was left out: it is no image, is damaged or is too large. Choose a PNG, JPEG, GIF or WebP file."
+LOST_IMAGE = "{} was left out: it was deleted in the meantime, or can't be read. Add it again."
 CUT = "Only the first {:,} of {:,} characters were read: a post on this page has at most {:,}."
 # What is known of models by the data that they were trained on.
 KNOWLEDGE = {
@@ -149,6 +150,21 @@ def render_example(post: dict) -> str:
 # Uploads
 
 
+def drop_gone(images: list[str], used: list[bool]) -> tuple[list[str], list[bool], list[str]]:
+    """Drop the images of a post whose files were deleted in the meantime.
+
+    Args:
+        images (`list[str]`): Paths of the images.
+        used (`list[bool]`): `False` for images that were taken away.
+
+    Returns:
+        `tuple[list[str], list[bool], list[str]]`: both without them, and a message if there were any.
+    """
+    kept = [pair for pair in zip(images, used, strict=False) if os.path.isfile(pair[0])]
+    notes = ["Images that were deleted in the meantime are gone from the post."] if len(kept) < len(images) else []
+    return [image for image, _ in kept], [is_used for _, is_used in kept], notes
+
+
 def add_images(
     images: list[str], used: list[bool], new: list[str], limit: int
 ) -> tuple[list[str], list[bool], list[str]]:
@@ -164,15 +180,15 @@ def add_images(
         `tuple[list[str], list[bool], list[str]]`: the images, which of them are used, and messages about files that
         were left out.
     """
-    good, notes = [], []
-    kept = [pair for pair in zip(images, used, strict=False) if os.path.isfile(pair[0])]
-    if len(kept) < len(images):
-        notes.append("Images that were deleted in the meantime are gone from the post.")
-    images, used = [image for image, _ in kept], [is_used for _, is_used in kept]
+    good = []
+    images, used, notes = drop_gone(images, used)
     for path in map(Path, new):
-        data = path.read_bytes()
         try:
-            load_image(data)
+            # As content: a path that has gone in the meantime is told from an image that is none.
+            load_image(path.read_bytes())
+        except OSError as error:
+            logger.warning("An upload can't be read: %s", error)
+            notes.append(LOST_IMAGE.format(path.name))
         except ImageError as error:
             logger.warning("An upload was left out: %s", error)
             notes.append(BAD_IMAGE.format(path.name))

@@ -12,6 +12,7 @@ from analysis import (
     analyse,
     answer,
     draw_card,
+    drop_gone,
     make_thumbnail,
     move_image,
     remove_image,
@@ -196,7 +197,7 @@ class Page:
 
     def change(self, change, images: list[str], *used: bool) -> list:
         """Move or remove an image."""
-        return self.show(*change(images, list(used)))
+        return self.show(*drop_gone(*change(images, list(used))))
 
     def load_example(self, index: int) -> list:
         """Show an example."""

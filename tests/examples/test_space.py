@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import gradio
@@ -290,6 +291,15 @@ def test_images_that_were_deleted_give_a_message(pipe, photos):
     assert analysis.draw_card(pipe, "joey", photos[:2], [True, True]) == ""
     images, used, notes = analysis.add_images(photos[:2], [True, False], photos[2:3], 4)
     assert images == photos[1:3] and used == [False, True] and len(notes) == 1
+    images, used, notes = analysis.add_images(photos[1:2], [True], [photos[0], photos[2]], 4)
+    assert images == photos[1:3] and notes == [analysis.LOST_IMAGE.format("photo0.png")]
+
+
+def test_images_that_were_deleted_are_dropped_when_others_are_moved(pipe, photos):
+    page = load("page").Page(pipe, [])
+    os.remove(photos[1])
+    shown = page.change(partial(analysis.move_image, slot=0, step=1), photos[:3], True, False, True, True)
+    assert shown[0] == [photos[0], photos[2]] and "meantime" in shown[-1]
 
 
 def test_what_the_pipeline_refuses_is_told_to_visitors_and_logged_for_the_host(pipe, photos, broken, caplog):

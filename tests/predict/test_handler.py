@@ -73,6 +73,7 @@ def test_a_published_model_answers_requests_of_hosted_endpoints_without_the_pack
         {"text": "joey"},
         {"inputs": "joey", "threshold": 0.9},
         {"inputs": "joey", "parameters": {"return_tags": "false"}},
+        {"inputs": {"text": "joey", "images": text}},
     ]
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path), "OMP_NUM_THREADS": "1"}
     result = subprocess.run(
@@ -97,6 +98,7 @@ def test_a_published_model_answers_requests_of_hosted_endpoints_without_the_pack
     assert 'Expected a request {"inputs":' in answers[8]["error"]
     assert "got ['threshold']. Put these into `parameters`" in answers[9]["error"]
     assert "`return_tags` must be true or false, got 'false'" in answers[10]["error"]
+    assert answers[11] == answers[2]
 
 
 def test_requirements_of_a_published_model_are_what_its_code_imports(published):
