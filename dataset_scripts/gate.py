@@ -7,7 +7,7 @@ import copy
 import os
 import re
 import weakref
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -43,7 +43,7 @@ from .columns import (
 from .context import CONTEXT_FEATURES
 from .label_files import refuse_other_labels
 from .row_checks import BATCH_SIZE, NOT_TAGGED, check_ids, check_rows, check_tags, flat, post_name
-from .rows import read_images, read_post
+from .rows import find_taken_numbers, name_row, read_images, read_post, warn_of_taken_numbers
 from .schema import DataError
 from .tag_schemes import bio2_labels, read_spelling, scheme_name, to_bio2
 
@@ -92,7 +92,7 @@ def prepare_posts(
     Returns:
         As `posts`, with the columns `id`, `tokens`, `ner_tags` (if they are needed), `images` (if there are any, and
         the model reads them) and `source` (if it is there) of the schema, and those of context as they are. A missing
-        id is the number of the row.
+        id is the number of the row; if another post of a `Dataset` has that one as its id, it is `row N`, and said.
         Images are given as files, `{"bytes": ..., "path": ...}`: `datasets` would decode images of any size, and
         does not say whose it can't decode. I- tags that continue nothing are counted and said, but not of a stream.
 
@@ -260,9 +260,14 @@ def _prepare(
     if labels is not None:
         item = item_of(old[found["ner_tags"]])
         given = item.names if isinstance(item, ClassLabel) else None
+    taken = frozenset()
+    if not streams and "id" in found and posts.data.column(found["id"]).null_count:
+        taken = find_taken_numbers(partial(_read_ids, posts, found["id"]))
+        warn_of_taken_numbers(taken, where)
     convert = partial(
         _convert_row,
         where=where,
+        taken=taken,
         found=dict(found),
         labels=labels,
         given=given,
@@ -292,6 +297,11 @@ def _is_in_schema(
         return False
     # Paths are to be placed where there are no bytes.
     return folder is None or "images" not in found or not flat(posts.data.column(found["images"])).field(0).null_count
+
+
+def _read_ids(posts: Dataset, column: str) -> Iterator[str | None]:
+    for rows in posts.with_format("arrow").select_columns([column]).iter(BATCH_SIZE):
+        yield from (None if post_id is None else str(post_id) for post_id in rows[column].to_pylist())
 
 
 def _target(found: Mapping[str, str], labels: list[str] | None) -> Features:
@@ -337,6 +347,7 @@ def _convert_row(
     conversion: tuple[str, dict[str, tuple[str, str]]] | None,
     check: bool,
     folder: str | os.PathLike | None,
+    taken: Collection[int] = (),
 ) -> dict[str, Any]:
     """Bring one post into the schema; `check` it too, where that is not done for all posts at once."""
     row = {ours: row.get(theirs) for ours, theirs in found.items()}
@@ -344,7 +355,7 @@ def _convert_row(
     try:
         text = {"text": row["text"]} if row.get("text") is not None else {}
         read = read_post({"id": row.get("id"), "tokens": row.get("tokens"), "images": row.get("images")} | text)
-        post = {"id": str(number) if read["id"] is None else read["id"]}
+        post = {"id": name_row(number, taken) if read["id"] is None else read["id"]}
         if "tokens" in found or labels is not None:
             if labels is not None and "tokens" not in read:
                 raise DataError("`tokens` are empty beside a text. Tags belong to words: give them.")

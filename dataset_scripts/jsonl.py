@@ -20,7 +20,7 @@ from .columns import COLUMNS, FIRST_ROWS, parse_columns, refuse_image_values
 from .command_line import CommandParser
 from .conll import add_split_arguments, convert_tags, take_files
 from .image_files import find_rivals, read_image_of
-from .rows import read_post
+from .rows import read_post, refuse_shared_id
 from .schema import DataError, Post, make_post, parse_json, read_lines, require_folder
 from .spans import words_of
 from .tag_schemes import scheme_name
@@ -61,7 +61,7 @@ def _parse(text: str, where: str) -> Any:
 
 
 def read_json_post(
-    record: Any, where: str, source: str, number: int, columns: Mapping[str, str], counts: dict[str, int] | None = None
+    record: Any, where: str, source: str, name: str, columns: Mapping[str, str], counts: dict[str, int] | None = None
 ) -> Post:
     """Read one post.
 
@@ -69,7 +69,7 @@ def read_json_post(
         record (`Any`): An object with `tokens` and `ner_tags`, or `text` and `spans`.
         where (`str`): Where it stands, for messages.
         source (`str`): The data set's name.
-        number (`int`): Stands in for a missing id.
+        name (`str`): Stands in for a missing id.
         columns (`Mapping[str, str]`): Of [`~columns.parse_columns`], for `JSON_COLUMNS`.
         counts (`dict[str, int]`, *optional*): Adds `cut words` to these.
 
@@ -100,7 +100,7 @@ def read_json_post(
             raise DataError(f"`ner_tags` must be a list with the name of each word's tag, got {ascii(tags)[:80]}")
     except ValueError as error:
         raise DataError(f"{where}: {error}") from None
-    return make_post(read["id"] or str(number), tokens, tags, images, source, where, str)
+    return make_post(read["id"] or name, tokens, tags, images, source, where, str)
 
 
 def _image_name(image: Any) -> str:
@@ -162,12 +162,15 @@ def read_splits(
     files: Mapping[str, str | os.PathLike], source: str, columns: Mapping[str, str]
 ) -> tuple[dict[str, list[Post]], dict[str, int]]:
     """Read the posts of all files; arguments as of [`read_json_post`]. Gives them by split, and what it counted."""
-    splits, counts = {}, {}
+    splits, counts, kinds = {}, {}, {}
     for split, path in files.items():
         first, posts = [], []
         with tqdm(read_records(Path(path)), desc=f"{split}: text", unit=" posts") as records:
             for number, (where, record) in enumerate(records):
-                posts.append(read_json_post(record, where, source, number, columns, counts))
+                # As in `conll`: the numbers alone would be the ids of posts of other splits, too.
+                name = f"{split}-{number + 1}"
+                posts.append(read_json_post(record, where, source, name, columns, counts))
+                refuse_shared_id(posts[-1].id, record.get(columns.get("id", "id")), kinds, where)
                 first += [record] if number < FIRST_ROWS else []
         if not any(post.image_names for post in posts):
             refuse_image_values(first, (*JSON_COLUMNS, *columns.values()), str(path))

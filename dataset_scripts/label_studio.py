@@ -29,7 +29,7 @@ from .conll import convert_tags
 from .files import check_writable
 from .image_files import find_image, find_rivals, read_image_of
 from .jsonl import read_records
-from .rows import read_post
+from .rows import read_post, refuse_shared_id
 from .schema import DataError, Post, make_post, require_folder, write_json
 from .spans import find_words, read_spans, words_of
 from .tag_schemes import bio2_labels
@@ -394,8 +394,12 @@ def import_tasks(
     counts = Counter()
     places = TaskImages(images and Path(images))
     with tqdm(read_records(Path(export)), desc=f"{split}: tasks", unit=" tasks") as records:
-        read = [read_task(task, where, name, number, counts, places) for number, (where, task) in enumerate(records)]
-    posts = [post for post in read if post is not None]
+        posts, kinds = [], {}
+        for number, (where, task) in enumerate(records):
+            post = read_task(task, where, name, number, counts, places)
+            if post is not None:
+                refuse_shared_id(post.id, task["data"].get("id"), kinds, where)
+                posts.append(post)
     splits, labels = convert_tags({split: posts}, "bio2")
     if types:
         if unknown := [label[2:] for label in labels if label[:2] == "B-" and label[2:] not in types]:

@@ -1,10 +1,14 @@
 """One post as people write it, in a row of a file or of a data set that is not in the schema, and what it means."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
+
+from transformers.utils import logging
 
 from .columns import COLUMNS, find_columns, has_image_name
 from .schema import DataError
+
+logger = logging.get_logger(__name__)
 
 
 def read_post(
@@ -55,6 +59,71 @@ def read_id(value: Any) -> str | None:
     if isinstance(value, bool) or not isinstance(value, str | int):
         raise DataError(f"`id` must be a string or a number, got {ascii(value)[:80]}.")
     return check_unicode(str(value), "`id`")
+
+
+def find_taken_numbers(read_ids: Callable[[], Iterable[str | None]]) -> frozenset[int]:
+    """Find the rows without an id whose number, which would stand in for it, is the id of another row.
+
+    Args:
+        read_ids (`Callable`): Gives the id of each row in order, `None` of one without; called a second time if only
+            some have one, so that no more than a byte a row is held.
+
+    Returns:
+        `frozenset[int]`: their numbers, from 0.
+    """
+    marks, found = bytearray(), set()
+    for post_id in read_ids():
+        found.add(post_id is None)
+        marks.append(0)
+    if len(found) < 2:
+        return frozenset()
+    for row, post_id in enumerate(read_ids()):
+        number = row if post_id is None else _number_of(post_id)
+        if number is not None and number < len(marks):
+            marks[number] |= 1 if post_id is None else 2
+    return frozenset(row for row, mark in enumerate(marks) if mark == 3)
+
+
+def _number_of(post_id: str) -> int | None:
+    """Return the number that an id is written as, if the number of a row is written so."""
+    is_number = post_id.isascii() and post_id.isdigit() and len(post_id) < 20
+    return int(post_id) if is_number and str(int(post_id)) == post_id else None
+
+
+def refuse_shared_id(post_id: str, given: Any, kinds: dict[str, bool], where: str) -> None:
+    """Refuse a post whose id was given while that of another post stands in for a missing one, or the other way round.
+
+    Args:
+        post_id (`str`): The post's id.
+        given (`Any`): The id that was given, if any.
+        kinds (`dict[str, bool]`): For the ids so far whether they were given; this one is added.
+        where (`str`): Where the post stands, for the message.
+
+    Raises:
+        DataError: if the id of one post would be that of another.
+    """
+    is_given = _plain(given) not in (None, "")
+    if kinds.setdefault(post_id, is_given) != is_given:
+        lacking, other = ("another post", "this one") if is_given else ("this post", "another one")
+        raise DataError(
+            f"{where}: {lacking} has no id of its own, and {post_id!r}, which would stand in for it, is that of "
+            f"{other}. Give every post an id."
+        )
+
+
+def name_row(number: int, taken: Collection[int] = ()) -> str:
+    """Return what stands in for a missing id: the number of the row, or `row N` where another row has it as its id."""
+    return f"row {number}" if number in taken else str(number)
+
+
+def warn_of_taken_numbers(taken: Collection[int], where: str) -> None:
+    """Say which rows are called otherwise than by their number."""
+    if taken:
+        names = ", ".join(repr(name_row(number, taken)) for number in sorted(taken)[:5])
+        logger.warning(
+            f"{where}: {len(taken)} posts have no id, and their numbers are the ids of others. They are called "
+            f"{names}{', ...' if len(taken) > 5 else ''}."
+        )
 
 
 def _read_words(found: Mapping[str, Any], row: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 import itertools
 import os
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,7 +23,7 @@ from ..dataset_scripts.columns import (
     refuse_image_values,
     refuse_unread_images,
 )
-from ..dataset_scripts.rows import read_id, read_post
+from ..dataset_scripts.rows import name_row, read_id, read_post
 from ..dataset_scripts.schema import parse_json
 from ..images_smcl import is_address, is_data_uri
 
@@ -135,6 +135,11 @@ class JsonLines:
             while block := list(itertools.islice(lines, size)):
                 yield block
 
+    def ids(self) -> Iterator[str | None]:
+        """Read the id of each post, if it has one that can be read."""
+        for (line,) in self.blocks(1):
+            yield _id_of(line, self.columns)
+
     def text_checksum(self, block: list[bytes], start: int) -> int:
         """Add all that stands in a block to a checksum."""
         return zlib.crc32(b"".join(block), start)
@@ -205,6 +210,18 @@ class ParquetFiles:
                     columns += self.columns.context
                     yield from parquet.iter_batches(size, row_groups=[group], columns=columns)
                     seen -= num_blocks
+
+    def ids(self) -> Iterator[str | None]:
+        """Read the id of each post, if it has one that can be read."""
+        for path in self.paths:
+            with fsspec.open(path, "rb") as file:
+                parquet = open_parquet(file, path)
+                name = self.columns.find(parquet.schema_arrow, path).get("id")
+                if name is None:
+                    yield from itertools.repeat(None, parquet.metadata.num_rows)
+                else:
+                    for rows in parquet.iter_batches(columns=[name]):
+                        yield from (_id_of({name: post_id}, self.columns) for post_id in rows.column(0).to_pylist())
 
     def text_checksum(self, block: pa.RecordBatch, start: int) -> int:
         """Add ids and texts of a block to a checksum."""
@@ -282,8 +299,21 @@ def parse_line(line: bytes) -> dict[str, Any]:
     return row
 
 
+def _id_of(row: bytes | Mapping, columns: Columns) -> str | None:
+    """Read the id of a row, if it has one that can be read."""
+    try:
+        row = parse_line(row) if isinstance(row, bytes) else row
+        return read_id(row.get(columns.renamed.get("id", "id")))
+    except ValueError:
+        return None
+
+
 def read_row(
-    row: bytes | Mapping, number: int, folder: str | None, columns: Columns = Columns()
+    row: bytes | Mapping,
+    number: int,
+    folder: str | None,
+    columns: Columns = Columns(),
+    taken: Collection[int] = (),
 ) -> tuple[str, dict[str, Any]]:
     """Read one row of an input.
 
@@ -292,11 +322,12 @@ def read_row(
         number (`int`): Its number, which stands in for a missing id.
         folder (`str`, *optional*): The folder that paths are relative to.
         columns (`Columns`, *optional*): What is read of it.
+        taken (`Collection[int]`, *optional*): Numbers that other rows have as their ids, see `find_taken_numbers`.
 
     Returns:
         The id, and the post for the pipeline; or `{"error": message}` in its place.
     """
-    name = str(number)
+    name = name_row(number, taken)
     try:
         if isinstance(row, bytes):
             row = parse_line(row)

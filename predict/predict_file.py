@@ -8,7 +8,7 @@ import datetime
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from tqdm.auto import tqdm
 from transformers.utils import logging
 
 from ..baselines import check_names, reads_images
+from ..dataset_scripts.rows import find_taken_numbers, warn_of_taken_numbers
 from ..pipeline_smcl import MultiImageNERPipeline
 from .inputs import Block, Columns, JsonLines, ParquetFiles, may_grow, open_input, read_row
 from .part_files import PartFile, check_output, merge_parts
@@ -31,6 +32,7 @@ def predict_rows(
     folder: str | None = None,
     ignore_images: bool = False,
     columns: str | Sequence[str] | Mapping[str, str] | None = None,
+    taken: Collection[int] = (),
     **options,
 ) -> list[dict[str, Any]]:
     """Predict some rows of an input at once.
@@ -43,6 +45,7 @@ def predict_rows(
         ignore_images (`bool`, *optional*, defaults to `False`): Take all images away.
         columns (`str`, `Sequence[str]` or `Mapping[str, str]`, *optional*): Names that the rows have for ours, as of
             `parse_columns`.
+        taken (`Collection[int]`, *optional*): As of `read_row`.
         **options: What a call of the pipeline takes about images: `on_bad_image`, `on_extra_images`, `allow_paths`,
             `allow_urls`, `allow_private_urls`.
 
@@ -51,7 +54,7 @@ def predict_rows(
         or `id` and `error`, the reason why it can't be predicted.
     """
     wanted = what_to_read(pipe, columns, ignore_images)
-    read = [read_row(row, number, folder, wanted) for number, row in enumerate(rows, first)]
+    read = [read_row(row, number, folder, wanted, taken) for number, row in enumerate(rows, first)]
     posts = [post for _, post in read if "error" not in post]
     if ignore_images and wanted.context:
         posts = [pipe.processor.with_image(post, None) for post in posts]
@@ -128,6 +131,7 @@ def predict_file(
     source = open_input(input, split, what_to_read(pipe, columns, ignore_images))
     if isinstance(source, ParquetFiles) and not ignore_images:
         check_names(source.columns.context, source.column_names(), type(pipe.model).__name__, input)
+    taken = find_taken_numbers(source.ids)
     options = {"columns": source.columns.renamed, "ignore_images": ignore_images, **options}
     # The process group's own timeout would end a long wait for slower processes.
     timeout = datetime.timedelta(days=365)
@@ -138,14 +142,15 @@ def predict_file(
         "model": model_checksum(pipe),
         "batch_size": batch_size,
         "options": {name: options[name] for name in sorted(options)},
-    }
+    } | ({"posts_renamed": len(taken)} if taken else {})
     paths = [f"{output}.part-{rank:05d}-of-{state.num_processes:05d}" for rank in range(state.num_processes)]
     with PartFile(paths[state.process_index], about) as part:
-        predict_part(pipe, source, part, state, batch_size, disable_tqdm, options)
+        predict_part(pipe, source, part, state, batch_size, disable_tqdm, options | {"taken": taken})
         if group is not None:
             torch.distributed.barrier(group)
         if not state.is_main_process:
             return {}
+        warn_of_taken_numbers(taken, input)
         # Still under the lock: no second run may merge at the same time.
         counts = merge_parts(paths, output)
     for path in paths:

@@ -126,6 +126,15 @@ def test_a_missing_id_is_the_number_of_the_row():
         assert read(posts)[0]["id"] == "0"
 
 
+def test_a_missing_id_is_not_that_of_another_post(caplog):
+    assert [post["id"] for post in read(make({"id": Value("int64")}, id=[None, 0]))] == ["row 0", "0"]
+    assert "1 posts have no id, and their numbers are the ids of others. They are called 'row 0'." in caplog.text
+    # Of a selection, rows are counted anew.
+    posts = Dataset.from_dict({"id": ["0", "1", None], "tokens": [["a"]] * 3, "ner_tags": [["O"]] * 3})
+    assert [post["id"] for post in read(posts.select([1, 2]))] == ["1", "row 1"]
+    assert [post["id"] for post in read(posts.select([0, 2]))] == ["0", "1"]
+
+
 @pytest.mark.parametrize(
     ("tags", "names"),
     [

@@ -68,6 +68,16 @@ def test_records_that_can_not_be_used_are_named(convert, change, message):
         convert(json.dumps(record))
 
 
+def test_posts_without_an_id_are_told_apart_from_all_others(tmp_path):
+    (tmp_path / "a.jsonl").write_text(json.dumps(TAGGED | {"id": None, "images": []}) + "\n")
+    files = {split: tmp_path / "a.jsonl" for split in ("train", "test")}
+    assert jsonl.convert(tmp_path / "out", files)["duplicate_ids"] == {}
+    lines = [json.dumps(TAGGED | {"id": post_id, "images": []}) + "\n" for post_id in ("train-2", "")]
+    (tmp_path / "a.jsonl").write_text("".join(lines))
+    with pytest.raises(ValueError, match="a.jsonl:2: this post has no id of its own, and 'train-2'.*Give every post"):
+        jsonl.convert(tmp_path / "out", files)
+
+
 @pytest.mark.parametrize("text", ["{", "hello", json.dumps(TAGGED) + "\n[1"])
 def test_lines_that_are_no_json_are_named(convert, text):
     with pytest.raises(ValueError, match=r"posts.jsonl:\d: expected a JSON object"):

@@ -270,6 +270,16 @@ def test_an_id_of_0_is_an_id(tmp_path):
     assert not report["duplicate_ids"]
 
 
+def test_the_id_of_a_task_is_not_taken_for_that_of_another_post(tmp_path):
+    tasks = [
+        {"id": number, "data": {"text": "Rome"} | data, "annotations": [{"result": []}]}
+        for number, data in ((3, {}), (4, {"id": "3"}))
+    ]
+    (tmp_path / "export.json").write_text(json.dumps(tasks))
+    with pytest.raises(ValueError, match="item 1: another post has no id of its own, and '3'"):
+        import_tasks(tmp_path / "export.json", tmp_path / "out")
+
+
 def test_a_mended_export_finds_an_empty_folder(export):
     with pytest.raises(ValueError, match="there is no image"):
         export([TAGGED], [POST | {"images": ["a b.png", "lost.png"]}])

@@ -30,6 +30,24 @@ def test_bytes_that_are_no_unicode_are_an_error_and_a_mark_at_the_beginning_is_n
     assert three == {"id": "7", "words": [], "tags": [], "entities": []}
 
 
+@pytest.mark.parametrize("form", ["jsonl", "parquet"])
+def test_a_missing_id_is_not_that_of_another_post(pipe, tmp_path, caplog, form):
+    rows = [{"n": post_id, "text": "joey"} for post_id in ("1", None, "03", None, "x", None)]
+    rows = rows if form == "parquet" else [*rows[:3], "no JSON", {"text": "niko"}, {"n": "3", "text": "joey"}]
+    path, output = tmp_path / f"in.{form}", tmp_path / "out.jsonl"
+    if form == "parquet":
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    else:
+        path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
+    run(pipe, path, output, columns="id=n")
+    found = [record["id"] for record in read_lines(output)]
+    if form == "parquet":
+        assert found == ["1", "row 1", "03", "3", "x", "5"]
+        assert "1 posts have no id, and their numbers are the ids of others. They are called 'row 1'." in caplog.text
+    else:
+        assert found == ["1", "row 1", "03", "row 3", "4", "3"]
+
+
 RENAMED = "id=number tokens=words images=photo ner_tags=gold"
 
 
