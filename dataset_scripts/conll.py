@@ -27,7 +27,7 @@ from .columns import check_labels
 from .command_line import CommandParser
 from .image_files import ImagePattern, find_rivals, read_image_of
 from .schema import DataError, Post, make_post, normalise_tag, read_lines, require_folder
-from .tag_schemes import bio2_labels, read_spelling, scheme_name, to_bio2
+from .tag_schemes import bio2_labels, read_spelling, scheme_name, to_bio2, warn_of_like_types
 from .writer import add_processes_argument, run_command, write_dataset
 
 logger = logging.get_logger(__name__)
@@ -264,7 +264,9 @@ def convert_tags(splits: Mapping[str, list[Post]], scheme: str) -> tuple[dict[st
         split: [replace(post, tags=_convert_post(post, split, scheme, spelling)) for post in posts]
         for split, posts in splits.items()
     }
-    return converted, bio2_labels(sorted({kind for letter, kind in spelling.values() if letter != "O"}))
+    labels = bio2_labels(sorted({kind for letter, kind in spelling.values() if letter != "O"}))
+    warn_of_like_types(labels, "The data")
+    return converted, labels
 
 
 def _convert_post(post: Post, split: str, scheme: str, spelling: Mapping[str, tuple[str, str]]) -> list[str]:

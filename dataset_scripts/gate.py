@@ -45,7 +45,7 @@ from .label_files import refuse_other_labels
 from .row_checks import BATCH_SIZE, NOT_TAGGED, check_ids, check_rows, check_tags, flat, post_name
 from .rows import find_taken_numbers, name_row, read_images, read_post, warn_of_taken_numbers
 from .schema import DataError
-from .tag_schemes import bio2_labels, read_spelling, scheme_name, to_bio2
+from .tag_schemes import bio2_labels, read_spelling, scheme_name, to_bio2, warn_of_like_types
 
 logger = logging.get_logger(__name__)
 
@@ -203,6 +203,7 @@ def _find_labels(
         except ValueError as error:
             raise DataError(f"{first}, column `{column}`: {error}") from None
         converted = bio2_labels(kind for letter, kind in spelling.values() if letter != "O")
+    warn_of_like_types(converted, first)
     if labels is not None:
         if unknown := [name for name in converted if name not in labels]:
             raise DataError(

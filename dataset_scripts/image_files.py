@@ -91,7 +91,8 @@ class ImagePattern:
     Args:
         folder (`Path`, *optional*): The folder of images; without one, no number and no `*` is found.
         pattern (`str`): `"{id}.jpg"`, a post's only image; `"{id}_{n}.jpg"`, numbered ones from 0 or 1 on; or
-            `"{id}_*"`, all that are so called, by name. Other suffixes of image formats will do as well.
+            `"{id}_*"`, all that are so called, by name, or by number if they differ in
+            numbers alone. Other suffixes of image formats will do as well.
 
     Raises:
         DataError: if the pattern can't be used.
@@ -125,7 +126,7 @@ class ImagePattern:
         if self.has_number:
             names = self._numbered(post_id)
         elif self.has_star:
-            names = [name for name, _ in self._match(post_id, ".*")]
+            names = _in_order([name for name, _ in self._match(post_id, ".*")])
         else:
             return [self._fill(post_id, "")]
         for name in names:
@@ -211,6 +212,14 @@ def _composed(name: str) -> str:
 def _key(name: str) -> str:
     """Return what is the same for names that differ in case, too."""
     return _composed(name).casefold()
+
+
+def _in_order(names: list[str]) -> list[str]:
+    """Sort names that differ in numbers alone by these: a post's image 2 comes in front of its image 10."""
+    parts = {name: re.split("([0-9]+)", _key(_stem(name))) for name in names}
+    if len({tuple(texts[::2]) for texts in parts.values()}) > 1:
+        return names
+    return sorted(names, key=lambda name: list(map(int, parts[name][1::2])))
 
 
 def _list_images(folder: Path) -> _ImageNames:

@@ -96,11 +96,25 @@ def read_json_post(
                 counts["cut words"] = counts.get("cut words", 0) + cut
         else:
             tokens = read["tokens"]
+            _refuse_other_spans(record.get(columns.get("text", "text")), tokens, tags, spans)
+        if record.get("answer") in ("reject", "ignore"):
+            raise DataError(f"its `answer` is {record['answer']!r}. Leave posts out that nobody has accepted")
         if not isinstance(tags, list) or not all(isinstance(tag, str) for tag in tags):
             raise DataError(f"`ner_tags` must be a list with the name of each word's tag, got {ascii(tags)[:80]}")
     except ValueError as error:
         raise DataError(f"{where}: {error}") from None
     return make_post(read["id"] or name, tokens, tags, images, source, where, str)
+
+
+def _refuse_other_spans(text: Any, tokens: list[str], tags: Any, spans: Any) -> None:
+    """Refuse spans that tell of other entities than the tags beside them; what are no spans is something else."""
+    try:
+        words, by_spans, _ = words_of(text if isinstance(text, str) else " ".join(tokens), spans, tokens)
+    except ValueError:
+        return
+    said = [isinstance(tag, str) and tag.strip() not in ("O", "o") for tag in tags] if isinstance(tags, list) else None
+    if spans and (words, [tag != "O" for tag in by_spans]) != (tokens, said):
+        raise DataError("`spans` mark other words than `ner_tags`. Leave one of the two out")
 
 
 def _image_name(image: Any) -> str:

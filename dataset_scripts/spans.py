@@ -108,6 +108,11 @@ def _read_span(span: Any, text: str) -> Span:
             "Expected spans such as {'start': 0, 'end': 4, 'label': 'PER'} or [0, 4, 'PER'], got "
             f"{ascii(span)[:200]}."
         )
+    if label == "O" or label[:2] in ("B-", "I-"):
+        raise DataError(
+            f"The span {ascii(span)[:200]} has a tag in place of a type. Give each entity one span with its type, such "
+            "as 'PER', as its label."
+        )
     if told is not None and 0 <= start < end and (end > len(text) or told != text[start:end]):
         start, end = _by_utf16(start, end, told, text, span)
     if not 0 <= start < end <= len(text) or not text[start:end].strip():

@@ -16,9 +16,15 @@ of an entity:
 """
 
 import re
+import unicodedata
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
+from transformers.utils import logging
+
 from .schema import DataError
+
+logger = logging.get_logger(__name__)
 
 # What each scheme's letters do: begin, go on, end, or be all of an entity.
 BEGIN, INSIDE, END, SINGLE = "begin", "inside", "end", "single"
@@ -113,6 +119,24 @@ def read_spelling(names: Iterable[str], scheme: str) -> dict[str, tuple[str, str
 def bio2_labels(types: Iterable[str]) -> list[str]:
     """Return the labels of BIO2 for some types: `["O", "B-X", "I-X", ...]`."""
     return ["O"] + [f"{letter}-{name}" for name in dict.fromkeys(types) for letter in "BI"]
+
+
+def warn_of_like_types(labels: Iterable[str], where: str) -> None:
+    """Say which types differ in case alone, such as `PER` and `per`, and are nevertheless different ones.
+
+    Args:
+        labels (`Iterable[str]`): Labels of BIO2.
+        where (`str`): What has them.
+    """
+    by_key = defaultdict(set)
+    for name in labels:
+        by_key[unicodedata.normalize("NFKC", name[2:]).casefold().strip()].add(name[2:])
+    for names in by_key.values():
+        if len(names) > 1:
+            logger.warning_once(
+                f"{where}: the types {', '.join(map(repr, sorted(names)))} differ in case or spelling alone, and are "
+                "learned and scored as different ones. If they are one, write it in the same way everywhere."
+            )
 
 
 def to_bio2(tags: Sequence[str | None], scheme: str, spelling: Mapping[str, tuple[str, str]]) -> list[str | None]:

@@ -219,8 +219,9 @@ class ParquetFiles:
                 name = self.columns.find(parquet.schema_arrow, path).get("id")
                 if name is None:
                     yield from itertools.repeat(None, parquet.metadata.num_rows)
-                else:
-                    for rows in parquet.iter_batches(columns=[name]):
+                    continue
+                for group in range(parquet.num_row_groups):
+                    for rows in parquet.read_row_group(group, columns=[name]).to_batches(FIRST_ROWS):
                         yield from (_id_of({name: post_id}, self.columns) for post_id in rows.column(0).to_pylist())
 
     def text_checksum(self, block: pa.RecordBatch, start: int) -> int:

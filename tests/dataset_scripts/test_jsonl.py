@@ -60,6 +60,9 @@ def test_tags_and_spans_become_the_same_posts(convert, text, options):
         ({"images": ["https://host/1.jpg"]}, "Download images first"),
         ({"tokens": None, "text": "Joey"}, "a `text` needs `spans`"),
         ({"images": None, "image": "1.jpg"}, None),
+        ({"spans": [[5, 11, "PET"]]}, "`spans` mark other words than `ner_tags`"),
+        ({"text": "Joey  sleeps", "spans": [[0, 12, "PET"]]}, "`spans` mark other words than `ner_tags`"),
+        ({"answer": "reject"}, "its `answer` is 'reject'"),
     ],
 )
 def test_records_that_can_not_be_used_are_named(convert, change, message):
@@ -76,6 +79,12 @@ def test_posts_without_an_id_are_told_apart_from_all_others(tmp_path):
     (tmp_path / "a.jsonl").write_text("".join(lines))
     with pytest.raises(ValueError, match="a.jsonl:2: this post has no id of its own, and 'train-2'.*Give every post"):
         jsonl.convert(tmp_path / "out", files)
+
+
+@pytest.mark.parametrize("spans", [[[0, 4, "PET"]], [], None, [[0, 1]], "x"])
+def test_spans_beside_tags_that_agree_or_are_no_spans_are_passed_over(convert, spans):
+    _, posts = convert(json.dumps(TAGGED | {"spans": spans}))
+    assert posts.features["ner_tags"].feature.int2str(posts[0]["ner_tags"]) == ["B-PET", "O"]
 
 
 @pytest.mark.parametrize("text", ["{", "hello", json.dumps(TAGGED) + "\n[1"])

@@ -47,6 +47,8 @@ def test_spans_of_many_tools_are_read(spans, expected):
         ([[4, 4, "PER"]], "is empty"),
         ([[4, 5, "PER"]], "is empty"),
         ([[-2, 4, "PER"]], "lies outside"),
+        ([[0, 4, "B-PER"]], "has a tag in place of a type"),
+        ([[0, 4, "O"]], "has a tag in place of a type"),
         ([[0, 6, "PER"], [5, 9, "LOC"]], "overlap"),
         ([{"start": 0, "end": 4, "label": "PER", "text": "Rome"}], "'Joey' stands there"),
     ],

@@ -11,6 +11,7 @@ from smcl.dataset_scripts.tag_schemes import (
     read_spelling,
     scheme_name,
     to_bio2,
+    warn_of_like_types,
 )
 
 # What each scheme is defined to write for one entity of a length, if another of its type does or does not touch it.
@@ -165,3 +166,14 @@ def test_numbers_written_as_text_are_no_types(names):
     assert guess_scheme(names) is None
     with pytest.raises(ValueError, match="is none of the scheme 'io'"):
         read_spelling(names, "io")
+
+
+def test_types_that_differ_in_case_alone_are_said(caplog):
+    warn_of_like_types(["O", "B-PER", "I-PER", "B-per", "B-Loc", "B-LOC\uff11", "B-LOC1"], "these posts")
+    assert [record.getMessage().partition(" differ")[0] for record in caplog.records] == [
+        "these posts: the types 'PER', 'per'",
+        "these posts: the types 'LOC1', 'LOC１'",
+    ]
+    caplog.clear()
+    warn_of_like_types(bio2_labels(["PER", "LOC", "PERSON"]), "these posts")
+    assert not caplog.records
