@@ -322,6 +322,8 @@ class MultiImageNERPipeline(ChunkPipeline):
         is_number = isinstance(threshold, Real) and not isinstance(threshold, bool)
         if threshold is not None and not (is_number and 0 <= threshold <= 1):
             raise ValueError(f"`threshold` must be a probability from 0 to 1, got {threshold!r}.")
+        if return_tags not in (None, False, True):
+            raise ValueError(f"`return_tags` must be True or False, got {return_tags!r}.")
         postprocess = {"threshold": threshold, "return_tags": return_tags}
         return kwargs, {}, {name: value for name, value in postprocess.items() if value is not None}
 

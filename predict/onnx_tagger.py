@@ -5,6 +5,7 @@ lies there needs transformers, but no torch either.
 """
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,12 @@ from safetensors.numpy import load_file
 
 if TYPE_CHECKING:
     import onnxruntime
+
+# As of the pipeline, which this file does not import: columns that hold images under another name.
+IMAGE_NAME = re.compile(
+    "(.*_)?(images?|imgs?|pics?|pictures?|photos?)_?(paths?|files?|names?|urls?|bytes|list)?", re.IGNORECASE
+)
+IMAGE_TYPES = (str, bytes, dict, list, tuple)
 
 
 class OnnxTagger:
@@ -360,6 +367,11 @@ def _to_post(post: Any) -> dict[str, Any]:
         words, text = (x.tolist() if hasattr(x, "tolist") else x for x in (post["tokens"], post.get("text")))
         if not isinstance(words, list | tuple):
             raise ValueError(f"`tokens` must be a list of words, got {ascii(words)[:80]}. Call a sentence `text`.")
+        others = [key for key in post if IMAGE_NAME.fullmatch(str(key)) and isinstance(post[key], IMAGE_TYPES)]
+        if not images and any(post[key] for key in others):
+            raise ValueError(
+                f"Expected images as 'images', or one as 'image', got {others} beside 'tokens': rename it."
+            )
         post = {"text": text if not words and text else words} | images
     if not isinstance(post, dict) or "text" not in post or post.keys() - {"text", "images", "image"}:
         found = sorted(map(str, post)) if isinstance(post, dict) else type(post).__name__

@@ -360,6 +360,7 @@ def test_posts_that_cannot_be_used_are_named(pipe, post, message):
         ({"treshold": 0.5}, "Got the argument 'treshold'.* It takes threshold, return_tags, on_bad_image"),
         ({"threshold": "0.5"}, "`threshold` must be a probability from 0 to 1, got '0.5'"),
         ({"threshold": True}, "`threshold` must be a probability from 0 to 1, got True"),
+        ({"return_tags": "false"}, "`return_tags` must be True or False, got 'false'"),
         ({"threshold": 50}, "`threshold` must be a probability from 0 to 1, got 50"),
         ({"on_bad_image": "ignore"}, "`on_bad_image` must be one of 'error', 'skip', got 'ignore'"),
         ({"on_extra_images": "last"}, "`on_extra_images` must be one of 'error', 'first', got 'last'"),

@@ -15,8 +15,9 @@ from transformers import CLIPVisionConfig, RobertaConfig
 from transformers.exporters import OnnxConfig, OnnxExporter
 
 import smcl
-from smcl import MultiImageNERPipeline
+from smcl import MultiImageNERPipeline, pipeline_smcl
 from smcl.experiments.benchmarks.onnx import score
+from smcl.predict import onnx_tagger
 from smcl.predict.onnx_export import _check, _sample, export_onnx
 from smcl.predict.onnx_tagger import OnnxTagger
 
@@ -207,6 +208,9 @@ def test_records_of_a_data_set_and_a_single_image_are_posts_as_in_the_pipeline(f
     for images in ({"image": photo, "images": [photo]}, {"image": [photo]}):
         with pytest.raises(ValueError, match="Expected one image as 'image', or a list of them as 'images'"):
             tagger({"text": "joey"} | images)
+    with pytest.raises(ValueError, match=r"got \['img_paths'\] beside 'tokens': rename it"):
+        tagger({"tokens": ["joey"], "img_paths": ["a.png"]})
+    assert onnx_tagger.IMAGE_NAME == pipeline_smcl.IMAGE_NAME and onnx_tagger.IMAGE_TYPES == pipeline_smcl.IMAGE_TYPES
     for words in (5, True, "joey rests", iter(["joey"])):
         with pytest.raises(ValueError, match="`tokens` must be a list of words, got"):
             tagger({"tokens": words})
