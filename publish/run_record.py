@@ -47,6 +47,8 @@ SETTINGS = (
     "fp16",
 )
 EXAMPLES = 3
+# Images that a converter left out. Reports of older versions know no ambiguous ones.
+LOST = ("missing", "ambiguous", "broken")
 # What a card reads of each run, and of each split of a converter's report.
 RUN_KEYS = {"command", "finished", "seconds", "resumed_from", "stages", "started_from", "ignore_images", "settings"}
 RUN_KEYS |= {"data", "versions", "hardware", "energy_kwh", "results"}
@@ -297,7 +299,7 @@ def describe_data(name: str, dataset: DatasetDict, ignore_images: bool = False) 
             "sha256": told.get("sha256"),
             "images": told.get("images"),
         }
-        lost = [told[f"{state}_images"]["count"] for state in ("missing", "broken") if told]
+        lost = [told.get(f"{state}_images", {"count": 0})["count"] for state in LOST if told]
         splits[split]["lost_images"] = sum(lost) if told else None
     origin = _origin(name)
     title = (report.get("name") or Path(name).resolve().name) if origin["is_local"] else name

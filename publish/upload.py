@@ -17,7 +17,8 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -300,7 +301,20 @@ def _complete_model(folder: Path, output: Path, name: str, license: str | None) 
             f"or remove {RUN_FILE} and all_results.json."
         )
     results = read_object(results, set()) if results.is_file() else {}
-    return model_card(name, model.config, model.num_parameters(), runs, results, license)
+    with _naming(folder / RUN_FILE if runs else folder / "all_results.json", "a run", "Remove it if it was edited."):
+        return model_card(name, model.config, model.num_parameters(), runs, results, license)
+
+
+@contextmanager
+def _naming(path: Path, origin: str, fix: str) -> Iterator[None]:
+    """Name the file that a card is written from, if what it holds is not as it must be, deep within."""
+    try:
+        yield
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"Expected {path} to tell all as {origin} leaves it, and no card can be written from it: "
+            f"{type(error).__name__}: {error}. {fix}"
+        ) from error
 
 
 def requirements() -> str:
@@ -318,13 +332,15 @@ def _complete_dataset(folder: Path, output: Path, name: str, license: str | None
     """Copy a data set, and return its card."""
     report = read_report(folder)
     files = parquet_files(folder, report)
+    labels = Features.from_arrow_schema(pq.read_schema(files[0]))["ner_tags"].feature.names
+    with _naming(folder / REPORT_FILE, "a converter", "Run the converter again."):
+        card = dataset_card(name, report, labels, sum(path.stat().st_size for path in files), license)
     check_report(files, report)
     (output / "data").mkdir()
     for path in files:
         shutil.copyfile(path, output / "data" / path.name)
     shutil.copyfile(folder / REPORT_FILE, output / REPORT_FILE)
-    labels = Features.from_arrow_schema(pq.read_schema(files[0]))["ner_tags"].feature.names
-    return dataset_card(name, report, labels, sum(path.stat().st_size for path in files), license)
+    return card
 
 
 def claim_for_training(arguments: Any, model_type: str, saves_model: bool) -> dict[str, Any] | None:

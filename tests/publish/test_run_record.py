@@ -6,6 +6,7 @@ import torch
 from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value, load_dataset
 from systems import add_context
 
+from smcl.dataset_scripts import jsonl
 from smcl.dataset_scripts.context import column_digest
 from smcl.publish.run_record import (
     RUN_KEYS,
@@ -88,6 +89,15 @@ def test_report_of_other_posts_is_not_told_of(data):
     posts["train"] = posts["train"].map(retag, with_indices=True, features=features)
     told = describe_data(data, posts)["splits"]["train"]
     assert told == {"posts": report["posts"], "sha256": None, "images": None, "lost_images": None}
+
+
+def test_all_images_that_a_converter_left_out_are_counted(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"tokens": ["a"], "ner_tags": ["O"], "images": ["1.jpg", "2.jpg"]}\n')
+    for name in ("1.png", "1.gif"):
+        (tmp_path / name).write_bytes(b"")
+    jsonl.convert(tmp_path / "out", {"train": tmp_path / "a.jsonl"})
+    posts = DatasetDict({"train": load_dataset(str(tmp_path / "out"), split="train")})
+    assert describe_data(str(tmp_path / "out"), posts)["splits"]["train"]["lost_images"] == 2
 
 
 def test_name_of_the_data_in_this_folder_is_the_folders(tmp_path, data, monkeypatch):

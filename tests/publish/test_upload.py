@@ -20,7 +20,7 @@ from transformers import BertConfig
 
 from smcl import MultiImageNERPipeline
 from smcl.dataset_scripts.icons import convert
-from smcl.publish.run_record import read_report, read_runs
+from smcl.publish.run_record import RUN_KEYS, hash_weights, read_report, read_runs
 from smcl.publish.upload import complete, publish
 from smcl.publish.upload import main as publish_main
 from smcl.run_ner_multiimage import main as run_ner
@@ -284,6 +284,29 @@ def test_report_of_data_that_were_changed_since_is_refused(data, tmp_path):
     pq.write_table(table.set_column(column, table.schema.field("id"), ids), path)
     with pytest.raises(ValueError, match="split 'test' .* sha256, but report.json tells of .*of other data"):
         complete(tmp_path / "changed", tmp_path / "out", "someone/posts")
+
+
+@pytest.mark.parametrize("part", ["ambiguous_images", "missing_images", "entities", "posts"])
+def test_report_that_lacks_what_a_card_tells_is_named(data, tmp_path, part):
+    shutil.copytree(data, tmp_path / "edited")
+    report = json.loads((tmp_path / "edited" / "report.json").read_text())
+    # As earlier versions did not tell it, or people removed it.
+    report["splits"]["test"][part] = {} if part != "posts" else None
+    if part == "ambiguous_images":
+        del report["splits"]["test"][part]
+    (tmp_path / "edited" / "report.json").write_text(json.dumps(report))
+    with pytest.raises(ValueError, match=r"edited/report.json to tell all as a converter leaves it.*Run the converter"):
+        complete(tmp_path / "edited", tmp_path / "out", "someone/posts")
+
+
+@pytest.mark.parametrize("change", [{}, {"stages": ["test"], "data": {"title": None}}, {"results": "none"}])
+def test_record_that_lacks_what_a_card_tells_is_named(saved, tmp_path, capsys, change):
+    shutil.copytree(saved, tmp_path / "edited")
+    run = dict.fromkeys(RUN_KEYS) | {"stages": [], "results": {}, "weights": hash_weights(saved)} | change
+    (tmp_path / "edited" / "run.json").write_text(json.dumps({"runs": [run]}))
+    with pytest.raises(SystemExit):
+        publish_main([str(tmp_path / "edited"), DEMO, "--output", str(tmp_path / "out")])
+    assert "edited/run.json to tell all as a run leaves it" in capsys.readouterr().err
 
 
 def test_folder_that_is_neither_model_nor_data_is_refused(tmp_path, capsys):
