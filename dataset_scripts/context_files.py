@@ -28,13 +28,21 @@ class ContextFile:
         made_by (`str`, *optional*): What made the values, for tables and cards; by default the file's name.
         shared_ids (`set[str]`, *optional*): Ids that several posts have: what is said of one can't be told from what
             is said of another.
+        shared_names (`set[str]`, *optional*): Names that several images have, likewise.
 
     Raises:
         DataError: if the file is missing or a line is not as it must be; names the line.
     """
 
-    def __init__(self, path: Path, column: str, made_by: str | None = None, shared_ids: set[str] | None = None):
-        self.column, self.shared_ids = column, shared_ids or set()
+    def __init__(
+        self,
+        path: Path,
+        column: str,
+        made_by: str | None = None,
+        shared_ids: set[str] | None = None,
+        shared_names: set[str] | None = None,
+    ):
+        self.column, self.shared_ids, self.shared_names = column, shared_ids or set(), shared_names or set()
         self.made_by = made_by or f"the file {path.name}"
         self.values: dict[tuple[str, str], Any] = {}
         for where, record in read_records(path):
@@ -49,6 +57,8 @@ class ContextFile:
                 f"{ascii(record)[:80]}. Correct the line; see docs/data.md."
             )
         name = next(name for name in names if name in record)
+        if isinstance(record[name], bool) or not isinstance(record[name], str | int) or record[name] == "":
+            raise DataError(f"{where}: `{name}` must be a text, got {ascii(record[name])[:80]}. Correct the line.")
         key = name, str(record[name]).lower() if name == "sha256" else str(record[name])
         if key in self.values:
             raise DataError(f"{where}: {name} {key[1]} stands in a line before. Expected it once. Remove one of them.")
@@ -110,6 +120,8 @@ class ContextFile:
         found = next((key for key in keys if key in self.values), None)
         if found is None:
             raise ValueError("not in the file")
+        if found[0] == "file_name" and found[1] in self.shared_names:
+            raise ValueError("other images have this name, too: give its `sha256` in the file")
         return self.values[found]
 
 

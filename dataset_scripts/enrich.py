@@ -10,11 +10,12 @@ a killed run ended. See docs/data.md for the files and the columns.
 
 import argparse
 import hashlib
+import itertools
 import json
 import os
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -31,6 +32,7 @@ from .command_line import CommandParser, check_device, describe, say
 from .context import CONTEXT_FEATURES, IMAGE_COLUMNS, check_context, column_digest
 from .context_files import ContextFile, Template
 from .files import check_writable, write_whole
+from .fingerprints import image_digest
 from .gate import as_file, undecoded
 from .knowledge import Examples, Knowledge, make_examples, read_examples
 from .row_checks import flat
@@ -202,10 +204,10 @@ def _make_source(
     """Make what gives the values of a column: a model, a file or a template."""
     value, device = getattr(options, FLAGS[column]), options.device
     if _is_file(value):
-        ids = Counter(str(row["id"]) for rows in splits.values() for row in _rows(rows, ["id"]))
-        shared = {post_id for post_id, count in ids.items() if count > 1}
+        shared = _find_shared(column, options, splits)
         names = dict(name.split("=", 1) for name in options.made_by)
-        return ContextFile(Path(value), column, names.get(column), shared)
+        shared = {"shared_names" if column in IMAGE_COLUMNS else "shared_ids": shared}
+        return ContextFile(Path(value), column, names.get(column), **shared)
     if value == "template" and column in ("captions", "knowledge"):
         before = context.get("objects", {}).get("made_by", "an unknown source")
         return Template(column, sources["objects"].made_by if "objects" in sources else before)
@@ -221,11 +223,24 @@ def _make_source(
     return _language_model(value, options, splits)
 
 
+def _find_shared(column: str, options: argparse.Namespace, splits: DatasetDict) -> set[str]:
+    """Find what names several: ids of posts or, of a column about images, names of images of different content."""
+    if column not in IMAGE_COLUMNS:
+        ids = Counter(post["id"] for split, rows in splits.items() for post in _posts(rows, split))
+        return {post_id for post_id, count in ids.items() if count > 1}
+    contents = defaultdict(set)
+    for split, rows in splits.items():
+        for item in filter(None, itertools.chain.from_iterable(_items(rows, split, column, options))):
+            with suppress(ValueError):
+                contents[item["name"]].add(image_digest(item["image"]))
+    return {name for name, found in contents.items() if len(found) > 1}
+
+
 def _language_model(name: str, options: argparse.Namespace, splits: DatasetDict) -> Knowledge:
     names = getattr(getattr(next(iter(splits.values())).features["ner_tags"], "feature", None), "names", None)
     if names is None:
         raise DataError("--knowledge: expected `ner_tags` to be class labels. Convert the data set; see docs/data.md.")
-    posts = {split: list(_posts(rows)) for split, rows in splits.items()}
+    posts = {split: list(_posts(rows, split)) for split, rows in splits.items()}
     answers = read_examples(options.examples) if options.examples else []
     if options.make_examples:
         answers = make_examples(posts.get("train", []), names, options.make_examples, options.seed)
@@ -247,15 +262,22 @@ def _rows(dataset: Dataset, columns: Iterable[str]) -> Iterator[dict[str, Any]]:
         yield from table.to_pylist()
 
 
-def _posts(dataset: Dataset) -> Iterator[dict[str, Any]]:
+def _posts(dataset: Dataset, split: str) -> Iterator[dict[str, Any]]:
     for index, row in enumerate(_rows(dataset, ("id", "tokens", "ner_tags", "objects", "captions"))):
-        yield {"objects": [], "captions": [], **row, "id": str(row.get("id", index))}
+        yield {"objects": [], "captions": [], **row, "id": _name_of(row, split, index)}
 
 
-def _items(dataset: Dataset, column: str, options: argparse.Namespace) -> Iterator[list[dict[str, Any] | None]]:
+def _name_of(row: dict[str, Any], split: str, index: int) -> str:
+    """Name a post by its id or, as the converters do, by its split and number."""
+    return f"{split}-{index + 1}" if row.get("id") is None else str(row["id"])
+
+
+def _items(
+    dataset: Dataset, split: str, column: str, options: argparse.Namespace
+) -> Iterator[list[dict[str, Any] | None]]:
     """Yield for each post what is to be annotated, or `None` for what is not: its images, or the post itself."""
     if column not in IMAGE_COLUMNS:
-        for index, post in enumerate(_posts(dataset)):
+        for index, post in enumerate(_posts(dataset, split)):
             yield [None if options.limit and index >= options.limit else post | {"where": post["id"]}]
         return
     for index, row in enumerate(_rows(dataset, ("id", "images", "objects"))):
@@ -268,7 +290,7 @@ def _items(dataset: Dataset, column: str, options: argparse.Namespace) -> Iterat
             path = (image.get("path") or "") if isinstance(image, dict) else str(image)
             name = Path(path).name if Path(path).is_absolute() else path
             found = next(iter((row.get("objects") or [])[slot:]), None)
-            where = f"{row.get('id', index)}: {name or f'image {slot + 1}'}"
+            where = f"{_name_of(row, split, index)}: {name or f'image {slot + 1}'}"
             items[slot] = {"image": image, "name": name, "objects": found, "where": where}
         yield items
 
@@ -334,7 +356,9 @@ def _add_column(
         annotation = _Annotation(source, cache, options.batch_size)
         for split, dataset in splits.items():
             keys[split] = []
-            for items in tqdm(_items(dataset, column, options), f"{split}: {column}", len(dataset), unit=" posts"):
+            for items in tqdm(
+                _items(dataset, split, column, options), f"{split}: {column}", len(dataset), unit=" posts"
+            ):
                 keys[split].append([item and annotation.add(item) for item in items])
                 places += [(key, item["where"]) for key, item in zip(keys[split][-1], items, strict=True) if item]
         annotation.flush()

@@ -54,9 +54,21 @@ def test_knowledge_is_found_by_the_posts_id_unless_several_posts_have_it(tmp_pat
         source.annotate([{"id": "2"}])
 
 
+def test_a_name_that_several_images_have_says_nothing_of_them(tmp_path):
+    records = [{"file_name": "1.jpg", "captions": ["a cat"]}, {"sha256": SHA, "captions": ["an owl"]}]
+    source = read(tmp_path, "captions", *records, shared_names={"1.jpg"})
+    assert source.annotate([PHOTO]) == [["an owl"]]
+    with pytest.raises(ValueError, match="other images have this name, too: give its `sha256`"):
+        source.annotate([OTHER | {"name": "1.jpg"}])
+
+
 @pytest.mark.parametrize(
     ("column", "line"),
     [
+        ("captions", '{"file_name": "", "captions": []}'),
+        ("captions", '{"file_name": null, "captions": []}'),
+        ("knowledge", '{"id": null, "knowledge": "k"}'),
+        ("knowledge", '{"id": 1.0, "knowledge": "k"}'),
         ("objects", "no json"),
         ("objects", "[1]"),
         pytest.param("objects", '{"a": ' * 100_000, id="deep"),

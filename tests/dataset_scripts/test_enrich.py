@@ -415,3 +415,18 @@ def test_images_by_their_paths_are_those_beside_the_data_set(run, posts, tmp_pat
     (posts / "1.png").unlink()
     status, _, _, printed = run("--captions", tmp_path / "captions.jsonl", output="without")
     assert status == 2 and "split train, row 0: " in printed and "1.png: No such file" in printed
+
+
+def test_a_file_says_nothing_of_images_that_share_a_name_nor_of_posts_without_an_id(run, tmp_path):
+    rows = [{"id": None, "images": [picture(colour) | {"path": "0.png"}]} for colour in ("red", "blue")]
+    features = Features({"id": Value("string"), "images": List(DatasetImage())})
+    (tmp_path / "own" / "data").mkdir(parents=True)
+    table = Dataset.from_list([features.encode_example(row) for row in rows], features=features)
+    table.to_parquet(tmp_path / "own" / "data" / "train.parquet")
+    (tmp_path / "said.jsonl").write_text('{"file_name": "0.png", "captions": ["a cat"]}\n')
+    status, data, report, _ = run("--captions", tmp_path / "said.jsonl", source=tmp_path / "own")
+    assert (status, data["train"]["captions"][:]) == (3, [[None], [None]])
+    assert "train-2: 0.png: other images have this name" in report["context"]["captions"]["failed"]["of"][1]
+    (tmp_path / "said.jsonl").write_text('{"id": "None", "knowledge": "a cat"}\n')
+    status, data, _, _ = run("--knowledge", tmp_path / "said.jsonl", source=tmp_path / "own", output="known")
+    assert (status, data["train"]["knowledge"][:]) == (3, [None, None])
