@@ -175,7 +175,7 @@ class Page:
         """Draw what each part of each image does for each entity."""
         return draw_card(self.pipe, text, images, list(used), threshold)
 
-    def find_entities(self, text: str, files: list[str] | None, threshold: float) -> dict[str, Any]:
+    def find_entities(self, text: str | None, files: list[str] | None, threshold: float) -> dict[str, Any]:
         """Find the entities of a post.
 
         Args:
@@ -187,7 +187,7 @@ class Page:
             `dict`: `entities`, as the pipeline returns them, and `notes` about what was left out.
         """
         try:
-            return answer(self.pipe, text, files or [], threshold or 0)
+            return answer(self.pipe, text or "", files or [], threshold or 0)
         except ValueError as error:
             raise gr.Error(str(error), print_exception=False) from None
 

@@ -295,6 +295,11 @@ def test_images_that_were_deleted_give_a_message(pipe, photos):
     assert images == photos[1:3] and notes == [analysis.LOST_IMAGE.format("photo0.png")]
 
 
+def test_a_program_that_gives_no_text_is_told_so(pipe):
+    with pytest.raises(gradio.Error, match="There is no text yet"):
+        load("page").Page(pipe, []).find_entities(None, None, None)
+
+
 def test_images_that_were_deleted_are_dropped_when_others_are_moved(pipe, photos):
     page = load("page").Page(pipe, [])
     os.remove(photos[1])
