@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from tokenizers import PreTokenizedString
+from tokenizers import PreTokenizedString, normalizers
 from transformers import (
     AutoImageProcessor,
     AutoTokenizer,
@@ -332,7 +332,8 @@ class SMCLProcessor(ProcessorMixin):
         if unknown:
             # transformers would ignore them with a warning.
             raise TypeError(f"Got the keyword arguments {sorted(unknown)}, which nothing here takes.")
-        merged = self._merge_kwargs(SMCLProcessorKwargs, tokenizer_init_kwargs=self.tokenizer.init_kwargs, **kwargs)
+        # Not what the tokenizer was saved with: training and prediction would be cut at different lengths.
+        merged = self._merge_kwargs(SMCLProcessorKwargs, **kwargs)
         return merged["text_kwargs"], merged["images_kwargs"]
 
     def _tokenize(
@@ -519,7 +520,23 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     if getattr(tokenizer, "add_prefix_space", None) is False:
         # Byte-level tokenizers would otherwise glue the words of a post together.
         tokenizer = AutoTokenizer.from_pretrained(name, add_prefix_space=True)
+    if _glues_words(tokenizer):
+        # Those without a class of their own, such as ModernBERT's, note that argument and go on as before.
+        backend = tokenizer.backend_tokenizer
+        before = [] if backend.normalizer is None else [backend.normalizer]
+        backend.normalizer = normalizers.Sequence([*before, normalizers.Prepend(" ")])
     return tokenizer
+
+
+def _glues_words(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Tell whether words given one by one become other tokens than the same words parted by spaces."""
+    if not tokenizer.is_fast or tokenizer.backend_tokenizer.pre_tokenizer is None:
+        return False
+    given, written = [STAND_IN, STAND_IN], f"{STAND_IN} {STAND_IN} {STAND_IN}"
+    settings = {"add_special_tokens": False, "verbose": False}
+    ids = tokenizer(given, is_split_into_words=True, **settings)["input_ids"]
+    # What stands first in a text may have no space in front of it.
+    return tokenizer(written, **settings)["input_ids"][-len(ids) :] != ids
 
 
 def check_tokenizer(tokenizer: PreTrainedTokenizerBase) -> None:
@@ -541,6 +558,11 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase) -> None:
         raise ValueError(
             f"`tokenizer` must know its special tokens, padding and those it puts around a post, got "
             f"{tokenizer.special_tokens_map}. Look whether its tokenizer_config.json is missing."
+        )
+    if _glues_words(tokenizer):
+        logger.warning_once(
+            "The tokenizer reads the words of a post as if no space were between them. Load it with "
+            "`SMCLProcessor.from_text_vision_pretrained`, or with `add_prefix_space=True` where it knows that."
         )
 
 

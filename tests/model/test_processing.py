@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -5,10 +7,12 @@ import pytest
 import torch
 from datasets import Dataset
 from PIL import Image
-from transformers import AutoProcessor
+from tokenizers import Regex, Tokenizer, models, pre_tokenizers
+from transformers import AutoProcessor, AutoTokenizer, PreTrainedTokenizerFast, RobertaTokenizer
 from transformers.utils import logging
 
 from smcl import SMCLProcessor
+from smcl.processing_smcl import logger as processing_logger
 
 WORDS = [["Joey", "and", "Niko"], ["hello"]]
 
@@ -178,3 +182,43 @@ def test_any_sequence_of_raw_texts_is_a_list(processor, kind):
     make = {"NumPy": np.array, "pandas": pd.Series, "Arrow": pa.array}[kind]
     texts = ["Joey and the", "a b"]
     assert torch.equal(processor(text=make(texts))["input_ids"], processor(text=texts)["input_ids"])
+
+
+@pytest.mark.parametrize("has_class", [False, True])
+def test_words_are_read_with_the_spaces_that_part_them(image_processor, tmp_path, caplog, has_class):
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    names = ["<pad>", "<s>", "</s>", "<unk>"]
+    vocabulary = {token: number for number, token in enumerate([*names, *alphabet])}
+    backend = Tokenizer(models.BPE(vocabulary, [], unk_token="<unk>"))
+    # As RoBERTa's, and as EuroBERT's, in which a space in front of all that is split would part off commas, too.
+    plain, split = (
+        pre_tokenizers.ByteLevel(add_prefix_space=False),
+        pre_tokenizers.Split(Regex(r"\s?\w+|,"), "isolated"),
+    )
+    by_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    backend.pre_tokenizer = plain if has_class else pre_tokenizers.Sequence([split, by_bytes])
+    special = dict(zip(("pad_token", "cls_token", "sep_token", "unk_token"), names, strict=True))
+    kind = RobertaTokenizer if has_class else PreTrainedTokenizerFast
+    tokenizer = kind(**({"vocab": vocabulary, "merges": []} if has_class else {"tokenizer_object": backend}), **special)
+    for part in (tokenizer, image_processor):
+        part.save_pretrained(tmp_path)
+    processor = SMCLProcessor.from_text_vision_pretrained(tmp_path, tmp_path)
+    processor.save_pretrained(tmp_path / "joined")
+    for one in (processor, AutoProcessor.from_pretrained(tmp_path / "joined")):
+        inputs = one(words=[["I", "a,"]], add_special_tokens=False)
+        assert one.tokenizer.convert_ids_to_tokens(inputs["input_ids"][0]) == [*"ĠIĠa,"]
+        assert one.split_words(" I a, ") == (["I", "a", ","], [(1, 2), (3, 4), (4, 5)])
+    assert "as if no space" not in caplog.text
+    processing_logger.warning_once.cache_clear()
+    SMCLProcessor(image_processor, tokenizer)
+    assert "as if no space" in caplog.text
+
+
+def test_settings_that_a_tokenizer_was_saved_with_cut_no_words(image_processor, tokenizer, tmp_path):
+    tokenizer.save_pretrained(tmp_path)
+    path = tmp_path / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"max_length": 6, "padding": "max_length"}))
+    processor = SMCLProcessor(image_processor, AutoTokenizer.from_pretrained(tmp_path))
+    assert torch.equal(
+        processor(words=WORDS)["input_ids"], SMCLProcessor(image_processor, tokenizer)(words=WORDS)["input_ids"]
+    )
