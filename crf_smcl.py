@@ -407,7 +407,7 @@ OFFLOADED = (
 )
 
 
-def _require(condition: torch.Tensor, message: str) -> None:
+def require(condition: torch.Tensor, message: str) -> None:
     """Raise a `ValueError` unless all of a bool tensor is `True`; an accelerator stops by itself, without a wait."""
     if torch.compiler.is_compiling():
         return
@@ -415,6 +415,14 @@ def _require(condition: torch.Tensor, message: str) -> None:
         torch._assert_async(condition.all(), message)
     elif not condition.all():
         raise ValueError(message)
+
+
+def check_mask(name: str, mask: torch.Tensor) -> None:
+    """Raise a `ValueError` unless a mask that is no bool tensor is 0 or 1: any other number would count as `True`."""
+    if mask.dtype != torch.bool:
+        require(
+            (mask == 0) | (mask == 1), f"`{name}` must be True or 1 where something is and 0 elsewhere, got others."
+        )
 
 
 class CRFTaggingMixin:
@@ -432,18 +440,43 @@ class CRFTaggingMixin:
             `torch.FloatTensor` of shape `()`.
 
         Raises:
-            ValueError: if there is no such tag.
+            ValueError: if there is no such tag, or `labels` have another shape or are no whole numbers.
         """
+        self._check_tokens("labels", labels, logits)
+        if labels.dtype not in (torch.int64, torch.int32):
+            raise ValueError(
+                f"`labels` must be whole numbers of torch.int64, got {labels.dtype}: call `labels.long()`."
+            )
         known = (labels == -100) | ((labels >= 0) & (labels < self.config.num_labels))
-        _require(known, f"`labels` must be -100 or tag ids from 0 to {self.config.num_labels - 1}, got others.")
+        require(known, f"`labels` must be -100 or tag ids from 0 to {self.config.num_labels - 1}, got others.")
         words, mask, positions = gather_words(logits, labels != -100)
         tags = labels.gather(1, positions).masked_fill(~mask, 0)
         return -self.crf.log_likelihood(words, tags, mask).mean()
 
-    def _check_scores(self, logits: torch.Tensor) -> None:
+    def _check_tokens(self, name: str, values: torch.Tensor, logits: torch.Tensor) -> None:
+        """Refuse what is not by token as the scores are: a row alone would be taken for those of all posts."""
+        if torch.compiler.is_compiling():
+            return
+        if not isinstance(values, torch.Tensor) or values.shape != logits.shape[:2]:
+            got = tuple(values.shape) if isinstance(values, torch.Tensor) else type(values).__name__
+            raise ValueError(
+                f"`{name}` must be a tensor of the shape (batch_size, num_tokens) of the scores, "
+                f"{tuple(logits.shape[:2])}, got {got}."
+            )
+
+    def _check_scores(self, logits: torch.Tensor, word_mask: torch.Tensor) -> None:
+        num_labels = self.config.num_labels
+        if not isinstance(logits, torch.Tensor) or logits.ndim != 3 or logits.shape[2] != num_labels:
+            got = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
+            raise ValueError(
+                f"`logits` must be a tensor of the shape (batch_size, num_tokens, {num_labels}), with a score for each "
+                f"label, got {got}."
+            )
+        self._check_tokens("word_mask", word_mask, logits)
+        check_mask("word_mask", word_mask)
         if self.crf.transitions.is_meta and not logits.is_meta:
             raise ValueError(OFFLOADED)
-        _require(logits.isfinite(), NOT_FINITE)
+        require(logits.isfinite(), NOT_FINITE)
 
     @torch.no_grad()
     def decode(self, logits: torch.Tensor, word_mask: torch.Tensor) -> torch.Tensor:
@@ -457,9 +490,9 @@ class CRFTaggingMixin:
             `torch.LongTensor` of shape `(batch_size, num_tokens)`: tag ids at word starts, -100 elsewhere.
 
         Raises:
-            ValueError: if `logits` are not finite, or weights of the CRF are not on their device.
+            ValueError: if `logits` are not finite, shapes do not fit, or weights of the CRF are not on their device.
         """
-        self._check_scores(logits)
+        self._check_scores(logits, word_mask)
         words, mask, positions = gather_words(logits, word_mask.bool())
         tags = self.crf.decode(words, mask)
         return torch.full_like(tags, -100).scatter(1, positions, tags)
@@ -476,13 +509,22 @@ class CRFTaggingMixin:
             `torch.FloatTensor` of shape `(batch_size, num_tokens, num_labels)`: probabilities, 0 off word starts.
 
         Raises:
-            ValueError: if `logits` are not finite, or weights of the CRF are not on their device.
+            ValueError: if `logits` are not finite, shapes do not fit, or weights of the CRF are not on their device.
         """
-        self._check_scores(logits)
+        self._check_scores(logits, word_mask)
         words, mask, positions = gather_words(logits, word_mask.bool())
         probabilities = self.crf.marginals(words, mask, self.config.temperature)
         index = positions[..., None].expand_as(probabilities)
         return torch.zeros_like(probabilities).scatter(1, index, probabilities)
 
 
-__all__ = ["CRFTaggingMixin", "LinearChainCRF", "entity_types", "find_entities", "gather_words", "in_order_scores"]
+__all__ = [
+    "CRFTaggingMixin",
+    "LinearChainCRF",
+    "check_mask",
+    "entity_types",
+    "find_entities",
+    "gather_words",
+    "in_order_scores",
+    "require",
+]

@@ -13,7 +13,7 @@ from transformers import initialization as init
 from transformers.utils import ModelOutput, can_return_tuple, logging
 
 from .configuration_smcl import VISION_BACKBONES, SMCLConfig, backbone_config, without_pooler
-from .crf_smcl import CRFTaggingMixin, LinearChainCRF
+from .crf_smcl import CRFTaggingMixin, LinearChainCRF, check_mask, require
 from .layers_smcl import (
     TEXT_ATTENTIONS,
     ImageGuidance,
@@ -36,6 +36,13 @@ WITHOUT_WORDS = (
     "Scores are asked for without `word_mask`, images and labels. transformers' own token-classification pipeline does "
     "so: it reads no images, and labels each token by itself, without the CRF. For the entities of posts with images, "
     "use `MultiImageNERPipeline(model, processor)`, or `pipeline(model=FOLDER, trust_remote_code=True)`."
+)
+ADDED_MASK = (
+    "`attention_mask` must be 1 at real tokens and 0 at padding, got numbers below 0, such as are added to scores."
+)
+LABELS_AT_PADDING = (
+    "`labels` must be -100 where `attention_mask` is 0, got tags there, which would count as further words of a post. "
+    "Pad labels with -100."
 )
 
 
@@ -203,6 +210,48 @@ class SMCLPreTrainedModel(PreTrainedModel):
                 f"tokenizer's `model_max_length` to {self.max_tokens}, or pass that as `max_length` to the processor."
             )
 
+    def _text_mask(
+        self,
+        input_ids: torch.Tensor | None,
+        inputs_embeds: torch.Tensor | None,
+        attention_mask: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """Check the text arguments; return the bool mask `(batch_size, num_tokens)` of real tokens."""
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("Expected exactly one of `input_ids` and `inputs_embeds`.")
+        text = input_ids if inputs_embeds is None else inputs_embeds[..., 0]
+        if text.ndim != 2:
+            name, more = ("input_ids", "") if inputs_embeds is None else ("inputs_embeds", ", embedding_size")
+            got = tuple((input_ids if inputs_embeds is None else inputs_embeds).shape)
+            raise ValueError(f"`{name}` must have the shape (batch_size, num_tokens{more}), got {got}.")
+        self._check_num_tokens(text.shape[1])
+        if input_ids is not None:
+            self._check_ids(input_ids)
+        if attention_mask is None:
+            return torch.ones_like(text, dtype=torch.bool)
+        if attention_mask.shape != text.shape:
+            raise ValueError(
+                f"`attention_mask` must have the shape (batch_size, num_tokens) of the text, {tuple(text.shape)}, got "
+                f"{tuple(attention_mask.shape)}."
+            )
+        if attention_mask.is_floating_point():
+            require(attention_mask >= 0, ADDED_MASK)
+        return attention_mask.bool()
+
+    def _check_ids(self, input_ids: torch.Tensor) -> None:
+        """Refuse ids that the word embeddings have no vector for; an accelerator would stop without a reason."""
+        if input_ids.is_floating_point():
+            raise ValueError(f"`input_ids` must be whole numbers, got {input_ids.dtype}: call `input_ids.long()`.")
+        num_words = getattr(self.get_input_embeddings(), "num_embeddings", None)
+        if num_words is None or input_ids.device.type != "cpu" or torch.compiler.is_compiling():
+            return
+        if (wrong := input_ids[(input_ids < 0) | (input_ids >= num_words)]).numel():
+            raise ValueError(
+                f"`input_ids` must be from 0 to {num_words - 1}, the tokens that the text encoder knows, got "
+                f"{wrong[0].item()}. Use the model's own tokenizer; after `add_tokens`, call "
+                "`model.resize_token_embeddings(len(tokenizer))`."
+            )
+
     def _check_context(self, context: dict[str, torch.Tensor]) -> None:
         """Refuse inputs of `forward` that this model does not have."""
         if unknown := context.keys() - set(self.context_inputs):
@@ -316,9 +365,6 @@ class SMCLImageTextModel(SMCLPreTrainedModel):
         inputs_embeds: torch.Tensor | None,
         attention_mask: torch.Tensor | None,
     ) -> torch.Tensor:
-        """Check the text arguments; return the bool mask `(batch_size, num_tokens)` of real tokens."""
-        if (input_ids is None) == (inputs_embeds is None):
-            raise ValueError("Expected exactly one of `input_ids` and `inputs_embeds`.")
         implementation = self.text_model.config._attn_implementation
         if implementation not in TEXT_ATTENTIONS:
             raise ValueError(
@@ -326,9 +372,7 @@ class SMCLImageTextModel(SMCLPreTrainedModel):
                 f"images can guide, got {implementation!r}. To set the image encoder's only, pass "
                 "`attn_implementation={'vision_config': ...}`."
             )
-        text = input_ids if inputs_embeds is None else inputs_embeds[..., 0]
-        self._check_num_tokens(text.shape[1])
-        return torch.ones_like(text, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
+        return super()._text_mask(input_ids, inputs_embeds, attention_mask)
 
     def _encode_text(
         self,
@@ -433,6 +477,7 @@ class SMCLImageTextModel(SMCLPreTrainedModel):
                 f"`image_mask` must have the shape (batch_size, num_images) of the images, {tuple(images.shape[:2])}, "
                 f"got {tuple(image_mask.shape)}."
             )
+        check_mask("image_mask", image_mask)
         image_mask = image_mask.bool()
         if image_indices is not None and image_mask.device.type == "cpu" and not torch.compiler.is_compiling():
             _check_image_indices(image_indices, image_mask)
@@ -680,12 +725,15 @@ class SMCLTaggingModel(CRFTaggingMixin, SMCLPreTrainedModel):
         handed_on = ("fusion_attentions", "hidden_states", "attentions")
         return self.output_class(logits=logits, **losses, **{name: getattr(outputs, name) for name in handed_on})
 
-    def _losses(self, outputs: SMCLModelOutput, logits: torch.Tensor, labels: torch.Tensor, *others) -> dict:
+    def _losses(
+        self, outputs: SMCLModelOutput, logits: torch.Tensor, labels: torch.Tensor, text_mask: torch.Tensor, *others
+    ) -> dict:
         """Return the loss, a weighted sum, and its parts; arguments as those of `further_losses`."""
         with torch.autocast(logits.device.type, enabled=False):
             task_loss = self.task_loss(logits, labels)
+            require((labels == -100) | text_mask, LABELS_AT_PADDING)
             losses = {"task_loss": task_loss, "loss": task_loss}
-            further_losses = self.further_losses(outputs, labels, *others)
+            further_losses = self.further_losses(outputs, labels, text_mask, *others)
             for name, (weight, loss) in further_losses.items():
                 losses[name] = loss
                 losses["loss"] = losses["loss"] + weight * loss

@@ -167,13 +167,11 @@ class BiLSTMModel(SMCLPreTrainedModel):
             [`SMCLModelOutput`] with `last_hidden_state`.
 
         Raises:
-            ValueError: if both or neither of `input_ids` and `inputs_embeds` are given.
+            ValueError: if the inputs do not fit together.
         """
-        if (input_ids is None) == (inputs_embeds is None):
-            raise ValueError("Expected exactly one of `input_ids` and `inputs_embeds`.")
+        text_mask = self._text_mask(input_ids, inputs_embeds, attention_mask)
         embeds = self.text_model.embeddings(input_ids) if inputs_embeds is None else inputs_embeds
-        mask = embeds.new_ones(embeds.shape[:2]) if attention_mask is None else attention_mask
-        return SMCLModelOutput(last_hidden_state=self.text_model(embeds, mask.bool()))
+        return SMCLModelOutput(last_hidden_state=self.text_model(embeds, text_mask))
 
 
 class WordProcessor(TextProcessor):

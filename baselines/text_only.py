@@ -99,21 +99,16 @@ class TextOnlyModel(SMCLPreTrainedModel):
 
         Raises:
             TypeError: if there is no such input.
-            ValueError: if posts are longer than the text encoder has positions for.
+            ValueError: if the inputs do not fit together, or posts are longer than the text encoder has positions for.
         """
         self._check_context(context)
-        if (input_ids is None) == (inputs_embeds is None):
-            raise ValueError("Expected exactly one of `input_ids` and `inputs_embeds`.")
-        text = input_ids if inputs_embeds is None else inputs_embeds
-        self._check_num_tokens(text.shape[1])
+        text_mask = self._text_mask(input_ids, inputs_embeds, attention_mask)
         optional = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
         flags = {"output_attentions": output_attentions, "output_hidden_states": output_hidden_states}
         optional |= {name: getattr(self.config, name) if flag is None else flag for name, flag in flags.items()}
         outputs = self.text_model(input_ids, attention_mask, inputs_embeds=inputs_embeds, **optional)
-        states = outputs.last_hidden_state
-        mask = states.new_ones(states.shape[:2]) if attention_mask is None else attention_mask
         return SMCLModelOutput(
-            last_hidden_state=self.fuse(states, mask.bool(), **context),
+            last_hidden_state=self.fuse(outputs.last_hidden_state, text_mask, **context),
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
         )

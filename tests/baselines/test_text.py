@@ -495,3 +495,12 @@ def test_posts_longer_than_the_text_encoder_are_said_or_cut_in_windows(tokenizer
     tokenizer.model_max_length = int(1e30)
     found = MultiImageNERPipeline(model, TextProcessor(tokenizer))("joey " * 100, return_tags=True)
     assert len(found["tags"]) == 100
+
+
+@pytest.mark.parametrize("name", ["bilstm-crf", "bert-crf"])
+def test_masks_and_labels_that_do_not_fit_are_named(name):
+    model, inputs = make_system(name), system_inputs(name, labels=True)
+    with pytest.raises(ValueError, match="`attention_mask` must have the shape"):
+        model(**inputs | {"attention_mask": inputs["attention_mask"][:1]})
+    with pytest.raises(ValueError, match="`labels` must be -100 where `attention_mask` is 0"):
+        model(**inputs | {"labels": torch.zeros_like(inputs["labels"])})

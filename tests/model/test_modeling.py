@@ -277,11 +277,40 @@ def test_constrain_bio_can_be_set_on_loading(tmp_path):
         ({"image_mask": torch.ones(3, 2)}, "`image_mask` must have the shape.*\\(3, 3\\).*got \\(3, 2\\)"),
         ({"image_embeds": torch.zeros(3, 3, 24)}, "both `pixel_values` and `image_embeds`"),
         ({"input_ids": None}, "exactly one of `input_ids` and `inputs_embeds`"),
+        ({"input_ids": torch.ones(9, dtype=torch.long)}, "`input_ids` must have the shape.*got \\(9,\\)"),
+        ({"input_ids": torch.ones(3, 9)}, "`input_ids` must be whole numbers, got torch.float32"),
+        ({"input_ids": torch.full((3, 9), 100)}, "`input_ids` must be from 0 to 99.*got 100.*resize_token_embeddings"),
+        ({"attention_mask": torch.ones(1, 9)}, "`attention_mask` must have the shape.*\\(3, 9\\), got \\(1, 9\\)"),
+        ({"attention_mask": torch.full((3, 9), -1e9)}, "`attention_mask` must be 1 at real tokens.*below 0"),
+        ({"image_mask": torch.full((3, 3), -1e9)}, "`image_mask` must be True or 1.*got others"),
+        ({"labels": torch.zeros(1, 9, dtype=torch.long)}, "`labels` must be a tensor of.*\\(3, 9\\), got \\(1, 9\\)"),
+        ({"labels": torch.zeros(3, 1, dtype=torch.long)}, "`labels` must be a tensor of.*\\(3, 9\\), got \\(3, 1\\)"),
+        ({"labels": [[0] * 9] * 3}, "`labels` must be a tensor of.*got list"),
+        ({"labels": torch.zeros(3, 9)}, "`labels` must be whole numbers of torch.int64, got torch.float32"),
+        ({"labels": torch.zeros(3, 9, dtype=torch.long)}, "`labels` must be -100 where `attention_mask` is 0"),
     ],
 )
 def test_inputs_that_do_not_fit_are_named(change, message):
     with pytest.raises(ValueError, match=message):
         make_model()(**(make_inputs() | change))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"word_mask": torch.ones(1, 9, dtype=torch.bool)},
+            "`word_mask` must be a tensor of.*\\(3, 9\\), got \\(1, 9\\)",
+        ),
+        ({"word_mask": torch.full((3, 9), -100)}, "`word_mask` must be True or 1.*got others"),
+        ({"logits": torch.zeros(3, 9, 5)}, "`logits` must be a tensor of.*num_tokens, 9\\).*got \\(3, 9, 5\\)"),
+    ],
+)
+@pytest.mark.parametrize("method", ["decode", "marginals"])
+def test_scores_and_words_that_do_not_fit_are_named(method, change, message):
+    given = {"logits": torch.zeros(3, 9, 9), "word_mask": torch.ones(3, 9, dtype=torch.bool)}
+    with pytest.raises(ValueError, match=message):
+        getattr(make_model(), method)(**(given | change))
 
 
 @pytest.mark.parametrize("kind", [BertConfig, RobertaConfig])
