@@ -5,6 +5,7 @@ alignment, refinement and symmetric fusion.
 """
 
 import copy
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -21,6 +22,8 @@ GUIDED_ATTENTION = "smcl_guided"
 TEXT_ATTENTIONS = ("eager", "sdpa")
 # The largest score of a pair matched in order; e^8 is 3,000 times what a pair weighs that says nothing.
 SHARPNESS = 8.0
+# Share of what a token changes in others; where padding has less, it is a matter of rounding.
+LEAST_LEAK = 1e-3
 
 
 class ImageGuidance(NamedTuple):
@@ -207,7 +210,7 @@ class SMCLImageGuidance(nn.Module):
         return ImageGuidance(heads(self.keys), heads(self.values), image_mask, text_mask, self.filter)
 
 
-def guide_attention(text_model: PreTrainedModel) -> None:
+def guide_attention(text_model: PreTrainedModel) -> bool:
     """Make the attention layers of a text encoder call `guided_attention_forward`.
 
     Only the layers see another configuration. The encoder's own still tells which of `TEXT_ATTENTIONS` does the
@@ -216,19 +219,70 @@ def guide_attention(text_model: PreTrainedModel) -> None:
     Args:
         text_model (`PreTrainedModel`): The encoder.
 
-    Raises:
-        ValueError: if it is a decoder, whose attention is not that of `guided_attention_forward`.
+    Returns:
+        `bool`: whether it has such layers.
     """
-    if getattr(text_model.config, "is_decoder", False):
+    guided = copy.copy(text_model.config)
+    guided._attn_implementation = GUIDED_ATTENTION
+    layers = [
+        module
+        for module in text_model.modules()
+        if hasattr(module, "layer_idx") and getattr(module, "config", None) is text_model.config
+    ]
+    for layer in layers:
+        layer.config, layer.encoder_config = guided, text_model.config
+    return bool(layers)
+
+
+@torch.no_grad()
+def check_text_encoder(
+    text_model: PreTrainedModel, encode: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+) -> None:
+    """See that a model represents each token in the light of all real ones of its post, and of nothing else.
+
+    Args:
+        text_model (`PreTrainedModel`): The model. Before it has weights, its kind alone is looked at.
+        encode (`Callable`): Calls it as its owner does: returns states `(batch_size, num_tokens, hidden_size)` for ids
+            and a bool mask of real tokens, both `(batch_size, num_tokens)`.
+
+    Raises:
+        ValueError: if it does not; names the encoders that do.
+    """
+    config = text_model.config
+    expected = f"Expected an encoder such as {', '.join(TEXT_BACKBONES)}."
+    if getattr(config, "is_decoder", False):
         raise ValueError(
             "`text_config` has `is_decoder=True`, which hides from each word those that follow. Expected an encoder: "
             "set `is_decoder=False`."
         )
-    guided = copy.copy(text_model.config)
-    guided._attn_implementation = GUIDED_ATTENTION
-    for module in text_model.modules():
-        if hasattr(module, "layer_idx") and getattr(module, "config", None) is text_model.config:
-            module.config, module.encoder_config = guided, text_model.config
+    if config.is_encoder_decoder or any(getattr(module, "is_causal", False) for module in text_model.modules()):
+        raise ValueError(f"`text_config` of type {config.model_type!r} is or has a decoder. {expected}")
+    pad_token_id = getattr(config, "pad_token_id", None)
+    known = [number for number in range(min(8, getattr(config, "vocab_size", 8))) if number != pad_token_id]
+    if len(known) < 2 or any(weight.is_meta or not weight.numel() for weight in text_model.parameters()):
+        return
+    # Two posts that differ in their last token, once with it and once with that token as padding.
+    ids = torch.tensor([[known[0]] * 3, [known[0], known[0], known[1]]], device=text_model.device)
+    was_training = text_model.training
+    text_model.eval()
+    try:
+        pairs = [encode(ids, torch.tensor([[True, True, last]] * 2, device=ids.device)) for last in (True, False)]
+    except (AttributeError, LookupError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
+        raise ValueError(f"`text_config` of type {config.model_type!r} reads no text: {error}. {expected}") from error
+    finally:
+        text_model.train(was_training)
+    if any(states.shape != (2, 3, config.hidden_size) for states in pairs):
+        raise ValueError(f"`text_config` of type {config.model_type!r} gives no vector for each token. {expected}")
+    of_word, of_padding = ((states[0, 0] - states[1, 0]).float().abs().max().item() for states in pairs)
+    if of_word == 0:
+        raise ValueError(
+            f"`text_config` of type {config.model_type!r} hides from each word those that follow. {expected}"
+        )
+    if of_padding > LEAST_LEAK * of_word:
+        raise ValueError(
+            f"`text_config` of type {config.model_type!r} reads padding, so that a post's tags would depend on the "
+            f"posts beside it. {expected}"
+        )
 
 
 class _RecordedKeys(tuple):
@@ -261,7 +315,7 @@ def check_text_backbone(text_model: PreTrainedModel) -> None:
     try:
         input_ids = torch.zeros(1, 2, dtype=torch.long, device=device)
         text_model.eval()(input_ids=input_ids, image_guidance=guidance)
-    except (AttributeError, TypeError, RuntimeError) as error:
+    except (AttributeError, TypeError, RuntimeError, ValueError) as error:
         cause = error
     text_model.train(was_training)
     if cause is not None or keys.asked != set(range(config.num_hidden_layers)):
@@ -600,6 +654,7 @@ __all__ = [
     "SMCLTransformerLayer",
     "SMCLUnion",
     "check_text_backbone",
+    "check_text_encoder",
     "guide_attention",
     "guided_attention_forward",
     "image_key_mask",

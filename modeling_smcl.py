@@ -23,6 +23,7 @@ from .layers_smcl import (
     SMCLModalityEncoders,
     SMCLSymmetricFusion,
     check_text_backbone,
+    check_text_encoder,
     guide_attention,
 )
 from .losses_smcl import BatchShare, real_image_indices, regularisers
@@ -246,7 +247,7 @@ class SMCLPreTrainedModel(PreTrainedModel):
         if num_words is None or input_ids.device.type != "cpu" or torch.compiler.is_compiling():
             return
         if (wrong := input_ids[(input_ids < 0) | (input_ids >= num_words)]).numel():
-            raise ValueError(
+            raise IndexError(
                 f"`input_ids` must be from 0 to {num_words - 1}, the tokens that the text encoder knows, got "
                 f"{wrong[0].item()}. Use the model's own tokenizer; after `add_tokens`, call "
                 "`model.resize_token_embeddings(len(tokenizer))`."
@@ -339,10 +340,13 @@ class SMCLImageTextModel(SMCLPreTrainedModel):
                 f"one of {', '.join(VISION_BACKBONES)} (SigLIP with its pooling head)."
             )
         self.text_model = AutoModel.from_config(text_config, **without_pooler(text_config))
-        guide_attention(self.text_model)
-        self.vision_model = AutoModel.from_config(vision_config, **without_pooler(vision_config))
+        self.has_guided_layers = guide_attention(self.text_model)
         if config.use_image_guidance:
             check_text_backbone(self.text_model)
+        check_text_encoder(
+            self.text_model, lambda ids, mask: self._encode_text(ids, mask, None, None).last_hidden_state
+        )
+        self.vision_model = AutoModel.from_config(vision_config, **without_pooler(vision_config))
 
     def train(self, mode: bool = True):
         """Set training or evaluation mode; an image encoder that is frozen stays as it is in evaluation."""
@@ -391,6 +395,9 @@ class SMCLImageTextModel(SMCLPreTrainedModel):
         # encoders with local attention must make the mask themselves.
         is_local = "sliding_attention" in (getattr(self.text_model.config, "layer_types", None) or ())
         attention_mask = text_mask if is_local else text_mask[:, None, None, :]
+        if not self.has_guided_layers:
+            # Those of other kinds may add a mask of four dimensions to their scores as it is.
+            attention_mask = text_mask.long()
         return self.text_model(input_ids, attention_mask, inputs_embeds=inputs_embeds, **given, **flags)
 
     def encode_images(self, pixel_values: torch.Tensor) -> torch.Tensor:
@@ -573,6 +580,7 @@ class SMCLImageTextModel(SMCLPreTrainedModel):
         Raises:
             TypeError: if there is no such input.
             ValueError: if the inputs do not fit together or the text encoder's attention was changed.
+            IndexError: (as of every embedding) if the text encoder does not know a token.
         """
         self._check_context(context)
         text_mask = self._text_mask(input_ids, inputs_embeds, attention_mask)

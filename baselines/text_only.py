@@ -10,6 +10,7 @@ from transformers.configuration_utils import SubConfigSpec
 from transformers.utils import can_return_tuple
 
 from ..configuration_smcl import SMCLConfig, without_pooler
+from ..layers_smcl import check_text_encoder
 from ..modeling_smcl import SMCLModelOutput, SMCLPreTrainedModel
 from ..processing_smcl import SMCLProcessor, check_tokenizer, load_tokenizer
 
@@ -38,6 +39,9 @@ class TextOnlyModel(SMCLPreTrainedModel):
 
     Args:
         config ([`TextOnlyConfig`]): The configuration.
+
+    Raises:
+        ValueError: if the text encoder is of a kind that does not work; names those that do.
     """
 
     config_class = TextOnlyConfig
@@ -46,6 +50,7 @@ class TextOnlyModel(SMCLPreTrainedModel):
     def __init__(self, config: TextOnlyConfig):
         super().__init__(config)
         self.text_model = AutoModel.from_config(config.text_config, **without_pooler(config.text_config))
+        check_text_encoder(self.text_model, lambda ids, mask: self.text_model(ids, mask.long()).last_hidden_state)
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:

@@ -6,9 +6,34 @@ import torch
 from datasets import Dataset
 from factories import LABELS, TEXT_SIZE
 from huggingface_hub.errors import StrictDataclassError
-from systems import FROM_POSTS, TOKENS, add_context, context_of, make_context, make_system, one_post, system_inputs
+from systems import (
+    FROM_POSTS,
+    LENGTHS,
+    TOKENS,
+    add_context,
+    context_of,
+    make_context,
+    make_system,
+    one_post,
+    system_inputs,
+)
 from torch.nn import functional as F
-from transformers import AutoConfig, AutoModelForTokenClassification, AutoProcessor, TrainerCallback, pipeline
+from transformers import (
+    AutoConfig,
+    AutoModelForTokenClassification,
+    AutoProcessor,
+    BertConfig,
+    ConvBertConfig,
+    DistilBertConfig,
+    GPT2Config,
+    LlamaConfig,
+    MPNetConfig,
+    OpenAIGPTConfig,
+    T5Config,
+    TrainerCallback,
+    ViTConfig,
+    pipeline,
+)
 from transformers.utils import logging
 
 from smcl import MultiImageNERPipeline, SMCLForTokenClassification
@@ -504,3 +529,37 @@ def test_masks_and_labels_that_do_not_fit_are_named(name):
         model(**inputs | {"attention_mask": inputs["attention_mask"][:1]})
     with pytest.raises(ValueError, match="`labels` must be -100 where `attention_mask` is 0"):
         model(**inputs | {"labels": torch.zeros_like(inputs["labels"])})
+
+
+TEXT = {"vocab_size": 100, "max_position_embeddings": 64, **TEXT_SIZE}
+
+
+@pytest.mark.parametrize("name", ["bert-crf", "umt", "smcl"])
+@pytest.mark.parametrize(
+    ("text_config", "message"),
+    [
+        (BertConfig(is_decoder=True, **TEXT), "is_decoder=True"),
+        (GPT2Config(n_embd=32, n_layer=2, n_head=4, vocab_size=100, n_positions=64), "'gpt2' is or has a decoder"),
+        (LlamaConfig(**TEXT), "'llama' is or has a decoder"),
+        (T5Config(d_model=32, d_kv=8, num_layers=2, num_heads=4, vocab_size=100, d_ff=64), "'t5' is or has a decoder"),
+        (OpenAIGPTConfig(n_embd=32, n_layer=2, n_head=4, vocab_size=100, n_positions=64), "hides from each word"),
+        (ConvBertConfig(embedding_size=32, **TEXT), "'convbert' reads padding"),
+        (ViTConfig(image_size=16, patch_size=8, **TEXT_SIZE), "'vit' reads no text"),
+    ],
+    ids=lambda value: getattr(value, "model_type", ""),
+)
+def test_text_encoders_that_hide_words_or_read_padding_are_refused_by_name(name, text_config, message):
+    with pytest.raises(ValueError, match=f"{message}|can't be guided" if name == "smcl" else message):
+        make_system(name, text_config=text_config)
+
+
+@pytest.mark.parametrize("name", ["bert-crf", "umt", "umgf"])
+@pytest.mark.parametrize(
+    "text_config",
+    [MPNetConfig(**TEXT), DistilBertConfig(dim=32, n_layers=2, n_heads=4, hidden_dim=64, vocab_size=100)],
+    ids=lambda config: config.model_type,
+)
+def test_a_post_alone_has_the_logits_it_has_in_a_batch_by_other_text_encoders(name, text_config):
+    model, inputs = make_system(name, text_config=text_config), system_inputs(name)
+    in_batch = model(**inputs).logits[1, : LENGTHS[1]]
+    torch.testing.assert_close(model(**one_post(inputs, 1, LENGTHS[1], 1)).logits[0], in_batch, atol=1e-4, rtol=1e-4)
