@@ -82,12 +82,21 @@ class LinearChainCRF(CRF):
 
     def __init__(self, labels: list[str], constrain_bio: bool = True):
         super().__init__(len(labels), batch_first=True)
+        self.register_buffer("legal_starts", None, persistent=False)
+        self.register_buffer("legal_transitions", None, persistent=False)
+        self.name_tags(labels, constrain_bio)
+
+    def name_tags(self, labels: list[str], constrain_bio: bool) -> None:
+        """Name the tags, as on construction; the scores stay.
+
+        Args:
+            labels (`list[str]`): As many label names by id.
+            constrain_bio (`bool`): As there.
+        """
         self.labels, self.types = list(labels), entity_types(labels)
         self.ids = {label: index for index, label in enumerate(labels)}
         self.constrain_bio = constrain_bio
-        starts, transitions = self.constraints()
-        self.register_buffer("legal_starts", starts, persistent=False)
-        self.register_buffer("legal_transitions", transitions, persistent=False)
+        self.legal_starts, self.legal_transitions = (legal.to(self.transitions.device) for legal in self.constraints())
 
     def constraints(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the legal starts and transitions, all `True` when unconstrained; see `bio_constraints`."""
@@ -453,6 +462,26 @@ class CRFTaggingMixin:
         tags = labels.gather(1, positions).masked_fill(~mask, 0)
         return -self.crf.log_likelihood(words, tags, mask).mean()
 
+    def follow_config(self) -> None:
+        """Have the CRF name and constrain tags as the configuration does now, which may have changed since.
+
+        Raises:
+            ValueError: if the configuration has another number of labels, or ones that it can't have.
+        """
+        if torch.compiler.is_compiling():
+            return
+        config = self.config
+        labels = [label for _, label in sorted((int(number), label) for number, label in config.id2label.items())]
+        if (labels, config.constrain_bio) == (self.crf.labels, self.crf.constrain_bio):
+            return
+        if len(labels) != len(self.crf.labels):
+            raise ValueError(
+                f"`config.id2label` has {len(labels)} labels, but the model was built for {len(self.crf.labels)}. Give "
+                "them when it is built or loaded: `from_pretrained(..., id2label=..., ignore_mismatched_sizes=True)`."
+            )
+        config.check_fields()
+        self.crf.name_tags(labels, config.constrain_bio)
+
     def _check_tokens(self, name: str, values: torch.Tensor, logits: torch.Tensor) -> None:
         """Refuse what is not by token as the scores are: a row alone would be taken for those of all posts."""
         if torch.compiler.is_compiling():
@@ -492,6 +521,7 @@ class CRFTaggingMixin:
         Raises:
             ValueError: if `logits` are not finite, shapes do not fit, or weights of the CRF are not on their device.
         """
+        self.follow_config()
         self._check_scores(logits, word_mask)
         words, mask, positions = gather_words(logits, word_mask.bool())
         tags = self.crf.decode(words, mask)
@@ -511,6 +541,7 @@ class CRFTaggingMixin:
         Raises:
             ValueError: if `logits` are not finite, shapes do not fit, or weights of the CRF are not on their device.
         """
+        self.follow_config()
         self._check_scores(logits, word_mask)
         words, mask, positions = gather_words(logits, word_mask.bool())
         probabilities = self.crf.marginals(words, mask, self.config.temperature)

@@ -1,5 +1,6 @@
 """PyTorch SMCL model: multi-image multimodal named-entity recognition."""
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -30,6 +31,8 @@ from .losses_smcl import BatchShare, real_image_indices, regularisers
 
 logger = logging.get_logger(__name__)
 
+# Ends of the names of those fields of configurations whose change takes effect at once.
+READ_AT_EACH_STEP = ("_weight", "temperature", "cmd_order", "constrain_bio")
 # On a CPU without gradients: of a base-size encoder, a layer then needs 20 MB at most.
 IMAGES_AT_ONCE = 8
 # So does transformers' own pipeline, which can't be replaced where it is given a model.
@@ -138,6 +141,24 @@ class SMCLPreTrainedModel(PreTrainedModel):
         # They may have been changed after it was made.
         config.check_fields()
         super().__init__(config, *inputs, **kwargs)
+        self._built_by = copy.deepcopy({name: getattr(config, name) for name in self._built_in})
+
+    @property
+    def _built_in(self) -> list[str]:
+        """Fields of the configuration that are read when a model is built, and not later."""
+        return [name for name in self.config.switches if not name.endswith(READ_AT_EACH_STEP)]
+
+    def _check_built(self) -> None:
+        """Refuse a configuration that was changed since, without effect: once saved, it would make another model."""
+        if torch.compiler.is_compiling():
+            return
+        for name, was in self._built_by.items():
+            if (now := getattr(self.config, name)) != was:
+                raise ValueError(
+                    f"`config.{name}` was changed from {was!r} to {now!r} after the model was built, on which it has "
+                    "no effect. Set it in the configuration that a model is built from, or pass it to "
+                    "`from_pretrained`."
+                )
 
     @torch.no_grad()
     def _init_weights(self, module):
@@ -218,6 +239,7 @@ class SMCLPreTrainedModel(PreTrainedModel):
         attention_mask: torch.Tensor | None,
     ) -> torch.Tensor:
         """Check the text arguments; return the bool mask `(batch_size, num_tokens)` of real tokens."""
+        self._check_built()
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("Expected exactly one of `input_ids` and `inputs_embeds`.")
         text = input_ids if inputs_embeds is None else inputs_embeds[..., 0]
@@ -712,6 +734,7 @@ class SMCLTaggingModel(CRFTaggingMixin, SMCLPreTrainedModel):
         Returns:
             [`SMCLOutput`].
         """
+        self.follow_config()
         text = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
         seen = {"pixel_values": pixel_values, "image_mask": image_mask, "image_embeds": image_embeds}
         flags = {"output_attentions": output_attentions, "output_hidden_states": output_hidden_states}

@@ -37,7 +37,7 @@ from .data import label_names, load_posts
 from .image_cache import CachedImages, ImageFeatures, ImagePixels
 from .metrics import SCORES
 from .prediction_cards import add_prediction_figures
-from .trainer import SMCLTrainer, build_compute_metrics
+from .trainer import SMCLTrainer, build_compute_metrics, forget_temperature
 
 logger = logging.get_logger(__name__)
 
@@ -185,11 +185,8 @@ def prepare(arguments: Arguments, splits: list[str]) -> Run:
         _check_metric(training.metric_for_best_model, label_names(posts))
     set_seed(training.seed)
     model, processor = load_model(arguments.model, switches, label_names(posts), posts.get("train"))
-    if training.do_train and model.config.temperature != 1:
-        logger.warning(
-            "The temperature of the model was fitted to weights that now change: it is 1 again; `--calibrate` fits one."
-        )
-        model.config.temperature = 1.0
+    if training.do_train:
+        forget_temperature(model)
     return Run(arguments, posts, model, processor)
 
 

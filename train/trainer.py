@@ -16,7 +16,15 @@ from accelerate.utils import send_to_device
 from datasets import concatenate_datasets
 from safetensors import SafetensorError
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset, SequentialSampler
-from transformers import AutoConfig, AutoProcessor, EarlyStoppingCallback, EvalPrediction, Trainer, TrainerState
+from transformers import (
+    AutoConfig,
+    AutoProcessor,
+    EarlyStoppingCallback,
+    EvalPrediction,
+    PreTrainedModel,
+    Trainer,
+    TrainerState,
+)
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import TrainOutput
 from transformers.utils import CONFIG_NAME, PROCESSOR_NAME, logging
@@ -148,6 +156,7 @@ class SMCLTrainer(Trainer):
             OSError: if a checkpoint can't be written.
         """
         self._forget_losses()
+        forget_temperature(self.accelerator.unwrap_model(self.model))
         posts = {"training": self.train_dataset, "validation": self.eval_dataset}
         self._posts = {split: describe_posts(part) for split, part in posts.items()}
         if resume_from_checkpoint is True:
@@ -521,6 +530,15 @@ class SMCLTrainer(Trainer):
         model.load_state_dict(saved.state_dict(), strict=True)
 
 
+def forget_temperature(model: PreTrainedModel) -> None:
+    """Set the temperature of a model that is to be trained to 1, and say so: it was fitted to other weights."""
+    if model.config.temperature != 1:
+        logger.warning(
+            "The temperature of the model was fitted to weights that now change: it is 1 again; `--calibrate` fits one."
+        )
+        model.config.temperature = 1.0
+
+
 def _not_finite(model: torch.nn.Module) -> list[str]:
     """Name the parameters with NaN or infinity, waiting for the GPU only once."""
     names, weights = zip(*model.named_parameters(), strict=True)
@@ -565,4 +583,4 @@ def build_compute_metrics(labels: list[str]) -> Callable[[EvalPrediction], dict[
     return compute_metrics
 
 
-__all__ = ["SMCLTrainer", "build_compute_metrics", "word_tags"]
+__all__ = ["SMCLTrainer", "build_compute_metrics", "forget_temperature", "word_tags"]

@@ -469,3 +469,27 @@ def test_images_of_another_shape_are_refused(name, shape):
     inputs = {key: x for key, x in make_inputs().items() if key not in ("pixel_values", "image_mask")}
     with pytest.raises(ValueError, match=f"`{name}` must have the shape .batch_size, num_images.*of 3 posts"):
         make_model()(**inputs, **{name: torch.zeros(shape)})
+
+
+@pytest.mark.parametrize("name", ["as_printed", "guidance_filter", "use_fusion", "dropout", "max_images"])
+def test_fields_that_a_model_was_built_with_are_not_changed_without_a_word(name):
+    model = make_model()
+    changed = {"as_printed": ["head"], "guidance_filter": "score", "use_fusion": False, "dropout": 0.5, "max_images": 6}
+    setattr(model.config, name, changed[name])
+    with pytest.raises(ValueError, match=f"`config.{name}` was changed from .* to .* after the model was built"):
+        model(**make_inputs())
+
+
+def test_tags_follow_labels_and_constraints_that_are_set_later(tmp_path):
+    model, logits = make_model(id2label={i: f"LABEL_{i}" for i in range(9)}), 3 * torch.randn(3, 9, 9)
+    words = make_inputs()["word_mask"]
+    model.config.id2label, model.config.label2id = dict(enumerate(LABELS)), {x: i for i, x in enumerate(LABELS)}
+    constrained = model.decode(logits, words)
+    assert model.crf.types == ["PER", "LOC", "ORG", "MISC"]
+    model.save_pretrained(tmp_path)
+    assert torch.equal(SMCLForTokenClassification.from_pretrained(tmp_path).decode(logits, words), constrained)
+    model.config.constrain_bio = False
+    assert not torch.equal(model.decode(logits, words), constrained)
+    model.config.id2label = {0: "O"}
+    with pytest.raises(ValueError, match="`config.id2label` has 1 labels, but the model was built for 9"):
+        model.decode(logits, words)

@@ -239,3 +239,10 @@ def test_arguments_of_the_plain_trainer_are_refused(posts, processor, tmp_path):
     arguments = TrainingArguments(str(tmp_path), use_cpu=True, remove_unused_columns=False)
     with pytest.raises(ValueError, match="`args` must be SMCLTrainingArguments, got TrainingArguments"):
         SMCLTrainer(make_model(), arguments, data_collator=SMCLDataCollator(processor), train_dataset=posts)
+
+
+def test_a_calibrated_model_that_is_trained_on_starts_with_a_temperature_of_1(trainer_for, caplog):
+    model = make_model(temperature=3.0)
+    trainer_for(model, max_steps=1, eval_strategy="no", save_strategy="no").train()
+    assert model.config.temperature == 1
+    assert "it is 1 again" in caplog.text
