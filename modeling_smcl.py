@@ -275,10 +275,13 @@ class SMCLPreTrainedModel(PreTrainedModel):
                 "`model.resize_token_embeddings(len(tokenizer))`."
             )
 
-    def _check_context(self, context: dict[str, torch.Tensor]) -> None:
-        """Refuse inputs of `forward` that this model does not have."""
+    def _check_context(self, context: dict[str, torch.Tensor | None], num_posts: int) -> None:
+        """Refuse inputs of `forward` that this model does not have, or that are of another number of posts."""
         if unknown := context.keys() - set(self.context_inputs):
             raise TypeError(f"{type(self).__name__} got the inputs {sorted(unknown)}, which it does not take.")
+        for name, values in context.items():
+            if values is not None and len(values) != num_posts:
+                raise ValueError(f"`{name}` must be of {num_posts} posts as the text, got {len(values)}.")
 
     @classmethod
     def _can_set_attn_implementation(cls) -> bool:
@@ -604,8 +607,8 @@ class SMCLImageTextModel(SMCLPreTrainedModel):
             ValueError: if the inputs do not fit together or the text encoder's attention was changed.
             IndexError: (as of every embedding) if the text encoder does not know a token.
         """
-        self._check_context(context)
         text_mask = self._text_mask(input_ids, inputs_embeds, attention_mask)
+        self._check_context(context, len(text_mask))
         images = self._image_inputs(pixel_values, image_embeds, image_mask, image_indices, text_mask.shape[0])
         guidance = None
         if images is not None:

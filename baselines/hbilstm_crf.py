@@ -199,11 +199,16 @@ class HBiLSTMCRFForTokenClassification(BiLSTMCRFForTokenClassification):
             [`SMCLOutput`].
 
         Raises:
-            ValueError: if neither words with characters nor embeddings are given, or both.
+            ValueError: if neither words with characters nor embeddings are given, or both, or they do not fit together.
         """
         if (input_ids is None) == (inputs_embeds is None) or (input_ids is None) != (character_ids is None):
             raise ValueError("Expected either `input_ids` and `character_ids`, or `inputs_embeds`.")
         if inputs_embeds is None:
+            if character_ids.shape[:-1] != input_ids.shape:
+                raise ValueError(
+                    "`character_ids` must have the shape (batch_size, num_tokens, max_characters) of the words, "
+                    f"{tuple(input_ids.shape)} and characters, got {tuple(character_ids.shape)}."
+                )
             inputs_embeds = self.smcl.text_model.embed(input_ids, character_ids)
         return super().forward(inputs_embeds=inputs_embeds, labels=labels, **kwargs)
 

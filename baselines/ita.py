@@ -122,6 +122,9 @@ class ITAForTokenClassification(SMCLTaggingModel):
 
         Returns:
             [`ITAOutput`].
+
+        Raises:
+            ValueError: if `context_mask` is of another shape than the labels.
         """
         inputs = {"input_ids": input_ids, "labels": labels, "return_dict": True, **kwargs}
         outputs = super().forward(attention_mask=attention_mask, **inputs)
@@ -129,6 +132,11 @@ class ITAForTokenClassification(SMCLTaggingModel):
             return outputs
         nothing = outputs.loss.new_zeros(())
         outputs.text_view_loss, outputs.alignment_loss = nothing, nothing
+        if context_mask is not None and context_mask.shape != labels.shape:
+            raise ValueError(
+                f"`context_mask` must have the shape (batch_size, num_tokens) of the labels, {tuple(labels.shape)}, "
+                f"got {tuple(context_mask.shape)}."
+            )
         if context_mask is None or not (self.config.text_view_weight or self.config.alignment_weight):
             return outputs
         is_post = ~context_mask.bool()

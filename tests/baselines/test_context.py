@@ -4,7 +4,7 @@ import pyarrow as pa
 import pytest
 import torch
 from PIL import Image
-from systems import make_context
+from systems import make_context, make_system, system_inputs
 from tokenizers import processors
 from transformers import AutoProcessor, PreTrainedTokenizerFast
 
@@ -190,3 +190,18 @@ def test_posts_may_be_any_sequences_and_what_is_none_is_refused_by_name(tokenize
 def test_tensors_that_would_stay_of_the_posts_width_are_refused(tokenizer, name):
     with pytest.raises(TypeError, match=name):
         PGIMProcessor(tokenizer)(words=WORDS, context={"knowledge": ["the cab", ""]}, **{name: False})
+
+
+@pytest.mark.parametrize(
+    ("name", "given"),
+    [
+        ("ocsga", "object_mask"),
+        ("visualpt-moe", "caption_mask"),
+        ("ita", "context_mask"),
+        ("hbilstm-crf", "character_ids"),
+    ],
+)
+def test_context_of_another_number_of_posts_is_refused_by_name(name, given):
+    inputs = system_inputs(name, labels=True)
+    with pytest.raises(ValueError, match=f"`{given}` must"):
+        make_system(name)(**inputs | {given: inputs[given][:1]})
