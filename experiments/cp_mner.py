@@ -76,14 +76,23 @@ def default_arguments(options: argparse.Namespace, rest: Sequence[str], posts: D
 
     Returns:
         `list[str]`: arguments of the run script.
+
+    Raises:
+        ValueError: with `--no_run`, if there is no text encoder.
     """
     setup = dict(SETUP)
     if "text_model" not in read_overrides(rest):
         name = options.dataset_name or Path(options.dataset).resolve().name
         folder = options.results / "cp_mner" / name / "text"
-        set_seed(0)
-        # Characters that training meets once are unknown to it, so that the unknown one is learned.
-        save_text_encoder(posts["train"]["tokens"], folder, positions_of(posts), least_count=2, num_heads=2)
+        if not options.no_run:
+            set_seed(0)
+            # Characters that training meets once are unknown to it, so that the unknown one is learned.
+            save_text_encoder(posts["train"]["tokens"], folder, positions_of(posts), least_count=2, num_heads=2)
+        elif not folder.is_dir():
+            raise ValueError(
+                f"`--no_run` shows what was measured before, and there is no text encoder in {folder} that it could "
+                "have been measured with: leave `--no_run` out, or name that of earlier runs by `--text_model`."
+            )
         setup["text_model"] = str(folder)
     return to_argv(setup)
 

@@ -22,17 +22,10 @@ from .tables import describe, interval, markdown, mean_and_deviation, notes, sco
 SMCL = system_cell("smcl")
 
 
-def make_cells(parts: Sequence[str]) -> dict[str, Cell]:
-    """Return SMCL, the paper's model, and what lies one part from either.
-
-    Args:
-        parts (`Sequence[str]`): Some of `PRINTED_PARTS`.
-
-    Returns:
-        `dict[str, Cell]`: by title.
-    """
+def make_cells() -> dict[str, Cell]:
+    """Return SMCL, the paper's model, and what lies one part from either, by title."""
     cells = [SMCL, AS_PRINTED]
-    for part in parts:
+    for part in PRINTED_PARTS:
         others = [other for other in PRINTED_PARTS if other != part]
         cells += [Cell(with_printed(part), {"as_printed": [part]}), Cell(with_mended(part), {"as_printed": others})]
     return {cell.title: cell for cell in cells}
@@ -55,17 +48,19 @@ def main(argv: Sequence[str] | None = None) -> None:
         argv (`Sequence[str]`, *optional*): The arguments; those of the process by default.
     """
     parser = plan_parser(__doc__)
-    parser.add_argument("--parts", nargs="+", choices=PRINTED_PARTS, default=PRINTED_PARTS, help="(default: all)")
+    parser.add_argument(
+        "--parts", nargs="+", choices=PRINTED_PARTS, default=PRINTED_PARTS, help="which to run (default: all)"
+    )
     plan, options = parse_plan("mendings", parser, argv)
-    write_mendings(plan, options.parts, run_all(plan, make_cells(options.parts)))
+    asked = [title for part in options.parts for title in (with_printed(part), with_mended(part))]
+    write_mendings(plan, run_all(plan, make_cells(), [SMCL.title, AS_PRINTED.title, *asked]))
 
 
-def write_mendings(plan: Plan, parts: Sequence[str], found: dict[str, list[Measured]]) -> None:
-    """Write the table.
+def write_mendings(plan: Plan, found: dict[str, list[Measured]]) -> None:
+    """Write the table of all parts, as far as they were measured.
 
     Args:
         plan ([`Plan`]): The plan.
-        parts (`Sequence[str]`): The parts that it has rows of.
         found (`dict[str, list[Measured]]`): The measured seeds of `make_cells`, by title.
     """
     spans = None if plan.mentions is None else read_mentions(plan.mentions)
@@ -82,7 +77,7 @@ def write_mendings(plan: Plan, parts: Sequence[str], found: dict[str, list[Measu
         return written
 
     gaps: dict[str, dict] = {}
-    pairs = {part: (with_printed(part), with_mended(part)) for part in parts}
+    pairs = {part: (with_printed(part), with_mended(part)) for part in PRINTED_PARTS}
     rows = [
         [part, _seeds(found, *titles), *cells(titles[0], SMCL.title), *cells(titles[1], AS_PRINTED.title)]
         for part, titles in pairs.items()

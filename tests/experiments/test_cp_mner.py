@@ -64,6 +64,13 @@ def test_cp_mner_is_run_with_and_without_images_and_scored_by_type(
     assert "trained with images and tested without" in text
 
 
+def test_what_was_measured_before_is_shown_without_making_a_text_encoder(data, encoder_folders, tmp_path, capsys):
+    argv = ["--dataset", str(data), "--vision_model", encoder_folders[1], "--results", str(tmp_path / "results")]
+    with pytest.raises(SystemExit):
+        cp_mner.main([*argv, "--no_run"])
+    assert "leave `--no_run` out" in capsys.readouterr().err and not (tmp_path / "results").exists()
+
+
 def test_positions_hold_the_longest_post_of_any_split():
     features = Features({"tokens": List(Value("string")), "ner_tags": List(ClassLabel(names=["O"]))})
     lengths = {"train": 62, "validation": 63, "test": 10}
