@@ -3,8 +3,8 @@
     python -m smcl.experiments.benchmarks.large_files --model FOLDER --dataset DATA [--posts 100000] [--output FOLDER]
 
 The posts are those of DATA's test split, again and again, each with two of its images, on which a corner is coloured by
-a number, so that each has to be encoded. A file of a tenth of the posts tells how time and memory grow, one of a fifth
-what two processes gain. Each run is a program of its own: starting and loading count. Memory is that of all its
+a number, so that each has to be encoded. A file of a tenth of the posts tells how time and memory grow, the whole one
+also what two processes gain. Each run is a program of its own: starting and loading count. Memory is that of all its
 processes together, pages that they share counted once.
 """
 
@@ -109,7 +109,7 @@ def compare(model: str, dataset: str, num_posts: int) -> dict:
     # Those that start anew, with one thread for each process.
     os.environ["OMP_NUM_THREADS"] = "1"
     results = circumstances(threads=1) | {"posts": num_posts, "runs": []}
-    for size, every_number in ((num_posts // 10, [1]), (num_posts // 5, [1, 2]), (num_posts, [1])):
+    for size, every_number in ((num_posts // 10, [1]), (num_posts, [1, 2])):
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             write_source(dataset, size, folder / "source")
