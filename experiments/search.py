@@ -33,7 +33,10 @@ from .run_all import check_needs, end
 from .runs import Cell, arguments_of, at_once, circumstances, code_digest, digest, settings_of
 from .search_ray import search_by_ray
 from .search_space import GRID, suggest_arguments, suggest_switches
-from .tables import markdown, write_table
+from .tables import markdown, tell_circumstances, tell_plan, write_table
+
+# What a study keeps under this name.
+CIRCUMSTANCES = "circumstances"
 
 
 class Objective:
@@ -103,7 +106,7 @@ def open_study(storage: str, revive: bool) -> Any:
     return study
 
 
-def search(plan: Plan, space: str, num_trials: int, folder: Path) -> list[dict[str, Any]]:
+def search(plan: Plan, space: str, num_trials: int, folder: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Search, or go on with a search, in `plan.jobs` processes.
 
     Args:
@@ -113,7 +116,8 @@ def search(plan: Plan, space: str, num_trials: int, folder: Path) -> list[dict[s
         folder (`Path`): With `study.db`.
 
     Returns:
-        All trials: `number`, `state`, `f1`, `params`.
+        All trials, each a `dict` of `number`, `state`, `f1`, `params`; and the `circumstances` of the call that ran the
+        last of them, empty if none did.
     """
     import optuna
 
@@ -122,6 +126,7 @@ def search(plan: Plan, space: str, num_trials: int, folder: Path) -> list[dict[s
     begun = open_study(storage, plan.run)
     left = num_trials - len(begun.get_trials(states=(optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED)))
     if plan.run and left > 0:
+        begun.set_user_attr(CIRCUMSTANCES, circumstances(plan.threads, plan.uses_gpu))
         jobs = min(plan.jobs, left)
         # Another seed for each call and worker: a sampler begun anew would suggest the first trials again.
         seeds = [plan.seeds[0] + len(begun.trials) + 1000 * worker for worker in range(jobs)]
@@ -130,7 +135,8 @@ def search(plan: Plan, space: str, num_trials: int, folder: Path) -> list[dict[s
         run = run_trials if jobs == 1 else _run_apart
         at_once(jobs, lambda own: run(plan, space, storage, *own), list(zip(shares, seeds, places, strict=True)))
     trials = optuna.load_study(study_name="smcl", storage=storage).trials
-    return [{"number": t.number, "state": t.state.name.lower(), "f1": _value(t), "params": t.params} for t in trials]
+    found = [{"number": t.number, "state": t.state.name.lower(), "f1": _value(t), "params": t.params} for t in trials]
+    return found, begun.user_attrs.get(CIRCUMSTANCES, {})
 
 
 def run_trials(plan: Plan, space: str, storage: str, num_trials: int, sampler_seed: int, folder: Path) -> None:
@@ -209,8 +215,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     name = f"{options.space}-{options.backend}-{digest(settings)}"
     folder = (plan.folder / name).resolve()
     if options.backend == "optuna":
-        trials = search(plan, options.space, options.trials, folder)
+        trials, about = search(plan, options.space, options.trials, folder)
     elif plan.run:
+        about = circumstances(plan.threads, plan.uses_gpu)
         objective = Objective()
         trainer = build_searcher(plan, options.space, folder, objective)
         trials = search_by_ray(trainer, objective, options.space, options.trials, plan.threads, folder)
@@ -218,18 +225,34 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.error("a search by Ray can't be shown without running: leave --no_run out")
     if plan.run and trials and not any(trial["state"] in ("complete", "pruned") for trial in trials):
         end(plan, "none of its trials came to its end")
+    write_search(plan, options.space, trials, about, folder)
+
+
+def write_search(plan: Plan, space: str, trials: list[dict[str, Any]], about: dict[str, Any], folder: Path) -> None:
+    """Write the table of trials, the best first.
+
+    Args:
+        plan ([`Plan`]): The plan.
+        space (`str`): `"grid"` or `"wide"`.
+        trials (`list[dict]`): What [`search`] returns.
+        about (`dict`): The `circumstances` they were run in; empty if none was.
+        folder (`Path`): Where the search stands.
+    """
+    system = plan.arguments["system"]
     ranked = sorted(trials, key=lambda trial: (trial["state"] != "complete", -(trial["f1"] or 0)))
     rows = [
         [str(t["number"]), t["state"], "" if t["f1"] is None else f"{100 * t['f1']:.2f}", _write_params(t["params"])]
         for t in ranked
     ]
-    remarks = [f"Best validation F1 of trials of seed {plan.seeds[0]}; all of the search is in {plan.folder / name}."]
+    place = folder.relative_to(plan.results.resolve())
+    remarks = [f"Best validation F1 of trials of seed {plan.seeds[0]}; all of the search is in {place} of the results."]
     if rows and rows[0][1] == "complete":
         remarks.append(f"To test the best: `{_write_params(ranked[0]['params'])}`.")
-    data = {"trials": trials, "space": options.space, "code": {options.system: code_digest(options.system)}}
-    data |= circumstances(plan.threads, plan.uses_gpu)
+    remarks.append(f"{tell_plan(plan)} Trials have rates and batch sizes of their own.")
+    remarks += [tell_circumstances([about])] if about else []
+    data = {"trials": trials, "space": space, "code": {system: code_digest(system)}} | about
     table = markdown(["trial", "state", "validation F1", "arguments"], rows)
-    write_table(plan, f"Search, {options.space}, {plan.data_name}", table, data, remarks)
+    write_table(plan, f"Search, {space}, {plan.data_name}", table, data, remarks)
 
 
 def _write_params(params: dict[str, Any]) -> str:

@@ -3,7 +3,7 @@
 import json
 import re
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -81,12 +81,8 @@ def notes(plan: Plan, measured: Sequence[Measured]) -> list[str]:
     Returns:
         `list[str]`: sentences.
     """
-    arguments = ", ".join(f"{name} {value}" for name, value in plan.arguments.items() if "_model" not in name)
-    encoders = ["/".join(Path(plan.arguments[name]).parts[-2:]) for name in ("text_model", "vision_model")]
-    found = [
-        f"Data: {plan.data_name}. Text encoder: {encoders[0]}, image encoder: {encoders[1]}. Preset {plan.preset}: "
-        f"{arguments}. Seeds {', '.join(map(str, plan.seeds))}; mean ± sample standard deviation of those measured."
-    ]
+    seeds = f"Seeds {', '.join(map(str, plan.seeds))}; mean ± sample standard deviation of those measured."
+    found = [f"{tell_plan(plan)} {seeds}"]
     for system in sorted({m.record["settings"]["arguments"]["system"] for m in measured} & set(plan.of_systems)):
         own = ", ".join(f"{name} {value}" for name, value in plan.of_systems[system].items())
         found += [f"{system} alone: {own}."] if own else []
@@ -96,11 +92,24 @@ def notes(plan: Plan, measured: Sequence[Measured]) -> list[str]:
         found.append(f"{older} cells of older code were left out; the experiment runs them anew, but for `--no_run`.")
     if not measured:
         return [*found, "Nothing of this table has been measured."]
-    records = [m.record for m in measured]
+    return [*found, tell_circumstances([m.record for m in measured])]
+
+
+def tell_plan(plan: Plan) -> str:
+    """Say of what data, encoders and arguments a table is."""
+    arguments = ", ".join(f"{name} {value}" for name, value in plan.arguments.items() if "_model" not in name)
+    encoders = ["/".join(Path(plan.arguments[name]).parts[-2:]) for name in ("text_model", "vision_model")]
+    return (
+        f"Data: {plan.data_name}. Text encoder: {encoders[0]}, image encoder: {encoders[1]}. Preset {plan.preset}: "
+        f"{arguments}."
+    )
+
+
+def tell_circumstances(records: Sequence[Mapping[str, Any]]) -> str:
+    """Say on what, and with which versions, records that hold `circumstances` were measured."""
     devices = sorted({f"{r['device']}, threads: {r['threads']}" for r in records})
     versions = sorted({", ".join(f"{k} {v}" for k, v in r["versions"].items()) for r in records})
-    found.append(f"Measured on {'; '.join(devices)}, with {'; '.join(versions)}.")
-    return found
+    return f"Measured on {'; '.join(devices)}, with {'; '.join(versions)}."
 
 
 def write_table(plan: Plan, title: str, table: str, data: dict[str, Any], remarks: Sequence[str]) -> Path:
