@@ -246,6 +246,8 @@ def write_search(plan: Plan, space: str, trials: list[dict[str, Any]], about: di
     ]
     place = folder.relative_to(plan.results.resolve())
     remarks = [f"Best validation F1 of trials of seed {plan.seeds[0]}; all of the search is in {place} of the results."]
+    if any(trial["state"] == "pruned" for trial in trials):
+        remarks.append("Pruned: below the median of the others after as many steps, and stopped there.")
     if rows and rows[0][1] == "complete":
         remarks.append(f"To test the best: `{_write_params(ranked[0]['params'])}`.")
     remarks.append(f"{tell_plan(plan)} Trials have rates and batch sizes of their own.")
