@@ -117,7 +117,8 @@ def content_digest(posts: Dataset) -> str | None:
         return None
     digest = hashlib.sha256()
     for post in posts.cast_column("images", List(Image(decode=False))):
-        tags = [labels[tag] for tag in post["ner_tags"]]
+        # No converter leaves a word untagged, so that such posts are never those of a report.
+        tags = [labels[tag] if tag in range(len(labels)) else str(tag) for tag in post["ner_tags"]]
         # Files written by others may name images that they do not hold, or have none.
         images = [image | {"bytes": image["bytes"] or b""} for image in post["images"] or []]
         digest.update(_canonical(post["id"], post["tokens"], tags, images, post["source"]))

@@ -94,7 +94,7 @@ def test_posts_that_are_not_those_of_their_report_stop_an_experiment(main, argv,
     assert "The posts of test in" in said and "remove report.json" in said and not called.calls
 
 
-@pytest.mark.parametrize("change", ["renamed", "source", "names"])
+@pytest.mark.parametrize("change", ["renamed", "source", "names", "untagged"])
 def test_posts_that_no_converter_wrote_beside_a_report_are_refused_in_one_line(argv, icons, called, tmp_path, change):
     shutil.copytree(icons, tmp_path / "changed")
     for split, posts in load_dataset(icons).items():
@@ -102,6 +102,8 @@ def test_posts_that_no_converter_wrote_beside_a_report_are_refused_in_one_line(a
             posts = posts.rename_column("tokens", "words")
         elif change == "source":
             posts = posts.remove_columns("source")
+        elif change == "untagged":
+            posts = posts.map(lambda post: {"ner_tags": [-100, *post["ner_tags"][1:]]})
         else:
             names = posts.features["ner_tags"].feature.names
             tags = [[names[tag] for tag in row] for row in posts["ner_tags"]]
