@@ -128,9 +128,7 @@ def predict_file(
     _check_options(pipe, batch_size, options)
     input, output, state = os.fspath(input), os.fspath(output), PartialState()
     check_output(output, state.num_processes)
-    source = open_input(input, split, what_to_read(pipe, columns, ignore_images))
-    if isinstance(source, ParquetFiles) and not ignore_images:
-        check_names(source.columns.context, source.column_names(), type(pipe.model).__name__, input)
+    source = _open_source(pipe, input, split, columns, ignore_images)
     taken = find_taken_numbers(source.ids)
     options = {"columns": source.columns.renamed, "ignore_images": ignore_images, **options}
     # The process group's own timeout would end a long wait for slower processes.
@@ -160,6 +158,20 @@ def predict_file(
         f"{counts['skipped_images']} images were left out."
     )
     return counts
+
+
+def _open_source(
+    pipe: MultiImageNERPipeline,
+    input: str,
+    split: str | None,
+    columns: str | Sequence[str] | Mapping[str, str] | None,
+    ignore_images: bool,
+) -> JsonLines | ParquetFiles:
+    """Open the input, and see that it has the columns that the model reads."""
+    source = open_input(input, split, what_to_read(pipe, columns, ignore_images))
+    if isinstance(source, ParquetFiles) and not ignore_images:
+        check_names(source.columns.context, source.column_names(), type(pipe.model).__name__, input)
+    return source
 
 
 def _check_options(pipe: MultiImageNERPipeline, batch_size: int, options: dict[str, Any]) -> None:
