@@ -101,8 +101,9 @@ SECTIONS = {
         "large_files --model demo/model --dataset demo/data",
         "Images are icons of 1 KB, so that a conversion by two processes only hands them around; photographs, above, "
         "gain. A conversion holds the texts of all posts, 2 KB each, and the images of some; a prediction a batch, and "
-        "32 MB of what images came to. Some 8 s of a run of two processes go into starting them and joining what they "
-        "wrote. Beside the runs of one process, another program ran on the other core.\n",
+        "32 MB of what images came to. Tests ran on the other core beside the prediction by one process and slowed "
+        "it, so that 2.17 says too much: had each of its posts taken the processor time of those of two processes, "
+        "it would be 1.93.\n",
     ),
     "growth": Section("Growth", growth.table, "growth --text_model TEXT"),
     "gpu": Section(
