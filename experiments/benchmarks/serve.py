@@ -22,7 +22,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import psutil
@@ -94,8 +94,8 @@ def server(model: str, threads: int, batch_size: int) -> Iterator[tuple[subproce
         process.wait()
 
 
-def ask_all(port: int, bodies: Sequence[bytes], clients: int) -> list[tuple]:
-    """Send requests by several clients at once; return the status and the text of each answer."""
+def ask_all(port: int, bodies: Sequence[bytes], clients: int, sent: Callable = lambda: None) -> list[tuple]:
+    """Send requests by several clients at once, and tell `sent` of each; return status and text of each answer."""
     waiting: queue.SimpleQueue = queue.SimpleQueue()
     answers: list[tuple] = [(None, b"")] * len(bodies)
     for number in range(len(bodies)):
@@ -109,6 +109,7 @@ def ask_all(port: int, bodies: Sequence[bytes], clients: int) -> list[tuple]:
             except queue.Empty:
                 return connection.close()
             connection.request("POST", "/predict", bodies[number], {"Content-Type": "application/json"})
+            sent()
             answer = connection.getresponse()
             answers[number] = answer.status, answer.read()
 
@@ -150,8 +151,10 @@ def load_test(process: subprocess.Popen, port: int, posts: list[dict], expected:
     on_their_way = threading.Semaphore(0)
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         last = pool.submit(ask_all, port, [to_body(post) for post in posts[:clients]], clients, on_their_way.release)
-        for _ in range(clients):
-            on_their_way.acquire()
+        for _ in range(min(clients, len(posts))):
+            # One that can't be sent is told by its result.
+            while not last.done() and not on_their_way.acquire(timeout=1):
+                pass
         process.send_signal(signal.SIGTERM)
         finished = last.result()
     lost = sum(not is_right(answer, right) for answer, right in zip(finished, expected, strict=False))

@@ -1,7 +1,11 @@
 """What the benchmarks compute from measurements; nothing is timed here."""
 
 import json
+import os
+import signal
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pyarrow.parquet as pq
 import pytest
@@ -19,6 +23,7 @@ from smcl.experiments.benchmarks import (
     measure,
     repeated,
     report,
+    serve,
     threads,
     watch,
     ways,
@@ -131,6 +136,58 @@ def test_large_files_table_tells_what_two_processes_gain():
     runs = [run, run | {"processes": 2, "seconds": 5.5, "processor": 9.0}]
     written = large_files.table(circumstances(1) | {"runs": runs})
     assert "| prediction | 2,000 | 2 | 364 | 1.82 | 4.50 | 5 |" in written
+
+
+def test_a_server_under_load_is_ended_while_requests_of_all_clients_are_on_their_way():
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_POST(self):
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            status = dict(serve.HOSTILE).get(body, 200)
+            if ending.is_set() and not ended.wait(10):
+                status = 503
+            answer = json.dumps({"tags": ["O"], "entities": []}).encode()
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(answer)))
+            self.end_headers()
+            self.wfile.write(answer)
+
+        def log_message(self, *_):
+            pass
+
+    ending, ended, signals = threading.Event(), threading.Event(), []
+
+    class Process:
+        pid = os.getpid()
+
+        def send_signal(self, number):
+            signals.append(number)
+            ended.set()
+
+        def wait(self, seconds):
+            server.shutdown()
+
+    def answer_late(post):
+        # The last requests are those of as many posts as there are clients, which are written anew.
+        written.append(post)
+        if len(written) > len(posts):
+            ending.set()
+        return to_body(post)
+
+    posts, written, to_body = [{"text": ["niko"], "images": []}] * 9, [], serve.to_body
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server, pytest.MonkeyPatch.context() as patch:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        patch.setattr(serve, "to_body", answer_late)
+        expected = [{"tags": ["O"], "entities": []}] * 9
+        found = serve.load_test(Process(), server.server_port, posts, expected, clients=3)
+    assert signals == [signal.SIGTERM]
+    assert {name: found[name] for name in ("requests", "hostile", "wrong", "lost")} == {
+        "requests": 11,
+        "hostile": 2,
+        "wrong": 0,
+        "lost": 0,
+    }
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
