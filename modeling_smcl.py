@@ -280,8 +280,8 @@ class SMCLPreTrainedModel(PreTrainedModel):
         if unknown := context.keys() - set(self.context_inputs):
             raise TypeError(f"{type(self).__name__} got the inputs {sorted(unknown)}, which it does not take.")
         for name, values in context.items():
-            if values is not None and len(values) != num_posts:
-                raise ValueError(f"`{name}` must be of {num_posts} posts as the text, got {len(values)}.")
+            if values is not None and values.shape[0] != num_posts:
+                raise ValueError(f"`{name}` must be of {num_posts} posts as the text, got {values.shape[0]}.")
 
     @classmethod
     def _can_set_attn_implementation(cls) -> bool:
@@ -608,7 +608,7 @@ class SMCLImageTextModel(SMCLPreTrainedModel):
             IndexError: (as of every embedding) if the text encoder does not know a token.
         """
         text_mask = self._text_mask(input_ids, inputs_embeds, attention_mask)
-        self._check_context(context, len(text_mask))
+        self._check_context(context, text_mask.shape[0])
         images = self._image_inputs(pixel_values, image_embeds, image_mask, image_indices, text_mask.shape[0])
         guidance = None
         if images is not None:

@@ -107,7 +107,7 @@ class TextOnlyModel(SMCLPreTrainedModel):
             ValueError: if the inputs do not fit together, or posts are longer than the text encoder has positions for.
         """
         text_mask = self._text_mask(input_ids, inputs_embeds, attention_mask)
-        self._check_context(context, len(text_mask))
+        self._check_context(context, text_mask.shape[0])
         optional = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
         flags = {"output_attentions": output_attentions, "output_hidden_states": output_hidden_states}
         optional |= {name: getattr(self.config, name) if flag is None else flag for name, flag in flags.items()}

@@ -133,6 +133,12 @@ class SMCLTrainer(Trainer):
         """
         return super().evaluate(self._prepare_posts(eval_dataset, "`eval_dataset`"), *args, **kwargs)
 
+    def call_model_init(self, trial: Any = None) -> PreTrainedModel:
+        """Make a model to train, as `model_init` does, at a temperature of 1."""
+        model = super().call_model_init(trial)
+        forget_temperature(model)
+        return model
+
     def _forget_losses(self) -> None:
         self._part_names: list[str] = []
         self._part_sums, self._part_count = 0, 0
@@ -156,7 +162,9 @@ class SMCLTrainer(Trainer):
             OSError: if a checkpoint can't be written.
         """
         self._forget_losses()
-        forget_temperature(self.accelerator.unwrap_model(self.model))
+        if self.model is not None:
+            # Else `model_init` makes one.
+            forget_temperature(self.accelerator.unwrap_model(self.model))
         posts = {"training": self.train_dataset, "validation": self.eval_dataset}
         self._posts = {split: describe_posts(part) for split, part in posts.items()}
         if resume_from_checkpoint is True:

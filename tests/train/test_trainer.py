@@ -246,3 +246,11 @@ def test_a_calibrated_model_that_is_trained_on_starts_with_a_temperature_of_1(tr
     trainer_for(model, max_steps=1, eval_strategy="no", save_strategy="no").train()
     assert model.config.temperature == 1
     assert "it is 1 again" in caplog.text
+
+
+def test_a_calibrated_model_of_a_search_starts_with_a_temperature_of_1_in_each_trial(trainer_for):
+    trainer = trainer_for(make_model(), max_steps=1, eval_strategy="no", save_strategy="no")
+    # As transformers does on a search.
+    trainer.model_init, trainer.model = lambda: make_model(temperature=3.0), None
+    trainer.train()
+    assert trainer.model.config.temperature == 1
