@@ -44,10 +44,6 @@ WITHOUT_WORDS = (
 ADDED_MASK = (
     "`attention_mask` must be 1 at real tokens and 0 at padding, got numbers below 0, such as are added to scores."
 )
-LABELS_AT_PADDING = (
-    "`labels` must be -100 where `attention_mask` is 0, got tags there, which would count as further words of a post. "
-    "Pad labels with -100."
-)
 
 
 @dataclass
@@ -764,8 +760,10 @@ class SMCLTaggingModel(CRFTaggingMixin, SMCLPreTrainedModel):
     ) -> dict:
         """Return the loss, a weighted sum, and its parts; arguments as those of `further_losses`."""
         with torch.autocast(logits.device.type, enabled=False):
+            self._check_tokens("labels", labels, logits)
+            # Padding is no word, whatever its tag: many pad labels with 0.
+            labels = labels.masked_fill(~text_mask, -100)
             task_loss = self.task_loss(logits, labels)
-            require((labels == -100) | text_mask, LABELS_AT_PADDING)
             losses = {"task_loss": task_loss, "loss": task_loss}
             further_losses = self.further_losses(outputs, labels, text_mask, *others)
             for name, (weight, loss) in further_losses.items():

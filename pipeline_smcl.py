@@ -371,7 +371,8 @@ class MultiImageNERPipeline(ChunkPipeline):
             windows, pixels, keys = [], {}, None
             max_length = self.model.max_tokens
             for start, stop, core in self.processor.split_long(about.words, num_appended, max_length):
-                inputs = dict(self.processor(words=[about.words[start:stop]], **given)) | pixels
+                # As in training, a `max_length` that the tokenizer was saved with cuts nothing.
+                inputs = dict(self.processor(words=[about.words[start:stop]], max_length=None, **given)) | pixels
                 keys = [_content_key(image) for image in inputs.get("pixel_values", [[]])[0]] if keys is None else keys
                 windows.append({"inputs": inputs, "core": core, "keys": keys})
                 if not columns:

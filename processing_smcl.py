@@ -332,8 +332,7 @@ class SMCLProcessor(ProcessorMixin):
         if unknown:
             # transformers would ignore them with a warning.
             raise TypeError(f"Got the keyword arguments {sorted(unknown)}, which nothing here takes.")
-        # Not what the tokenizer was saved with: training and prediction would be cut at different lengths.
-        merged = self._merge_kwargs(SMCLProcessorKwargs, **kwargs)
+        merged = self._merge_kwargs(SMCLProcessorKwargs, tokenizer_init_kwargs=self.tokenizer.init_kwargs, **kwargs)
         return merged["text_kwargs"], merged["images_kwargs"]
 
     def _tokenize(

@@ -123,7 +123,8 @@ class OnnxTagger:
             images = self.processor.limit_images([post.get("images")])
             emissions = [np.zeros((0, len(self.labels)), np.float32)]
             for start, stop, core in self.processor.split_long(words, max_length=self.max_tokens):
-                inputs = self.processor(words=[words[start:stop]], images=images, return_tensors="np")
+                settings = {"max_length": None, "return_tensors": "np"}
+                inputs = self.processor(words=[words[start:stop]], images=images, **settings)
                 emissions.append(self.logits(**inputs)[inputs["word_mask"]][core])
         except ValueError as error:
             text = ascii(post["text"])[:60]

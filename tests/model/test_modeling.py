@@ -286,12 +286,19 @@ def test_constrain_bio_can_be_set_on_loading(tmp_path):
         ({"labels": torch.zeros(3, 1, dtype=torch.long)}, "`labels` must be a tensor of.*\\(3, 9\\), got \\(3, 1\\)"),
         ({"labels": [[0] * 9] * 3}, "`labels` must be a tensor of.*got list"),
         ({"labels": torch.zeros(3, 9)}, "`labels` must be whole numbers of torch.int64, got torch.float32"),
-        ({"labels": torch.zeros(3, 9, dtype=torch.long)}, "`labels` must be -100 where `attention_mask` is 0"),
     ],
 )
 def test_inputs_that_do_not_fit_are_named(change, message):
     with pytest.raises(ValueError, match=message):
         make_model()(**(make_inputs() | change))
+
+
+def test_tags_at_padding_count_as_no_words():
+    model, inputs = make_model(), make_inputs()
+    labels = torch.ones(3, 9, dtype=torch.long).masked_fill(inputs["attention_mask"] == 0, -100)
+    padded = labels.masked_fill(labels == -100, 0)
+    assert (padded != labels).any()
+    assert torch.equal(model(**inputs | {"labels": padded}).loss, model(**inputs | {"labels": labels}).loss)
 
 
 @pytest.mark.parametrize(

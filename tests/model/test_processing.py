@@ -6,13 +6,15 @@ import pyarrow as pa
 import pytest
 import torch
 from datasets import Dataset
+from factories import make_model
 from PIL import Image
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 from transformers import AutoProcessor, AutoTokenizer, PreTrainedTokenizerFast, RobertaTokenizer
 from transformers.utils import logging
 
-from smcl import SMCLProcessor
+from smcl import MultiImageNERPipeline, SMCLProcessor
 from smcl.processing_smcl import logger as processing_logger
+from smcl.train.collator import SMCLDataCollator
 
 WORDS = [["Joey", "and", "Niko"], ["hello"]]
 
@@ -217,8 +219,16 @@ def test_words_are_read_with_the_spaces_that_part_them(image_processor, tmp_path
 def test_settings_that_a_tokenizer_was_saved_with_cut_no_words(image_processor, tokenizer, tmp_path):
     tokenizer.save_pretrained(tmp_path)
     path = tmp_path / "tokenizer_config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"max_length": 6, "padding": "max_length"}))
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"max_length": 6, "stride": 1}))
     processor = SMCLProcessor(image_processor, AutoTokenizer.from_pretrained(tmp_path))
-    assert torch.equal(
-        processor(words=WORDS)["input_ids"], SMCLProcessor(image_processor, tokenizer)(words=WORDS)["input_ids"]
+    # As transformers' processors do, where they are called by themselves.
+    assert processor(words=WORDS)["input_ids"].shape[1] == 6
+    usual = SMCLProcessor(image_processor, tokenizer)
+    post = {"tokens": WORDS[0], "ner_tags": [0] * len(WORDS[0]), "images": []}
+    trained, expected = (SMCLDataCollator(one)([post]) for one in (processor, usual))
+    assert torch.equal(trained["input_ids"], expected["input_ids"])
+    model = make_model()
+    predicted, expected = (
+        MultiImageNERPipeline(model, one)({"text": WORDS[0]}, return_tags=True) for one in (processor, usual)
     )
+    assert predicted == expected and len(predicted["tags"]) == len(WORDS[0])

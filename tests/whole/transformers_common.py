@@ -15,7 +15,7 @@ from transformers import BertTokenizer, ViTImageProcessorPil
 from transformers.models.auto import modeling_auto
 
 from smcl import SMCLConfig, SMCLForTokenClassification, SMCLModel, SMCLProcessor
-from smcl.layers_smcl import GUIDED_ATTENTION, check_text_backbone
+from smcl.layers_smcl import GUIDED_ATTENTION, check_text_encoder
 
 PACKAGE = "transformers_tests"
 # Of what the common tests import, these are not in the source distribution.
@@ -97,8 +97,9 @@ class TestModelWithImages(ModelTesterMixin, unittest.TestCase):
         """
         shown = []
 
-        def check_and_show(text_model):
-            check_text_backbone(text_model)
+        def check_and_show(text_model, encode):
+            # The last that happens to a text encoder in building.
+            check_text_encoder(text_model, encode)
             for layer in text_model.modules():
                 if hasattr(layer, "encoder_config"):
                     self.assertEqual(layer.config._attn_implementation, GUIDED_ATTENTION)
@@ -106,7 +107,7 @@ class TestModelWithImages(ModelTesterMixin, unittest.TestCase):
                     layer.config = layer.encoder_config
                     shown.append(layer)
 
-        with patch("smcl.modeling_smcl.check_text_backbone", check_and_show):
+        with patch("smcl.modeling_smcl.check_text_encoder", check_and_show):
             super().test_attn_implementation_composite_models()
         self.assertTrue(shown)
 
