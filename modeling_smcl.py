@@ -137,12 +137,8 @@ class SMCLPreTrainedModel(PreTrainedModel):
         # They may have been changed after it was made.
         config.check_fields()
         super().__init__(config, *inputs, **kwargs)
-        self._built_by = copy.deepcopy({name: getattr(config, name) for name in self._built_in})
-
-    @property
-    def _built_in(self) -> list[str]:
-        """Fields of the configuration that are read when a model is built, and not later."""
-        return [name for name in self.config.switches if not name.endswith(READ_AT_EACH_STEP)]
+        built_by = [name for name in self.config.switches if not name.endswith(READ_AT_EACH_STEP)]
+        self._built_by = copy.deepcopy({name: getattr(config, name) for name in built_by})
 
     def _check_built(self) -> None:
         """Refuse a configuration that was changed since, without effect: once saved, it would make another model."""
@@ -384,12 +380,8 @@ class SMCLImageTextModel(SMCLPreTrainedModel):
         """Replace the text encoder's word embeddings."""
         self.text_model.set_input_embeddings(value)
 
-    def _text_mask(
-        self,
-        input_ids: torch.Tensor | None,
-        inputs_embeds: torch.Tensor | None,
-        attention_mask: torch.Tensor | None,
-    ) -> torch.Tensor:
+    def _check_attention(self) -> None:
+        """Refuse attention of the text encoder that images can't guide, to which it may have been set since."""
         implementation = self.text_model.config._attn_implementation
         if implementation not in TEXT_ATTENTIONS:
             raise ValueError(
@@ -397,7 +389,6 @@ class SMCLImageTextModel(SMCLPreTrainedModel):
                 f"images can guide, got {implementation!r}. To set the image encoder's only, pass "
                 "`attn_implementation={'vision_config': ...}`."
             )
-        return super()._text_mask(input_ids, inputs_embeds, attention_mask)
 
     def _encode_text(
         self,
@@ -603,6 +594,7 @@ class SMCLImageTextModel(SMCLPreTrainedModel):
             ValueError: if the inputs do not fit together or the text encoder's attention was changed.
             IndexError: (as of every embedding) if the text encoder does not know a token.
         """
+        self._check_attention()
         text_mask = self._text_mask(input_ids, inputs_embeds, attention_mask)
         self._check_context(context, text_mask.shape[0])
         images = self._image_inputs(pixel_values, image_embeds, image_mask, image_indices, text_mask.shape[0])

@@ -26,23 +26,15 @@ class ContextFile:
         path (`Path`): The file.
         column (`str`): A name in `CONTEXT_FEATURES`.
         made_by (`str`, *optional*): What made the values, for tables and cards; by default the file's name.
-        shared_ids (`set[str]`, *optional*): Ids that several posts have: what is said of one can't be told from what
-            is said of another.
-        shared_names (`set[str]`, *optional*): Names that several images have, likewise.
+        shared (`set[str]`, *optional*): Ids that several posts have, or names that several images have: what is said
+            of one can't be told from what is said of another.
 
     Raises:
         DataError: if the file is missing or a line is not as it must be; names the line.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        column: str,
-        made_by: str | None = None,
-        shared_ids: set[str] | None = None,
-        shared_names: set[str] | None = None,
-    ):
-        self.column, self.shared_ids, self.shared_names = column, shared_ids or set(), shared_names or set()
+    def __init__(self, path: Path, column: str, made_by: str | None = None, shared: set[str] | None = None):
+        self.column, self.shared = column, shared or set()
         self.made_by = made_by or f"the file {path.name}"
         self.values: dict[tuple[str, str], Any] = {}
         for where, record in read_records(path):
@@ -90,6 +82,11 @@ class ContextFile:
             box = clip_box(left / width, top / height, right / width, bottom / height)
         return {name: item[name], "score": item["score"], "box": box}
 
+    @property
+    def asks_names(self) -> bool:
+        """Whether a line speaks of its post or image by a name, which several may have, and not by content."""
+        return any(kind != "sha256" for kind, _ in self.values)
+
     def key(self, item: dict[str, Any]) -> str:
         """Return what an image, or a post, is known by here."""
         if self.column not in IMAGE_COLUMNS:
@@ -113,14 +110,14 @@ class ContextFile:
     def _look_up(self, item: dict[str, Any]) -> Any:
         if self.column not in IMAGE_COLUMNS:
             keys = [("id", item["id"])]
-            if item["id"] in self.shared_ids:
+            if item["id"] in self.shared:
                 raise ValueError("several posts have this id, so its line in the file could be about another")
         else:
             keys = [("sha256", image_digest(item["image"]).hex()), ("file_name", item["name"])]
         found = next((key for key in keys if key in self.values), None)
         if found is None:
             raise ValueError("not in the file")
-        if found[0] == "file_name" and found[1] in self.shared_names:
+        if found[0] == "file_name" and found[1] in self.shared:
             raise ValueError("other images have this name, too: give its `sha256` in the file")
         return self.values[found]
 

@@ -204,10 +204,11 @@ def _make_source(
     """Make what gives the values of a column: a model, a file or a template."""
     value, device = getattr(options, FLAGS[column]), options.device
     if _is_file(value):
-        shared = _find_shared(column, options, splits)
         names = dict(name.split("=", 1) for name in options.made_by)
-        shared = {"shared_names" if column in IMAGE_COLUMNS else "shared_ids": shared}
-        return ContextFile(Path(value), column, names.get(column), **shared)
+        source = ContextFile(Path(value), column, names.get(column))
+        if source.asks_names:
+            source.shared = _find_shared(column, options, splits)
+        return source
     if value == "template" and column in ("captions", "knowledge"):
         before = context.get("objects", {}).get("made_by", "an unknown source")
         return Template(column, sources["objects"].made_by if "objects" in sources else before)

@@ -91,8 +91,8 @@ class ImagePattern:
     Args:
         folder (`Path`, *optional*): The folder of images; without one, no number and no `*` is found.
         pattern (`str`): `"{id}.jpg"`, a post's only image; `"{id}_{n}.jpg"`, numbered ones from 0 or 1 on; or
-            `"{id}_*"`, all that are so called, by name, or by number if they differ in
-            numbers alone. Other suffixes of image formats will do as well.
+            `"{id}_*"`, all that are so called, by name, or by number if they differ in numbers alone. Other suffixes of
+            image formats will do as well.
 
     Raises:
         DataError: if the pattern can't be used.

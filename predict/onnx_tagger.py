@@ -123,8 +123,8 @@ class OnnxTagger:
             images = self.processor.limit_images([post.get("images")])
             emissions = [np.zeros((0, len(self.labels)), np.float32)]
             for start, stop, core in self.processor.split_long(words, max_length=self.max_tokens):
-                settings = {"max_length": None, "return_tensors": "np"}
-                inputs = self.processor(words=[words[start:stop]], images=images, **settings)
+                window = [words[start:stop]]
+                inputs = self.processor(words=window, images=images, max_length=None, return_tensors="np")
                 emissions.append(self.logits(**inputs)[inputs["word_mask"]][core])
         except ValueError as error:
             text = ascii(post["text"])[:60]

@@ -48,7 +48,7 @@ def test_regions_and_text_come_from_files_too(tmp_path, column, value):
 
 def test_knowledge_is_found_by_the_posts_id_unless_several_posts_have_it(tmp_path):
     records = [{"id": 1, "knowledge": "a"}, {"id": "2", "knowledge": "b"}]
-    source = read(tmp_path, "knowledge", *records, shared_ids={"2"})
+    source = read(tmp_path, "knowledge", *records, shared={"2"})
     assert source.annotate([{"id": "1"}]) == ["a"]
     with pytest.raises(ValueError, match="several posts have this id"):
         source.annotate([{"id": "2"}])
@@ -56,7 +56,7 @@ def test_knowledge_is_found_by_the_posts_id_unless_several_posts_have_it(tmp_pat
 
 def test_a_name_that_several_images_have_says_nothing_of_them(tmp_path):
     records = [{"file_name": "1.jpg", "captions": ["a cat"]}, {"sha256": SHA, "captions": ["an owl"]}]
-    source = read(tmp_path, "captions", *records, shared_names={"1.jpg"})
+    source = read(tmp_path, "captions", *records, shared={"1.jpg"})
     assert source.annotate([PHOTO]) == [["an owl"]]
     with pytest.raises(ValueError, match="other images have this name, too: give its `sha256`"):
         source.annotate([OTHER | {"name": "1.jpg"}])
