@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 
-from datasets import Dataset, IterableDataset
+from datasets import Dataset, DatasetDict, IterableDataset
 from huggingface_hub.errors import StrictDataclassError
 from transformers import (
     AutoConfig,
@@ -33,7 +33,7 @@ from ..modeling_smcl import SMCLTaggingModel
 from ..processing_smcl import SMCLProcessor
 from .arguments import Arguments, DataArguments, ModelArguments, SMCLTrainingArguments, require_trackers
 from .collator import SMCLDataCollator
-from .data import label_names, load_posts
+from .data import label_names, list_lengths, load_posts, refuse_posts
 from .image_cache import CachedImages, ImageFeatures, ImagePixels
 from .metrics import SCORES
 from .prediction_cards import add_prediction_figures
@@ -187,7 +187,17 @@ def prepare(arguments: Arguments, splits: list[str]) -> Run:
     model, processor = load_model(arguments.model, switches, label_names(posts), posts.get("train"))
     if training.do_train:
         forget_temperature(model)
+    if reads_pixels(type(model)) and data.on_extra_images == "error" and not data.streaming:
+        _check_image_counts(posts, processor.max_images)
     return Run(arguments, posts, model, processor)
+
+
+def _check_image_counts(posts: DatasetDict, most: int) -> None:
+    """Refuse posts of any split that have more images than the model takes, before an epoch of work."""
+    for split, part in posts.items():
+        if "images" in part.column_names:
+            rows = [row for row, count in enumerate(list_lengths(part, "images")) if count > most]
+            refuse_posts(split, part, rows, f"have more than {most} images: see `--on_extra_images`")
 
 
 def _check_streaming(arguments: Arguments, system: type[SMCLTaggingModel]) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from datasets import (
     Dataset,
     DatasetDict,
@@ -140,6 +141,19 @@ def cut_stream(posts: IterableDataset, size: int) -> Iterator[Dataset]:
     """Cut a stream into data sets of at most so many posts, in memory, one after the other."""
     for rows in posts.iter(size):
         yield Dataset.from_dict(rows, features=posts.features)
+
+
+def list_lengths(posts: Dataset, column: str) -> list[int]:
+    """Return the length of each list of a column, without reading what is in the lists."""
+    rows = posts.with_format("arrow").select_columns(column).iter(10_000)
+    return [length for row in rows for length in pc.list_value_length(row[column]).fill_null(0).to_pylist()]
+
+
+def refuse_posts(split: str, posts: Dataset, rows: Sequence[int], reason: str) -> None:
+    """Refuse posts of a split, if there are rows of such: a `ValueError` counts them, names some, and says why."""
+    if rows:
+        ids = ", ".join(repr(name) for name in posts.select(rows[:5])["id"])
+        raise ValueError(f"{len(rows)} posts of the split {split!r}, such as {ids}, {reason}.")
 
 
 def label_names(posts: PostsDict) -> list[str]:

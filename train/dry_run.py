@@ -21,7 +21,6 @@ from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallbac
 from transformers.utils import logging
 
 from .. import processing_smcl
-from ..baselines import reads_pixels
 from ..dataset_scripts.command_line import say
 from ..dataset_scripts.context import CONTEXT_FEATURES
 from ..dataset_scripts.row_checks import NOT_TAGGED
@@ -29,7 +28,7 @@ from ..processing_smcl import SMCLProcessor
 from .arguments import SMCLTrainingArguments
 from .build import Run
 from .collator import SMCLDataCollator
-from .data import cut_stream
+from .data import cut_stream, list_lengths, refuse_posts
 from .samplers import context_counts
 from .trainer import SMCLTrainer
 
@@ -141,12 +140,6 @@ def _batch_size(arguments: SMCLTrainingArguments, split: str) -> int:
     return arguments.eval_batch_size * arguments.world_size
 
 
-def _lengths(posts: Dataset, column: str) -> list[int]:
-    """Return the length of each list of a column, without reading what is in the lists."""
-    rows = posts.with_format("arrow").select_columns(column).iter(10_000)
-    return [length for row in rows for length in pc.list_value_length(row[column]).fill_null(0).to_pylist()]
-
-
 def _first_posts(streams: IterableDatasetDict, count: int) -> DatasetDict:
     """Return the first posts of each stream, in memory."""
     return DatasetDict({split: next(cut_stream(posts, count)) for split, posts in streams.items()})
@@ -160,10 +153,10 @@ def _few_posts(posts: Dataset, batch_size: int, processor: SMCLProcessor) -> Dat
         return [order[row % len(order)][0] for row in range(batch_size)]
 
     # In memory: `map` and its like would write files.
-    few = posts.select(most(_lengths(posts, "tokens")))[:]
+    few = posts.select(most(list_lengths(posts, "tokens")))[:]
     context = context_counts(posts, processor)
     if any(context) or "images" in few:
-        rows = posts.select(most(context if any(context) else _lengths(posts, "images")))[:]
+        rows = posts.select(most(context if any(context) else list_lengths(posts, "images")))[:]
         # What is said of images stays with them.
         few |= {name: rows[name] for name in ("images", *CONTEXT_FEATURES) if name in few}
     usual = posts.select(random.Random(0).choices(range(len(posts)), k=TIMED_BATCHES * batch_size))[:]
@@ -172,7 +165,7 @@ def _few_posts(posts: Dataset, batch_size: int, processor: SMCLProcessor) -> Dat
 
 def _count_images(dataset: DatasetDict, splits: tuple[str, ...]) -> int:
     there = [dataset[split] for split in splits if split in dataset and "images" in dataset[split].column_names]
-    return sum(sum(_lengths(posts, "images")) for posts in there)
+    return sum(sum(list_lengths(posts, "images")) for posts in there)
 
 
 def _check_posts(dataset: DatasetDict, run: Run) -> list[str]:
@@ -188,16 +181,11 @@ def _check_posts(dataset: DatasetDict, run: Run) -> list[str]:
     # The cache of images is not asked: it may hold what is no longer in the data set.
     check = PostCheck(SMCLDataCollator(run.processor, None, data.max_length, data.on_extra_images))
     for split, posts in dataset.items():
-        if "images" in posts.column_names and reads_pixels(type(run.model)) and data.on_extra_images == "error":
-            # Known before an image is read.
-            most = run.processor.max_images
-            rows = [row for row, count in enumerate(_lengths(posts, "images")) if count > most]
-            _refuse(split, posts, rows, f"have more than {most} images: see `--on_extra_images`")
         loader = DataLoader(posts, None, collate_fn=check, num_workers=arguments.dataloader_num_workers)
         results = tqdm(loader, f"Checking {split}", unit=" posts", disable=bool(arguments.disable_tqdm))
         num_cut, errors = zip(*results, strict=True)
         broken = [row for row, error in enumerate(errors) if error is not None]
-        _refuse(split, posts, broken, f"can't be used. The first: {errors[broken[0]]}" if broken else "")
+        refuse_posts(split, posts, broken, f"can't be used. The first: {errors[broken[0]]}" if broken else "")
         if total := sum(num_cut):
             told.append(f"{total} words of {sum(map(bool, num_cut))} posts of {split}")
     return told
@@ -226,12 +214,6 @@ class PostCheck:
         finally:
             logger.setLevel(level)
         return len(post["tokens"]) - int(batch["word_mask"].sum()), None
-
-
-def _refuse(split: str, posts: Dataset, rows: list[int], reason: str) -> None:
-    if rows:
-        ids = ", ".join(repr(name) for name in posts.select(rows[:5])["id"])
-        raise ValueError(f"{len(rows)} posts of the split {split!r}, such as {ids}, {reason}.")
 
 
 def _measure(trainer: SMCLTrainer, few: DatasetDict) -> dict[str, float]:

@@ -264,6 +264,23 @@ def test_a_split_without_posts_is_refused_before_any_work(data, encoders, tmp_pa
             main([*arguments, "--output_dir", str(tmp_path / "out"), *extra])
 
 
+@pytest.mark.parametrize("split", ["train", "validation", "test"])
+def test_more_images_than_the_model_takes_are_refused_before_any_work(data, encoders, tmp_path, split, monkeypatch):
+    for name in ("train", "validation", "test"):
+        posts = load_dataset(data, split=name)
+        many = [images * 3 if name == split else images for images in posts.with_format("arrow")["images"].to_pylist()]
+        columns = {column: posts.with_format("arrow")[column].to_pylist() for column in posts.column_names}
+        posts = Dataset.from_dict(columns | {"images": many}, posts.features)
+        posts.to_parquet(tmp_path / "own" / f"{name}.parquet")
+    arguments = ["--dataset", str(tmp_path / "own"), *encoders, "--use_cpu", "--do_train", "--do_eval", "--do_predict"]
+    arguments += ["--output_dir", str(tmp_path / "out"), "--disable_tqdm", "true", "--max_steps", "1"]
+    monkeypatch.setattr("smcl.train.trainer.SMCLTrainer.train", lambda *args, **kwargs: pytest.fail("work has begun"))
+    with pytest.raises(ValueError, match=f"posts of the split '{split}', .* have more than 4 images: see"):
+        main(arguments)
+    with pytest.raises(pytest.fail.Exception, match="work has begun"):
+        main([*arguments, "--on_extra_images", "first"])
+
+
 @pytest.mark.parametrize(
     ("fill", "name", "message"),
     [
