@@ -22,7 +22,7 @@ from uuid import uuid4
 
 import pyarrow.parquet as pq
 import torch
-from datasets import Dataset, DatasetDict, Features, Image, List, load_dataset
+from datasets import Dataset, DatasetDict, Features, Image, List, load_dataset, load_dataset_builder
 from datasets.exceptions import DatasetGenerationError
 from tqdm.auto import tqdm
 
@@ -35,6 +35,7 @@ from .files import check_writable, write_whole
 from .fingerprints import image_digest
 from .gate import as_file, undecoded
 from .knowledge import Examples, Knowledge, make_examples, read_examples
+from .label_files import check_files_to_copy
 from .row_checks import flat
 from .rows import read_images
 from .schema import DataError, require_folder, write_json
@@ -116,7 +117,10 @@ def _check_options(options: argparse.Namespace, asked: list[str]) -> None:
 
 def _load(folder: Path) -> DatasetDict:
     try:
-        splits = load_dataset(str(folder))
+        features = check_files_to_copy(load_dataset_builder(str(folder)))
+        splits = load_dataset(str(folder), **({} if features is None else {"features": features}))
+    except DataError as error:
+        raise DataError(f"--input {folder}: {error}") from None
     except (DatasetGenerationError, OSError, ValueError) as error:
         reason = str(error.__cause__ or error).strip().split("\n")[0]
         raise DataError(f"--input {folder} is no data set that `load_dataset` reads: {reason}") from None

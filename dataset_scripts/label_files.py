@@ -14,15 +14,17 @@ from transformers.utils import logging
 
 from .columns import COLUMNS, arrow_features, check_features, describe, is_null, is_string, item_of
 from .schema import DataError
+from .split_files import check_split_files
 
 logger = logging.get_logger(__name__)
 
 
-def refuse_other_labels(given: Mapping[str, Sequence[str]]) -> None:
+def refuse_other_labels(given: Mapping[str, Sequence[str]], column: str = "ner_tags") -> None:
     """Refuse class labels that are not the same, in the same order, everywhere.
 
     Args:
         given (`Mapping[str, Sequence[str]]`): The labels of each split or file.
+        column (`str`, *optional*, defaults to `"ner_tags"`): Their column.
 
     Raises:
         ValueError: with both lists.
@@ -32,9 +34,10 @@ def refuse_other_labels(given: Mapping[str, Sequence[str]]) -> None:
         if list(names) != list(given[first]):
             raise DataError(
                 f"{place} has the labels {list(names)}, but {first} has {list(given[first])}: a tag's number would "
-                "mean another tag. Write the tags by their names, which are read as they are: `names = "
-                "dataset.features['ner_tags'].feature.names`, then `dataset.cast_column('ner_tags', "
-                "List(Value('string'))).map(lambda post: {'ner_tags': [names[int(tag)] for tag in post['ner_tags']]})`."
+                f"mean another tag. Write the tags of `{column}` by their names, which are read as they are: `names = "
+                f"dataset.features[{column!r}].feature.names`, then `dataset.cast_column({column!r}, "
+                f"List(Value('string'))).map(lambda post: {{{column!r}: [names[int(tag)] for tag in post[{column!r}]]"
+                "})`."
             )
 
 
@@ -61,7 +64,7 @@ def check_files(
             column is of types that do not go together; names both files.
     """
     splits, columns = list(splits), dict(columns or {})
-    files = {split: [str(path) for path in paths] for split, paths in (builder.config.data_files or {}).items()}
+    files = _split_files(builder, splits)
     used = dict.fromkeys(path for split in splits for path in files.get(split, ()))
     every = dict.fromkeys(path for paths in files.values() for path in paths)
     found = {path: _features_of(path, must_be_read=path in used) for path in every}
@@ -69,9 +72,8 @@ def check_files(
         # `datasets` makes other columns of the names of files in them.
         found |= {path: None for path in every if os.path.basename(path) in FolderBasedBuilder.METADATA_FILENAMES}
     # Whatever is used, the very first file decides.
-    told = item_of((builder.info.features or {}).get(columns.get("ner_tags", "ner_tags")))
-    card = {f"the card of {builder.repo_id or builder.config.name}": told.names} if isinstance(told, ClassLabel) else {}
-    _check_labels_of({path: found[path] for path in [*list(every)[:1], *used]}, columns, card)
+    deciding = {path: found[path] for path in [*list(every)[:1], *used]}
+    _check_labels_of(deciding, columns.get("ner_tags", "ner_tags"), builder)
     if builder.info.features is not None:
         # A card tells how to read files that do not say it.
         return None
@@ -86,11 +88,44 @@ def check_files(
     return _join_features(found, used, {theirs: ours for ours, theirs in read.items()})
 
 
-def _check_labels_of(
-    found: Mapping[str, Mapping[str, Any] | None], columns: Mapping[str, str], card: Mapping[str, Sequence[str]]
-) -> None:
-    """Refuse files whose labels are not those of the card and of each other."""
-    column = columns.get("ner_tags", "ner_tags")
+def check_files_to_copy(builder: DatasetBuilder) -> Features | None:
+    """Check that the files of a data set mean the same by the numbers of any column, so that all can be copied.
+
+    Args:
+        builder (`DatasetBuilder`): Of `load_dataset_builder`.
+
+    Returns:
+        `Features`, *optional*: as of [`check_files`].
+
+    Raises:
+        ValueError: as of [`check_files`].
+    """
+    if isinstance(builder, FolderBasedBuilder):
+        return None
+    every = dict.fromkeys(path for paths in _split_files(builder).values() for path in paths)
+    found = {path: _features_of(path, must_be_read=True) for path in every}
+    known = {path: features for path, features in found.items() if features is not None}
+    for column in dict.fromkeys(name for features in known.values() for name in features):
+        having = {path: features for path, features in known.items() if column in features}
+        if any(isinstance(item_of(features[column]), ClassLabel) for features in having.values()):
+            _check_labels_of(having, column, builder)
+    if builder.info.features is not None:
+        return None
+    return _join_features(known, known, {name: name for name in COLUMNS})
+
+
+def _split_files(builder: DatasetBuilder, splits: Iterable[str] | None = None) -> dict[str, list[str]]:
+    """List the files of each split, after a look at those of the splits that will be used, by default all."""
+    files = {split: [str(path) for path in paths] for split, paths in (builder.config.data_files or {}).items()}
+    if not isinstance(builder, FolderBasedBuilder):
+        check_split_files(files, files if splits is None else splits, builder.repo_id or builder.base_path)
+    return files
+
+
+def _check_labels_of(found: Mapping[str, Mapping[str, Any] | None], column: str, builder: DatasetBuilder) -> None:
+    """Refuse files whose labels of a column are not those of the data set's card and of each other."""
+    told = item_of((builder.info.features or {}).get(column))
+    card = {f"the card of {builder.repo_id or builder.config.name}": told.names} if isinstance(told, ClassLabel) else {}
     items = {path: item_of((features or {}).get(column)) for path, features in found.items()}
     named = {path: item.names for path, item in items.items() if isinstance(item, ClassLabel)}
     # Names are read as they are; numbers by the labels of another file.
@@ -101,7 +136,7 @@ def _check_labels_of(
             f"{unnamed[0]}, column `{column}`: expected labels, since {first} has {named[first]}, found none: its tags "
             "would be read by these. Write it with the same features."
         )
-    refuse_other_labels({**card, **named})
+    refuse_other_labels({**card, **named}, column)
 
 
 def _tell_files_without_images(used: Sequence[str], found: Mapping[str, Mapping[str, Any]], column: str) -> None:

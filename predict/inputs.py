@@ -25,6 +25,7 @@ from ..dataset_scripts.columns import (
 )
 from ..dataset_scripts.rows import name_row, read_id, read_post
 from ..dataset_scripts.schema import parse_json
+from ..dataset_scripts.split_files import check_split_files
 from ..images_smcl import is_address, is_data_uri
 
 READ = ("id", "tokens", "text", "images")
@@ -284,6 +285,7 @@ def _find_input(name: str, split: str | None, columns: Columns) -> JsonLines | P
     others = [path for path in files[split] if not path.endswith(".parquet")]
     if others:
         raise ValueError(f"Expected a data set of Parquet files, but {name} holds {others[0]}.")
+    check_split_files(files, [split], name)
     return ParquetFiles(list(files[split]), os.path.abspath(name) if os.path.isdir(name) else None, columns)
 
 

@@ -16,7 +16,8 @@ from smcl.dataset_scripts import annotators, enrich, knowledge
 from smcl.dataset_scripts.context import CONTEXT_FEATURES
 from smcl.dataset_scripts.enrich import main
 from smcl.dataset_scripts.fingerprints import image_digest
-from smcl.dataset_scripts.schema import FEATURES
+from smcl.dataset_scripts.schema import FEATURES, features_of
+from smcl.dataset_scripts.tag_schemes import bio2_labels
 from smcl.experiments.plan import data_digests
 from smcl.images_smcl import load_image
 from smcl.run_ner_multiimage import main as train
@@ -430,3 +431,27 @@ def test_a_file_says_nothing_of_images_that_share_a_name_nor_of_posts_without_an
     (tmp_path / "said.jsonl").write_text('{"id": "None", "knowledge": "a cat"}\n')
     status, data, _, _ = run("--knowledge", tmp_path / "said.jsonl", source=tmp_path / "own", output="known")
     assert (status, data["train"]["knowledge"][:]) == (3, [None, None])
+
+
+def test_files_that_mean_other_tags_by_the_same_numbers_are_not_copied(run, tmp_path):
+    own, line = tmp_path / "own", {"file_name": "red.png", "captions": ["red"]}
+    (tmp_path / "captions.jsonl").write_text(json.dumps(line) + "\n")
+    for split, types in (("train", "PER LOC"), ("validation", "LOC PER")):
+        features = features_of(bio2_labels(types.split()))
+        row = {"id": "1", "tokens": ["Leo"], "ner_tags": ["B-PER"], "images": [picture("red")], "source": "demo"}
+        posts = Dataset.from_list([features.encode_example(row)], features=features)
+        posts.rename_column("ner_tags", "tags").to_parquet(own / f"{split}.parquet")
+    status, _, _, printed = run("--captions", tmp_path / "captions.jsonl", source=own)
+    assert status == 2 and "['O', 'B-LOC', 'I-LOC', 'B-PER', 'I-PER'], but" in printed and "`tags`" in printed
+
+
+def test_columns_that_only_some_files_have_are_copied_and_null_elsewhere(run, tmp_path):
+    own, line = tmp_path / "own", {"file_name": "red.png", "captions": ["red"]}
+    (tmp_path / "captions.jsonl").write_text(json.dumps(line) + "\n")
+    for split, more in (("train", {}), ("validation", {"language": "en"})):
+        row = {"id": "1", "tokens": ["Leo"], "ner_tags": [1], "images": [picture("red")], "source": "demo"} | more
+        features = Features(FEATURES | {name: Value("string") for name in more})
+        Dataset.from_list([row], features=features).to_parquet(own / f"{split}.parquet")
+    status, data, _, _ = run("--captions", tmp_path / "captions.jsonl", source=own)
+    assert status == 0
+    assert {split: part["language"][:] for split, part in data.items()} == {"train": [None], "validation": ["en"]}
