@@ -26,8 +26,16 @@ from transformers.utils import logging
 from .columns import check_labels
 from .command_line import CommandParser
 from .image_files import ImagePattern, find_rivals, read_image_of
+from .report import count_illegal_transitions
 from .schema import DataError, Post, make_post, normalise_tag, read_lines, require_folder
-from .tag_schemes import bio2_labels, read_spelling, scheme_name, to_bio2, warn_of_like_types
+from .tag_schemes import (
+    bio2_labels,
+    read_spelling,
+    scheme_name,
+    to_bio2,
+    warn_of_like_types,
+    warn_of_stray_tags,
+)
 from .writer import add_processes_argument, run_command, write_dataset
 
 logger = logging.get_logger(__name__)
@@ -251,7 +259,8 @@ def convert_tags(splits: Mapping[str, list[Post]], scheme: str) -> tuple[dict[st
         The same posts with tags of BIO2, and all labels.
 
     Raises:
-        DataError: if a tag is none of the scheme, or may not stand where it does; names the post.
+        DataError: if a tag is none of the scheme, or may not stand where it does; names the post. Also if a type of
+            BIO2 has `I-` alone.
     """
     scheme = scheme_name(scheme)
     found = sorted({tag for posts in splits.values() for post in posts for tag in post.tags})
@@ -260,10 +269,16 @@ def convert_tags(splits: Mapping[str, list[Post]], scheme: str) -> tuple[dict[st
     except ValueError as error:
         check_labels(found, "The data", "tags")
         raise DataError(f"Tags: {error}") from None
+    if scheme == "bio2":
+        # A type of which no entity ever begins is tagged in another scheme.
+        check_labels([f"{letter}-{kind}" if kind else letter for letter, kind in spelling.values()], "The data", "tags")
     converted = {
         split: [replace(post, tags=_convert_post(post, split, scheme, spelling)) for post in posts]
         for split, posts in splits.items()
     }
+    for split, posts in converted.items():
+        stray = {post.id: count for post in posts if (count := count_illegal_transitions(post.tags))}
+        warn_of_stray_tags(sum(stray.values()), [f"post {post_id!r}" for post_id in stray], f"Split {split!r}")
     labels = bio2_labels(sorted({kind for letter, kind in spelling.values() if letter != "O"}))
     warn_of_like_types(labels, "The data")
     return converted, labels
@@ -328,6 +343,7 @@ def convert(
         posts = read_posts(Path(path), name, layout, names, normalise, f"{split}-")
         with tqdm(posts, desc=f"{split}: text", unit=" posts") as bar:
             splits[split] = list(bar)
+    pattern.warn_of_none(splits)
     if labels is None:
         splits, labels = convert_tags(splits, scheme)
     read = partial(read_image_of, folder, rivals=find_rivals(splits))

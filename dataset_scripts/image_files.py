@@ -9,8 +9,12 @@ from collections.abc import Collection, Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
 
+from transformers.utils import logging
+
 from .repair import read_image
 from .schema import DataError, Post
+
+logger = logging.get_logger(__name__)
 
 SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".jp2"),
@@ -137,6 +141,14 @@ class ImagePattern:
                     "Rename it, or give a pattern that tells them apart."
                 )
         return names
+
+    def warn_of_none(self, splits: Mapping[str, Iterable[Post]]) -> None:
+        """Say so if no post of any split has an image in the folder that was given."""
+        if self.folder is not None and not any(post.image_names for posts in splits.values() for post in posts):
+            logger.warning(
+                f"No image in {self.folder} is called as {self.pattern!r} says of any post, so that no post has one. "
+                "Correct --image_pattern, or give the very folder that they lie in as --images, not one above it."
+            )
 
     def _fill(self, post_id: str, number: str) -> str:
         return self.pattern.replace("{n}", number).replace("{id}", post_id)

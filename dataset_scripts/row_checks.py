@@ -11,6 +11,7 @@ from transformers.utils import logging
 
 from .report import count_illegal_transitions
 from .schema import DataError
+from .tag_schemes import warn_of_stray_tags
 
 logger = logging.get_logger(__name__)
 
@@ -55,11 +56,7 @@ def check_rows(posts: Dataset, where: str, labels: list[str] | None, count: bool
             f"{where}: no word has a tag, so that its scores are 0 and say nothing. To tag posts by a model, give them "
             "as `--input`, with `--output`."
         )
-    if lost:
-        logger.warning(
-            f"{where}: {lost} I- tags in {len(places)} posts continue no entity, in {', '.join(places[:5])} first. "
-            "They stay, and strict scores count no entity there. If the data is in IOB1, give `--tag_scheme iob1`."
-        )
+    warn_of_stray_tags(lost, places, where)
 
 
 def _check_batch(rows: pa.Table, where: str, first: int, labels: list[str] | None) -> None:

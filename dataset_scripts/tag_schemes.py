@@ -139,6 +139,21 @@ def warn_of_like_types(labels: Iterable[str], where: str) -> None:
             )
 
 
+def warn_of_stray_tags(count: int, posts: Sequence[str], where: str) -> None:
+    """Say how many `I-` tags of BIO2 continue no entity.
+
+    Args:
+        count (`int`): How many.
+        posts (`Sequence[str]`): What the posts with such tags are called.
+        where (`str`): What has them.
+    """
+    if count:
+        logger.warning(
+            f"{where}: {count} I- tags in {len(posts)} posts continue no entity, in {', '.join(posts[:5])} first. "
+            "They stay, and strict scores count no entity there. If the data is in IOB1, give `--tag_scheme iob1`."
+        )
+
+
 def to_bio2(tags: Sequence[str | None], scheme: str, spelling: Mapping[str, tuple[str, str]]) -> list[str | None]:
     """Convert the tags of a post to BIO2.
 

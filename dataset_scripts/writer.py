@@ -15,11 +15,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Features
 from tqdm import tqdm
+from transformers.utils import logging
 
 from .command_line import CommandParser, say
 from .files import check_writable, write_whole
 from .report import SplitReport, find_duplicate_ids, format_report
 from .schema import LABELS, DataError, Post, features_of, write_json
+
+logger = logging.get_logger(__name__)
 
 # Posts held in memory at a time, and per Parquet row group: readers fetch whole row groups.
 BATCH_SIZE = 100
@@ -86,6 +89,12 @@ def write_dataset(
             )
             _write_parquet(rows, features, files[split])
             report["splits"][split] = split_report.as_dict()
+    named = sum(len(post.image_names) for post in posts)
+    if named and not any(split["images"] for split in report["splits"].values()):
+        logger.warning(
+            f"{name}: none of the {named} images that posts name was found and could be read, so that no post has one. "
+            "Check the folder of images, in which names begin."
+        )
     if published:
         report["published"] = published
     write_json(report, Path(output) / "report.json")

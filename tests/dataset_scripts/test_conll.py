@@ -2,10 +2,12 @@ import io
 
 import pytest
 from datasets import load_dataset
+from factories import noise
 from PIL import Image
 
-from smcl.dataset_scripts import cmner, conll, cp_mner
+from smcl.dataset_scripts import cmner, conll, cp_mner, jsonl
 from smcl.dataset_scripts.conll import Layout, convert, format_post, read_posts
+from smcl.dataset_scripts.schema import DataError
 
 
 def read(tmp_path, text, names=lambda post_id: [], **layout):
@@ -200,3 +202,29 @@ def test_posts_written_as_lines_are_read_back(tmp_path, words):
     assert len(text.splitlines()) == len(words) + 2
     (post,) = read(tmp_path, text, id_prefix="IMGID:", escaped=True)
     assert (post.id, post.tokens, post.tags) == ("7 8", words, tags)
+
+
+@pytest.mark.parametrize("convert_file", [convert, jsonl.convert])
+def test_types_of_which_no_entity_begins_are_refused(tmp_path, convert_file):
+    posts = {convert: "w\tI-PET\n", jsonl.convert: '{"tokens": ["w"], "ner_tags": ["I-PET"]}\n'}
+    with pytest.raises(DataError, match=r"found \['I-PET'\] without the `B-` .*--tag_scheme io`"):
+        convert_file(tmp_path / "out", write(tmp_path, posts[convert_file]))
+    report = convert_file(tmp_path / "out", write(tmp_path, posts[convert_file]), tag_scheme="io")
+    assert report["splits"]["test"]["entities"] == {"PET": 1, "total": 1}
+
+
+def test_inner_tags_that_continue_nothing_are_said_with_their_number(tmp_path, caplog):
+    report = convert(tmp_path / "out", write(tmp_path, "w\tI-PET\nw\tO\n", test="w\tB-PET\nw\tI-PET\n"))
+    assert report["splits"]["train"]["illegal_transitions"]["count"] == 1
+    told = [record.message for record in caplog.records if "continue no entity" in record.message]
+    assert ["Split 'train': 1 I- tags in 1 posts" in told[0], "'validation'" in told[1], len(told)] == [True, True, 2]
+
+
+@pytest.mark.parametrize("pattern", ["{id}.jpg", "{id}_{n}.jpg", "{id}_*"])
+def test_a_folder_without_an_image_of_any_post_is_said(tmp_path, caplog, pattern):
+    (tmp_path / "images" / "train").mkdir(parents=True)
+    noise((4, 4)).save(tmp_path / "images" / "train" / "1_0.jpg")
+    options = {"layout": Layout(id_prefix="IMGID:"), "images": tmp_path / "images", "image_pattern": pattern}
+    report = convert(tmp_path / "out", write(tmp_path, "IMGID:1\nw\tO\n"), **options)
+    assert report["splits"]["train"]["images"] == 0
+    assert [record.message.count("no post has one") for record in caplog.records] == [1]
