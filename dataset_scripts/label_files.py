@@ -157,14 +157,16 @@ def _join_features(
 
     Args:
         found (`Mapping`): The features of each file.
-        used (`Iterable[str]`): Files whose posts are used. They decide what the types of their columns are.
+        used (`Iterable[str]`): Files whose posts are used. They decide what the types of their columns are, unless they
+            have no value there.
         read (`Mapping[str, str]`): For the names of columns that are read, ours.
     """
     names = dict.fromkeys(name for features in found.values() for name in features)
     given = {name: {path: some[name] for path, some in found.items() if name in some} for name in names}
     if all(len(some) == len(found) and _are_same(some.values()) for some in given.values()):
         return None
-    given = {name: {path: some[path] for path in used if path in some} or some for name, some in given.items()}
+    used = list(used)
+    given = {name: _known({path: some[path] for path in used if path in some}) or some for name, some in given.items()}
     joined = {name: _join_types(name, read.get(name), some) for name, some in given.items()}
     # `datasets` itself knows no feature for it, and says so.
     return None if None in joined.values() else Features(joined)
@@ -175,9 +177,14 @@ def _are_same(features: Iterable[Any]) -> bool:
     return all(feature == first for feature in others)
 
 
+def _known(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out the types of files that have no value in a column."""
+    return {path: feature for path, feature in given.items() if not (is_null(feature) or is_null(item_of(feature)))}
+
+
 def _join_types(name: str, ours: str | None, given: Mapping[str, Any]) -> Any:
     """Find the type that a column of all files can be read by; see `_join_features`."""
-    known = {path: feature for path, feature in given.items() if not (is_null(feature) or is_null(item_of(feature)))}
+    known = _known(given)
     features = list((known or given).values())
     if _are_same(features) or None in features:
         return features[0]

@@ -137,3 +137,10 @@ def test_names_of_tags_beside_class_labels_get_these(tmp_path):
     loaded = load_posts(str(tmp_path / "own"), ["train", "test"])
     assert {tuple(part.features["ner_tags"].feature.names) for part in loaded.values()} == {("B-X", "O", "I-X")}
     assert [part["ner_tags"][:] for part in loaded.values()] == [[[0, 1], [1]]] * 2
+
+
+@pytest.mark.parametrize("streams", [False, True])
+@pytest.mark.parametrize("column", ["images", "lang"])
+def test_a_column_without_a_value_in_the_files_that_are_used_does_not_matter(load, streams, column):
+    found = load("parquet", streams, {"train": {column: [[], None]}, "test": {column: [["a.png"], []]}}, ["train"])
+    assert [row.get("images", []) for row in found["train"]] == [[], []]
