@@ -16,11 +16,16 @@ from datasets import (
     load_dataset_builder,
 )
 from datasets.exceptions import DatasetNotFoundError, DatasetsError
+from transformers.utils import logging
 
 from ..baselines import check_names
+from ..dataset_scripts.columns import has_value
+from ..dataset_scripts.command_line import describe
 from ..dataset_scripts.gate import PostsDict, prepare_posts
 from ..dataset_scripts.label_files import check_files
-from ..dataset_scripts.row_checks import NOT_TAGGED
+from ..dataset_scripts.row_checks import BATCH_SIZE, NOT_TAGGED
+
+logger = logging.get_logger(__name__)
 
 
 def load_posts(
@@ -60,10 +65,24 @@ def load_posts(
     options |= {"context": context, "folder": folder}
     with _Explained(name):
         kind = IterableDatasetDict if streaming else DatasetDict
-        posts = prepare_posts(kind(posts), where=f"the data set {name}", columns=columns, **options)
+        prepared = prepare_posts(kind(posts), where=f"the data set {name}", columns=columns, **options)
         if streaming:
-            _refuse_empty(posts, name)
-        return posts
+            _refuse_empty(prepared, name)
+        elif options.get("reads_images", True) and not options.get("ignore_images"):
+            _tell_splits_without_images(posts, prepared, name)
+        return prepared
+
+
+def _tell_splits_without_images(loaded: Mapping[str, Dataset], prepared: DatasetDict, name: str) -> None:
+    """Say which splits have no image at all: their images may be named in a way that nothing here knows."""
+    for split, posts in prepared.items():
+        has_column = "images" in posts.column_names
+        blocks = posts.select_columns(["images"]).with_format("arrow").iter(BATCH_SIZE) if has_column else ()
+        if not any(has_value(rows[0]) for rows in blocks):
+            logger.warning(
+                f"Split {split!r} of the data set {name}: no post has an image, and the model reads images. It has the "
+                f"columns {loaded[split].column_names}: put paths of images into one called `images`, if there are any."
+            )
 
 
 def _refuse_empty(streams: IterableDatasetDict, name: str) -> None:
@@ -120,6 +139,17 @@ class _Explained:
                     "`python -m smcl.dataset_scripts.mner_mi` or another converter."
                 )
             raise UnreadableError(f"`--dataset {self.name}` is {found}") from error
+        # `datasets` has no kinds of errors of its own for these.
+        if isinstance(error, ValueError) and "Config name is missing" in str(error):
+            raise UnreadableError(
+                f"The data set {self.name} holds several ones, of which one alone can be read: {describe(error)}. Give "
+                "the folder of its files; of a data set on the Hub, download these first."
+            ) from error
+        if isinstance(error, ValueError) and "`load_from_disk`" in str(error):
+            raise UnreadableError(
+                f"`--dataset {self.name}` is one split, written by `save_to_disk`. Write each split as Parquet: "
+                "`load_from_disk(FOLDER).to_parquet('DATA/train.parquet')`."
+            ) from error
         if isinstance(error, StopIteration):
             # What `datasets` raises of a file that it can't tell the columns of.
             raise UnreadableError(

@@ -308,3 +308,31 @@ def test_a_folder_of_images_with_metadata_is_read(tmp_path, column):
     columns = {"images": "image"} if column == "file_name" else None
     (post,) = load_posts(str(tmp_path), ["train"], columns)["train"]
     assert [image["path"] for image in post["images"]] == [str(tmp_path / "train" / "1.png")]
+
+
+def test_several_data_sets_in_a_folder_and_a_saved_split_are_told_apart(tmp_path):
+    posts = Dataset.from_dict({"tokens": [["a"]], "ner_tags": [["B-X"]]})
+    card = "---\nconfigs:\n" + "".join(f"- config_name: {x}\n  data_files: {x}/*.parquet\n" for x in "ab") + "---\n"
+    for name in "ab":
+        posts.to_parquet(tmp_path / name / "train.parquet")
+    (tmp_path / "README.md").write_text(card, encoding="utf-8")
+    with pytest.raises(ValueError, match=r"several ones.*\['a', 'b'\].*Give the folder of its files"):
+        load_posts(str(tmp_path), ["train"])
+    assert len(load_posts(str(tmp_path / "a"), ["train"])["train"]) == 1
+    posts.save_to_disk(tmp_path / "saved")
+    with pytest.raises(ValueError, match=r"is one split, written by `save_to_disk`. Write each split as Parquet"):
+        load_posts(str(tmp_path / "saved"), ["train"])
+
+
+@pytest.mark.parametrize("images", [None, [[], None]])
+def test_a_split_without_any_image_is_said_to_a_model_that_reads_images(tmp_path, caplog, images):
+    columns = {"img_id": ["1", "2"], "tokens": [["a"], ["b"]], "ner_tags": [["B-X"], ["O"]]}
+    posts = Dataset.from_dict(columns | ({} if images is None else {"images": images}))
+    posts.to_parquet(tmp_path / "train.parquet")
+    Dataset.from_dict(columns | {"images": [[], ["a.png"]]}).to_parquet(tmp_path / "test.parquet")
+    load_posts(str(tmp_path), ["train", "test"])
+    told = [record.message for record in caplog.records if "no post has an image" in record.message]
+    assert len(told) == 1 and "Split 'train'" in told[0] and "'img_id'" in told[0]
+    caplog.clear()
+    load_posts(str(tmp_path), ["train"], ignore_images=True)
+    assert "no post has an image" not in caplog.text
