@@ -410,7 +410,9 @@ class SMCLImageTextModel(SMCLPreTrainedModel):
         if not self.has_guided_layers:
             # Those of other kinds may add a mask of four dimensions to their scores as it is.
             attention_mask = text_mask.long()
-        return self.text_model(input_ids, attention_mask, inputs_embeds=inputs_embeds, **given, **flags)
+        return self.text_model(
+            input_ids, attention_mask, inputs_embeds=inputs_embeds, return_dict=True, **given, **flags
+        )
 
     def encode_images(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """Encode images one by one, outside any post.
@@ -424,7 +426,7 @@ class SMCLImageTextModel(SMCLPreTrainedModel):
             `torch.FloatTensor` of shape `(num_images, vision_hidden_size)`: [CLS] of the last layer after its final
             layer norm, or the vision model's own pooled vector where it has no [CLS] (Sec. 3.3.1).
         """
-        outputs = self.vision_model(pixel_values=pixel_values)
+        outputs = self.vision_model(pixel_values=pixel_values, return_dict=True)
         pooled = outputs.pooler_output
         return outputs.last_hidden_state[:, 0] if pooled is None else pooled
 

@@ -459,7 +459,7 @@ class MultiImageNERPipeline(ChunkPipeline):
             by_itself = _is_compiled(self.model) or not any(window["keys"] for window in windows)
             inputs = [window["inputs"] for window in windows]
             batch = self.collate(inputs) if by_itself else self._encode_once(model, windows)
-            logits, word_mask = model(**batch).logits.float().cpu(), batch["word_mask"].cpu()
+            logits, word_mask = model(**batch, return_dict=True).logits.float().cpu(), batch["word_mask"].cpu()
         scored = [
             {"emissions": row[mask][window["core"]], "post": window["post"]}
             for window, row, mask in zip(windows, logits, word_mask, strict=True)
@@ -837,7 +837,8 @@ def _score(
 def _score_window(pipe, window: dict, variants: list[torch.Tensor]) -> list[torch.Tensor]:
     """Return the emissions of the words that a window answers for, with each list of image vectors."""
     inputs = _text_inputs(pipe, [window] * len(variants)) | _image_inputs(variants)
-    logits, word_mask = pipe.computing_model()(**inputs).logits.float().cpu(), inputs["word_mask"].cpu()
+    logits = pipe.computing_model()(**inputs, return_dict=True).logits.float().cpu()
+    word_mask = inputs["word_mask"].cpu()
     return [row[mask][window["core"]] for row, mask in zip(logits, word_mask, strict=True)]
 
 
@@ -862,7 +863,8 @@ def _attend(
     """Return emissions by window, and the fusion's and guidance's attention of words over images, one row a word."""
     parts, fusion, guidance = [], [], []
     for window, inputs in zip(windows, batches, strict=True):
-        outputs, word_mask = pipe.computing_model()(**inputs, output_attentions=num_images > 0), inputs["word_mask"][0]
+        flags, word_mask = {"output_attentions": num_images > 0, "return_dict": True}, inputs["word_mask"][0]
+        outputs = pipe.computing_model()(**inputs, **flags)
         parts.append(outputs.logits[0][word_mask][window["core"]].float().cpu())
         if not num_images:
             continue

@@ -61,7 +61,7 @@ class LevelModel(SMCLImageTextModel):
             `torch.FloatTensor` of shape `(num_images, num_levels, 4, vision_hidden_size)`: patches averaged over the
             quarters of the image, at each level, normalised.
         """
-        outputs = self.vision_model(pixel_values=pixel_values, output_hidden_states=True)
+        outputs = self.vision_model(pixel_values=pixel_values, output_hidden_states=True, return_dict=True)
         patch = self.config.vision_config.patch_size
         patch = (patch, patch) if isinstance(patch, int) else patch
         grid = [side // size for side, size in zip(pixel_values.shape[-2:], patch, strict=True)]

@@ -62,7 +62,7 @@ class PatchTextModel(SMCLImageTextModel):
             `torch.FloatTensor` of shape `(num_images, num_patches, vision_hidden_size)`: all tokens of the last layer,
             [CLS] and its like among them.
         """
-        return self.vision_model(pixel_values=pixel_values).last_hidden_state
+        return self.vision_model(pixel_values=pixel_values, return_dict=True).last_hidden_state
 
     def patches(self, text_states: torch.Tensor, images: PostImages | None) -> tuple[torch.Tensor, torch.Tensor]:
         """Line up the patches of all images that are read.

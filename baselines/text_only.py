@@ -50,7 +50,9 @@ class TextOnlyModel(SMCLPreTrainedModel):
     def __init__(self, config: TextOnlyConfig):
         super().__init__(config)
         self.text_model = AutoModel.from_config(config.text_config, **without_pooler(config.text_config))
-        check_text_encoder(self.text_model, lambda ids, mask: self.text_model(ids, mask.long()).last_hidden_state)
+        check_text_encoder(
+            self.text_model, lambda ids, mask: self.text_model(ids, mask.long(), return_dict=True).last_hidden_state
+        )
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
@@ -111,7 +113,7 @@ class TextOnlyModel(SMCLPreTrainedModel):
         optional = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
         flags = {"output_attentions": output_attentions, "output_hidden_states": output_hidden_states}
         optional |= {name: getattr(self.config, name) if flag is None else flag for name, flag in flags.items()}
-        outputs = self.text_model(input_ids, attention_mask, inputs_embeds=inputs_embeds, **optional)
+        outputs = self.text_model(input_ids, attention_mask, inputs_embeds=inputs_embeds, return_dict=True, **optional)
         return SMCLModelOutput(
             last_hidden_state=self.fuse(outputs.last_hidden_state, text_mask, **context),
             hidden_states=outputs.hidden_states,

@@ -45,7 +45,11 @@ class SMCLEmissions(nn.Module):
         places = (encoded.long().cumsum(0) - 1).clamp(min=0)
         image_embeds = vectors[places].unflatten(0, image_mask.shape)
         outputs = self.model(
-            input_ids=input_ids, attention_mask=attention_mask, image_embeds=image_embeds, image_mask=image_mask
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            image_embeds=image_embeds,
+            image_mask=image_mask,
+            return_dict=True,
         )
         return {"logits": outputs.logits}
 
@@ -183,7 +187,7 @@ def _check(exported, model: SMCLForTokenClassification, samples: list[dict[str, 
     """Compare the graph's emissions with the model's; padded tokens are nobody's business."""
     for sample in samples:
         real = sample["attention_mask"].bool()
-        difference = (exported(**sample)["logits"] - model(**sample).logits)[real].abs().max().item()
+        difference = (exported(**sample)["logits"] - model(**sample, return_dict=True).logits)[real].abs().max().item()
         if not difference <= TOLERANCE:
             kinds = f"{model.config.text_config.model_type} and {model.config.vision_config.model_type}"
             raise ValueError(

@@ -90,7 +90,7 @@ def _score_words(trainer: Trainer, posts: Dataset) -> Iterator[tuple[torch.Tenso
     for batch in loader:
         labels = batch.pop("labels")
         inputs = {name: tensor.to(model.device) for name, tensor in batch.items()}
-        logits = model(**inputs).logits.cpu()
+        logits = model(**inputs, return_dict=True).logits.cpu()
         for row, mask, tags in zip(logits, batch["word_mask"], labels, strict=True):
             if mask.any():
                 yield row[mask], tags[mask].tolist()

@@ -267,7 +267,7 @@ class SMCLTrainer(Trainer):
         if model.training and self.args.world_size > 1:
             share = BatchShare(len(inputs["labels"]), self._train_batch_size, self.args.device)
             loss_kwargs = {"batch_share": share} if self.args.gather_losses else {}
-        outputs = model(**inputs, **loss_kwargs)
+        outputs = model(**inputs, **loss_kwargs, return_dict=True)
         if share is not None:
             outputs.loss = outputs.loss * share.weight
         if model.training:
@@ -481,7 +481,7 @@ class SMCLTrainer(Trainer):
         cut = inputs.pop("cut_labels", None)
         inputs = self._prepare_inputs(inputs)
         with torch.no_grad(), self.compute_loss_context_manager():
-            outputs = model(**inputs)
+            outputs = model(**inputs, return_dict=True)
             tags = self.accelerator.unwrap_model(model).decode(outputs.logits, inputs["word_mask"])
         if prediction_loss_only:
             return outputs.loss, None, None

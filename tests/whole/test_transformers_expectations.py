@@ -25,7 +25,7 @@ from transformers import (
     XLMRobertaConfig,
 )
 
-from smcl import SMCLConfig, SMCLForTokenClassification, SMCLModel, modeling_smcl
+from smcl import MultiImageNERPipeline, SMCLConfig, SMCLForTokenClassification, SMCLModel, modeling_smcl
 from smcl.baselines import SYSTEMS
 from smcl.train.arguments import SMCLTrainingArguments
 from smcl.train.trainer import SMCLTrainer
@@ -91,6 +91,28 @@ def test_tuples_equal_named_outputs(how):
     values = model(**inputs, output_attentions=True, output_hidden_states=True, **arguments)
     assert isinstance(values, tuple) and len(values) == len(named.to_tuple())
     torch.testing.assert_close(values, named.to_tuple(), atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_configurations_that_ask_for_tuples_change_no_score(name):
+    model, inputs = make_system(name), system_inputs(name)
+    expected = model(**inputs).logits
+    for config in (model.config, *(getattr(model.config, part) for part in model.config.sub_configs)):
+        config.return_dict = False
+    again = type(model)(model.config).eval()
+    again.load_state_dict(model.state_dict())
+    assert torch.equal(model(**inputs)[0], expected) and torch.equal(again(**inputs)[0], expected)
+
+
+def test_models_that_give_tuples_are_trained_scored_and_asked_as_others(tmp_path, processor, photo):
+    found = []
+    for return_dict in (True, False):
+        model = make_model(return_dict=return_dict)
+        pipe, post = MultiImageNERPipeline(model, processor), {"text": "joey and niko", "images": [photo]}
+        entities, explained = pipe(post), [entity.score_without_images for entity in pipe.explain(post).entities]
+        trainer = make_trainer(model, tmp_path / str(return_dict), load_best_model_at_end=False)
+        found.append((entities, explained, trainer.train().training_loss, trainer.evaluate()["eval_loss"]))
+    assert found[0] == found[1] and found[0][0]
 
 
 def test_word_embeddings_stand_in_for_input_ids():
