@@ -59,8 +59,8 @@ class SMCLTrainer(Trainer):
         **kwargs: Likewise.
 
     Raises:
-        ValueError: if `args` are others, posts can't be read, scores are for labels that the model lacks, or FSDP is to
-            save parts of a model, which could not be loaded again.
+        ValueError: if `args` are others, the model is one of peft, posts can't be read, scores are for labels that the
+            model lacks, or FSDP is to save parts of a model, which could not be loaded again.
     """
 
     def __init__(self, *args, **kwargs):
@@ -69,6 +69,11 @@ class SMCLTrainer(Trainer):
             raise ValueError(
                 f"`args` must be SMCLTrainingArguments, got {type(self.args).__name__}: they are transformers' "
                 "TrainingArguments, with a learning rate of the new layers and others besides."
+            )
+        if hasattr(self.model, "get_base_model"):
+            raise ValueError(
+                f"`model` must be a whole model, as its checkpoints hold, got a {type(self.model).__name__} of peft. "
+                "Train adapters by transformers' `Trainer`, or merge them: `model.merge_and_unload()`."
             )
         if self.is_fsdp_enabled and "FULL" not in str(self.accelerator.state.fsdp_plugin.state_dict_type):
             raise ValueError(

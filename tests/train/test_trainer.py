@@ -241,6 +241,13 @@ def test_arguments_of_the_plain_trainer_are_refused(posts, processor, tmp_path):
         SMCLTrainer(make_model(), arguments, data_collator=SMCLDataCollator(processor), train_dataset=posts)
 
 
+def test_a_model_wrapped_for_adapters_is_refused(trainer_for):
+    model = make_model()
+    model.get_base_model = lambda: model
+    with pytest.raises(ValueError, match="`model` must be a whole model"):
+        trainer_for(model)
+
+
 def test_a_calibrated_model_that_is_trained_on_starts_with_a_temperature_of_1(trainer_for, caplog):
     model = make_model(temperature=3.0)
     trainer_for(model, max_steps=1, eval_strategy="no", save_strategy="no").train()
