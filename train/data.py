@@ -142,8 +142,8 @@ class _Explained:
         # `datasets` has no kinds of errors of its own for these.
         if isinstance(error, ValueError) and "Config name is missing" in str(error):
             raise UnreadableError(
-                f"The data set {self.name} holds several ones, of which one alone can be read: {describe(error)}. Give "
-                "the folder of its files; of a data set on the Hub, download these first."
+                f"The data set {self.name} holds several configurations, of which one can be read at a time: "
+                f"{describe(error)}. Give the folder of its files; of a data set on the Hub, download these first."
             ) from error
         if isinstance(error, ValueError) and "`load_from_disk`" in str(error):
             raise UnreadableError(

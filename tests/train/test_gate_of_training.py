@@ -316,7 +316,7 @@ def test_several_data_sets_in_a_folder_and_a_saved_split_are_told_apart(tmp_path
     for name in "ab":
         posts.to_parquet(tmp_path / name / "train.parquet")
     (tmp_path / "README.md").write_text(card, encoding="utf-8")
-    with pytest.raises(ValueError, match=r"several ones.*\['a', 'b'\].*Give the folder of its files"):
+    with pytest.raises(ValueError, match=r"several configurations.*\['a', 'b'\].*Give the folder of its files"):
         load_posts(str(tmp_path), ["train"])
     assert len(load_posts(str(tmp_path / "a"), ["train"])["train"]) == 1
     posts.save_to_disk(tmp_path / "saved")
