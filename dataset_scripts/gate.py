@@ -156,15 +156,20 @@ def _refuse_images_by_other_names(posts: Posts, found: Mapping[str, str], where:
     if isinstance(posts, IterableDataset) or not len(posts):
         return
     if "images" in found:
-        # What was selected, not the whole table that it was selected from.
-        column = posts.select_columns([found["images"]]).with_format("arrow")
-        if any(has_value(rows[0]) for rows in column.iter(FIRST_ROWS)):
+        if has_images(posts, found["images"]):
             return
         # Other splits have the column, or it was made by whoever put several sources together.
         refuse_unread_images(posts.features, found.values(), where)
     names = [name for name, feature in posts.features.items() if _has_texts(feature) and name not in COLUMNS]
     rows = posts.select_columns(names).select(range(min(len(posts), FIRST_ROWS)))
     refuse_image_values(rows.to_list() if names else [], found.values(), where)
+
+
+def has_images(posts: Dataset, column: str = "images") -> bool:
+    """Tell whether any post has an image in a column."""
+    # What was selected, not the whole table that it was selected from.
+    blocks = posts.select_columns([column]).with_format("arrow").iter(FIRST_ROWS)
+    return any(has_value(rows[0]) for rows in blocks)
 
 
 def _has_texts(feature: Any) -> bool:

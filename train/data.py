@@ -19,11 +19,10 @@ from datasets.exceptions import DatasetNotFoundError, DatasetsError
 from transformers.utils import logging
 
 from ..baselines import check_names
-from ..dataset_scripts.columns import has_value
 from ..dataset_scripts.command_line import describe
-from ..dataset_scripts.gate import PostsDict, prepare_posts
+from ..dataset_scripts.gate import PostsDict, has_images, prepare_posts
 from ..dataset_scripts.label_files import check_files
-from ..dataset_scripts.row_checks import BATCH_SIZE, NOT_TAGGED
+from ..dataset_scripts.row_checks import NOT_TAGGED
 
 logger = logging.get_logger(__name__)
 
@@ -76,9 +75,7 @@ def load_posts(
 def _tell_splits_without_images(loaded: Mapping[str, Dataset], prepared: DatasetDict, name: str) -> None:
     """Say which splits have no image at all: their images may be named in a way that nothing here knows."""
     for split, posts in prepared.items():
-        has_column = "images" in posts.column_names
-        blocks = posts.select_columns(["images"]).with_format("arrow").iter(BATCH_SIZE) if has_column else ()
-        if not any(has_value(rows[0]) for rows in blocks):
+        if "images" not in posts.column_names or not has_images(posts):
             logger.warning(
                 f"Split {split!r} of the data set {name}: no post has an image, and the model reads images. It has the "
                 f"columns {loaded[split].column_names}: put paths of images into one called `images`, if there are any."

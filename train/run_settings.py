@@ -5,10 +5,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.compute as pc
 from datasets import Dataset
 from transformers import TrainingArguments
+
+from .data import list_lengths
 
 SETTINGS_NAME = "run_settings.json"
 # Training arguments. How long a run trains, and when it evaluates, saves, logs and stops early may change.
@@ -38,19 +38,9 @@ def describe_posts(posts: Any) -> str | None:
     digest = hashlib.sha256()
     for name in COLUMNS:
         if name in posts.column_names:
-            values = _counts(posts, name) if name in IMAGES else posts.with_format(None)[name][:]
+            values = list_lengths(posts, name) if name in IMAGES else posts.with_format(None)[name][:]
             digest.update(json.dumps(values, default=str).encode())
     return f"{len(posts)} posts ({digest.hexdigest()[:8]})"
-
-
-def _counts(posts: Dataset, name: str) -> list[int]:
-    """Count the images of each post, without reading one."""
-    counts = []
-    for table in posts.select_columns([name]).with_format("arrow").iter(1000):
-        column = table.column(0)
-        if pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
-            counts += [count or 0 for count in pc.list_value_length(column).to_pylist()]
-    return counts
 
 
 def run_settings(arguments: TrainingArguments, collator: Any, posts: dict[str, str | None]) -> dict[str, Any]:
