@@ -47,7 +47,8 @@ def points(plan: Plan, variable: str) -> list[tuple[float, Cell]]:
             changed = {variable: str(value)}
             if variable == "learning_rate":
                 factor = value / paper.BASELINE[variable]
-                rates = [name for name in ("learning_rate", "head_learning_rate") if name in plan.arguments]
+                names = ("learning_rate", "head_learning_rate", "vision_learning_rate")
+                rates = [name for name in names if name in plan.arguments]
                 changed = {name: f"{factor * float(plan.arguments[name]):.3g}" for name in rates}
         found.append((value, Cell(f"SMCL {variable} {value:g}" if changed else "SMCL", changed)))
     return found

@@ -36,6 +36,7 @@ SETTINGS = (
     "seed",
     "learning_rate",
     "head_learning_rate",
+    "vision_learning_rate",
     "per_device_train_batch_size",
     "gradient_accumulation_steps",
     "world_size",

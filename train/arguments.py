@@ -185,6 +185,7 @@ FIXED: dict[str, tuple[Any, str]] = {
 LEAST = {
     "learning_rate": 0,
     "head_learning_rate": 0,
+    "vision_learning_rate": 0,
     "weight_decay": 0,
     "max_grad_norm": 0,
     "num_train_epochs": 0,
@@ -220,6 +221,9 @@ class SMCLTrainingArguments(TrainingArguments):
     learning_rate: float = field(default=3e-5, metadata={"help": "Learning rate of the two encoders."})
     head_learning_rate: float | None = field(
         default=None, metadata={"help": "Learning rate of all layers outside the two encoders; as theirs by default."}
+    )
+    vision_learning_rate: float | None = field(
+        default=None, metadata={"help": "Learning rate of the image encoder; as that of the text encoder by default."}
     )
     per_device_train_batch_size: int = field(default=16, metadata={"help": "Posts per device and training step."})
     per_device_eval_batch_size: int = field(default=16, metadata={"help": "Posts per device and evaluation step."})

@@ -13,8 +13,9 @@ from .data import list_lengths
 SETTINGS_NAME = "run_settings.json"
 # Training arguments. How long a run trains, and when it evaluates, saves, logs and stops early may change.
 ARGUMENTS = (
-    *("optim", "optim_args", "learning_rate", "head_learning_rate", "weight_decay", "adam_beta1", "adam_beta2"),
-    *("adam_epsilon", "max_grad_norm", "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps", "seed", "data_seed"),
+    *("optim", "optim_args", "learning_rate", "head_learning_rate", "vision_learning_rate"),
+    *("weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm"),
+    *("lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps", "seed", "data_seed"),
     *("train_sampling_strategy", "label_smoothing_factor", "gather_losses"),
 )
 # What posts are told from others by; images by their number alone.

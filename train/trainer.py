@@ -234,7 +234,7 @@ class SMCLTrainer(Trainer):
         except (ValueError, KeyError) as error:
             raise ValueError(
                 f"{checkpoint} was made by training other weights, or by another optimizer: {error}. Give "
-                "`--freeze_vision`, `--head_learning_rate` and `--optim` as it was begun."
+                "`--freeze_vision`, `--head_learning_rate`, `--vision_learning_rate` and `--optim` as it was begun."
             ) from error
         except RuntimeError as error:
             raise ValueError(f"Optimizer or scheduler of {checkpoint} can't be read: {error}. {RESTART}") from error
@@ -498,18 +498,41 @@ class SMCLTrainer(Trainer):
         return outputs.loss, tags, labels
 
     def create_optimizer(self, model=None) -> torch.optim.Optimizer:
-        """Build the optimizer; with `head_learning_rate`, split its groups into encoders and new layers."""
+        """Build the optimizer; parameters with a learning rate of their own get groups of their own.
+
+        Raises:
+            ValueError: if `vision_learning_rate` is given and the image encoder is frozen.
+        """
         created = self.optimizer is None
         optimizer = super().create_optimizer(model)
-        if created and self.args.head_learning_rate is not None:
-            base = self.accelerator.unwrap_model(self.model).base_model
-            parts = [getattr(base, name, None) for name in ("text_model", "vision_model")]
-            encoders = {id(p) for part in parts if part is not None for p in part.parameters()}
+        if created:
+            rates = self._rates_of_parts()
             for group in list(optimizer.param_groups):
-                new = [p for p in group["params"] if id(p) not in encoders]
-                group["params"] = [p for p in group["params"] if id(p) in encoders]
-                optimizer.add_param_group({**group, "params": new, "lr": self.args.head_learning_rate})
+                split = {rate: [] for rate in (group["lr"], *rates.values())}
+                for parameter in group["params"]:
+                    split[rates.get(id(parameter), group["lr"])].append(parameter)
+                group["params"] = split.pop(group["lr"])
+                for rate, parameters in split.items():
+                    optimizer.add_param_group({**group, "params": parameters, "lr": rate})
         return optimizer
+
+    def _rates_of_parts(self) -> dict[int, float]:
+        """Return the learning rates that differ from `learning_rate`, by the parameter's id."""
+        base = self.accelerator.unwrap_model(self.model).base_model
+        encoders = {"text_model": None, "vision_model": self.args.vision_learning_rate}
+        rates = {}
+        if self.args.head_learning_rate is not None:
+            rates = {id(p): self.args.head_learning_rate for p in self.model.parameters()}
+        for name, rate in encoders.items():
+            part = getattr(base, name, None)
+            parameters = [] if part is None else list(part.parameters())
+            if parameters and rate is not None and not any(p.requires_grad for p in parameters):
+                raise ValueError(
+                    "`--vision_learning_rate` is the rate of an image encoder that is trained, and this one is frozen. "
+                    "Leave it out, or train the encoder (`--freeze_vision false`)."
+                )
+            rates |= {id(p): self.args.learning_rate if rate is None else rate for p in parameters}
+        return rates
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None):
         """Build the schedule of learning rates; a `ValueError` says so if it needs settings that are not there."""

@@ -333,6 +333,7 @@ def test_unusual_arguments_of_transformers_are_honoured(train_arguments, further
     [
         ("learning_rate", ["-1e-3", "nan", "inf"]),
         ("head_learning_rate", ["-1e-3", "nan", "inf"]),
+        ("vision_learning_rate", ["-1e-3", "nan", "inf"]),
         ("num_train_epochs", ["-1", "nan", "inf"]),
         ("per_device_train_batch_size", ["0", "-2"]),
         ("per_device_eval_batch_size", ["0", "-2"]),

@@ -90,6 +90,7 @@ def begun(checkpoint, tmp_path):
         (["--use_fusion", "false"], "with `--use_fusion` True, and this run has False"),
         (["--system", "umt"], "with `--system` 'smcl', and this run has 'smcl-umt'"),
         (["--head_learning_rate", "0.1"], "with `--head_learning_rate` None, and this run has 0.1"),
+        (["--vision_learning_rate", "0.1"], "with `--vision_learning_rate` None, and this run has 0.1"),
         (["--learning_rate", "1e-6"], "with `--learning_rate` 0.001, and this run has 1e-06"),
         (["--weight_decay", "0.9"], "with `--weight_decay` 0.0, and this run has 0.9"),
         (["--optim", "adafactor"], "with `--optim` 'adamw.*', and this run has 'adafactor'"),

@@ -156,15 +156,24 @@ def test_gradient_accumulation_divides_the_loss(trainer_for):
     assert norms[0] == pytest.approx(norms[1], rel=1e-3)
 
 
-def test_head_learning_rate_applies_to_all_layers_outside_the_encoders(trainer_for):
+@pytest.mark.parametrize("vision", [None, 1e-5])
+@pytest.mark.parametrize("head", [None, 1e-2])
+def test_encoders_and_new_layers_have_their_own_learning_rates(trainer_for, head, vision):
     model = make_model()
-    trainer = trainer_for(model, learning_rate=1e-4, head_learning_rate=1e-2)
+    trainer = trainer_for(model, learning_rate=1e-4, head_learning_rate=head, vision_learning_rate=vision)
     rates = {}
     for group in trainer.create_optimizer().param_groups:
         rates.update({id(parameter): group["lr"] for parameter in group["params"]})
+    expected = {"smcl.text_model.": 1e-4, "smcl.vision_model.": vision or 1e-4, "": head or 1e-4}
     for name, parameter in model.named_parameters():
-        in_encoder = name.startswith(("smcl.text_model.", "smcl.vision_model."))
-        assert rates[id(parameter)] == (1e-4 if in_encoder else 1e-2), name
+        assert rates[id(parameter)] == next(rate for part, rate in expected.items() if name.startswith(part)), name
+
+
+def test_a_rate_for_a_frozen_image_encoder_is_refused(trainer_for):
+    model = make_model()
+    model.smcl.vision_model.requires_grad_(False)
+    with pytest.raises(ValueError, match="`--vision_learning_rate` is .* this one is frozen"):
+        trainer_for(model, vision_learning_rate=1e-5).create_optimizer()
 
 
 def test_evaluation_keeps_decoded_tags_only(trainer_for, posts):
