@@ -40,7 +40,7 @@ from .measure import (
 )
 
 MINUTES = 8.0
-SIZES = {"cuda": (16, 64, 128), "cpu": (2,)}
+SIZES = {"cuda": (16, 64), "cpu": (2,)}
 # Compiling takes minutes, most of them for training, and can't be stopped: one size, and only this system.
 COMPILED_SIZE = {"cuda": 64, "cpu": 2}
 COMPILING_MINUTES = 3.0
