@@ -180,13 +180,14 @@ def predict_input(arguments: Arguments) -> dict[str, int]:
     # Before the model is loaded, which takes longer.
     check_output(data.output, training.world_size)
     images = reads_images(find_system(model)) and not data.ignore_images
-    open_input(data.input, data.split, Columns.parse(data.columns, images))
+    open_input(data.input, data.split, Columns.parse(data.columns, images), data.dataset_config_name)
     processor = AutoProcessor.from_pretrained(model.model)
     return predict_file(
         MultiImageNERPipeline(load_saved_model(model, switches.given()), processor, device=training.device),
         data.input,
         data.output,
         split=data.split,
+        config_name=data.dataset_config_name,
         batch_size=training.per_device_eval_batch_size,
         disable_tqdm=bool(training.disable_tqdm),
         columns=data.columns,

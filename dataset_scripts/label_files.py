@@ -118,7 +118,8 @@ def _split_files(builder: DatasetBuilder, splits: Iterable[str] | None = None) -
     """List the files of each split, after a look at those of the splits that will be used, by default all."""
     files = {split: [str(path) for path in paths] for split, paths in (builder.config.data_files or {}).items()}
     if not isinstance(builder, FolderBasedBuilder):
-        check_split_files(files, files if splits is None else splits, builder.repo_id or builder.base_path)
+        where = builder.repo_id or builder.base_path
+        check_split_files(files, files if splits is None else splits, where, builder.config.name)
     return files
 
 

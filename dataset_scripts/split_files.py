@@ -5,9 +5,11 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+from datasets import DatasetBuilder, load_dataset_builder
 from datasets.data_files import SPLIT_KEYWORDS
 from transformers.utils import logging
 
+from .command_line import describe
 from .schema import DataError
 
 logger = logging.get_logger(__name__)
@@ -16,11 +18,38 @@ logger = logging.get_logger(__name__)
 _CACHE = re.compile(r"cache-\w+\.arrow")
 # The numbers of the parts that a file was written in: `-00000-of-00002`, `0001`, `_3`.
 _PART = re.compile(r"\d{5,}|[-_.]?\d+$")
+# How `datasets` calls the only configuration of a data set without names for them.
+DEFAULT = "default"
+_OF_CONFIGURATIONS = re.compile(r"Config name is missing|BuilderConfig .* not found")
 _TABLES = (".parquet", ".arrow", ".jsonl", ".csv")
 SHOWN = 3
 
 
-def check_split_files(files: Mapping[str, Sequence[str]], splits: Iterable[str], where: str) -> None:
+def open_builder(name: str, config_name: str | None = None) -> DatasetBuilder:
+    """Return what `datasets` reads a data set by.
+
+    Args:
+        name (`str`): Folder or Hub name.
+        config_name (`str`, *optional*): Which configuration of a data set that holds several.
+
+    Raises:
+        DataError: if it holds several configurations and none of them was named, or another one was.
+    """
+    try:
+        return load_dataset_builder(name, config_name)
+    except ValueError as error:
+        # `datasets` has no kinds of errors of its own for these.
+        if _OF_CONFIGURATIONS.search(str(error)):
+            raise DataError(
+                "Expected as `--dataset_config_name` (`config_name` in Python) one of the configurations of the data "
+                f"set {name}: {describe(error)}"
+            ) from error
+        raise
+
+
+def check_split_files(
+    files: Mapping[str, Sequence[str]], splits: Iterable[str], where: str, config_name: str = DEFAULT
+) -> None:
     """See whether the files of each split are parts of one, since `datasets` reads all that are called after a split.
 
     Files whose names differ in more than a number, a file of several splits, and files that are called after a split
@@ -30,6 +59,8 @@ def check_split_files(files: Mapping[str, Sequence[str]], splits: Iterable[str],
         files (`Mapping[str, Sequence[str]]`): Paths or addresses of the files of each split, as `datasets` has them.
         splits (`Iterable[str]`): The splits that will be used.
         where (`str`): The data set: a folder or a Hub name.
+        config_name (`str`, *optional*, defaults to `"default"`): Its configuration; beside one of a name lie the files
+            of others.
 
     Raises:
         DataError: if what `datasets` itself keeps would be read as further posts.
@@ -49,7 +80,7 @@ def check_split_files(files: Mapping[str, Sequence[str]], splits: Iterable[str],
                 f"The data set {where}: the splits {first!r} and {second!r} are both read from {_list(shared)}. If "
                 "that is not meant, call it after one split alone."
             )
-    if unread := sorted(_find_unread(files, used, where)):
+    if config_name == DEFAULT and (unread := sorted(_find_unread(files, used, where))):
         logger.warning_once(
             f"The data set {where}: {_list(unread)} {'is' if len(unread) == 1 else 'are'} not read, though called "
             "after a split. If that is not meant, keep all of its files in one format, and in one folder."

@@ -122,8 +122,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     plan.folder.mkdir(parents=True, exist_ok=True)
     drawn, picked = {"Figure 5": NOT_MEASURED, "Figure 7": NOT_MEASURED}, []
     try:
-        columns, scheme = (plan.arguments.get(name) for name in ("columns", "tag_scheme"))
-        posts = load_posts(plan.dataset, ["test"], parse_columns(columns), tag_scheme=scheme)["test"]
+        reading = {"config_name": "dataset_config_name", "tag_scheme": "tag_scheme"}
+        given = {name: plan.arguments.get(argument) for name, argument in reading.items()}
+        posts = load_posts(plan.dataset, ["test"], parse_columns(plan.arguments.get("columns")), **given)["test"]
     except ValueError as error:
         parser.error(str(error))
     if all(measured):

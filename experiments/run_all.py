@@ -6,13 +6,14 @@ from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from datasets import Dataset, load_dataset_builder
+from datasets import Dataset
 
 from smcl.baselines import SYSTEMS, context_columns, how_to_make, needed_encoders
 from smcl.dataset_scripts.annotators import describe_model
 from smcl.dataset_scripts.columns import parse_columns
 from smcl.dataset_scripts.label_files import check_files
 from smcl.dataset_scripts.report import content_digest
+from smcl.dataset_scripts.split_files import open_builder
 from smcl.train.data import UnreadableError, label_names, load_posts, load_split, name_tags
 
 from .estimate import estimate
@@ -103,8 +104,10 @@ def _read_columns(plan: Plan) -> set[str]:
     """
     columns = parse_columns(plan.arguments.get("columns"))
     try:
-        scheme = plan.arguments.get("tag_scheme")
-        posts = load_posts(plan.dataset, SPLITS, columns, tag_scheme=scheme, ignore_images=True)
+        scheme, config_name = plan.arguments.get("tag_scheme"), plan.arguments.get("dataset_config_name")
+        posts = load_posts(
+            plan.dataset, SPLITS, columns, config_name=config_name, tag_scheme=scheme, ignore_images=True
+        )
     except UnreadableError as error:
         if Path(plan.dataset).exists():
             raise
@@ -121,8 +124,9 @@ def _read_columns(plan: Plan) -> set[str]:
                 "expected the image_dependent.json that was written with this data set as --mentions."
             )
         _check_mentions(posts["test"], plan.mentions)
-    features = check_files(load_dataset_builder(plan.dataset), SPLITS, columns, ignore_images=True)
-    return set.intersection(*(set(load_split(plan.dataset, x, features=features).column_names) for x in SPLITS))
+    features = check_files(open_builder(plan.dataset, config_name), SPLITS, columns, ignore_images=True)
+    loaded = [load_split(plan.dataset, split, features=features, config_name=config_name) for split in SPLITS]
+    return set.intersection(*(set(split.column_names) for split in loaded))
 
 
 def _check_content(dataset: str) -> None:

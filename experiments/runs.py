@@ -44,7 +44,7 @@ ROOT = Path(smcl.__file__).parent
 RUN_SCRIPT = ROOT / "run_ner_multiimage.py"
 # What predicting again, without images, must share with the run.
 PREDICTING = (
-    *("columns", "tag_scheme", "max_length", "on_extra_images", "per_device_eval_batch_size"),
+    *("dataset_config_name", "columns", "tag_scheme", "max_length", "on_extra_images", "per_device_eval_batch_size"),
     *("use_cpu", "bf16", "fp16", "disable_tqdm"),
 )
 # What a cell that has begun was begun by.

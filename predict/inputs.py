@@ -10,7 +10,6 @@ from typing import Any
 import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
-from datasets import load_dataset_builder
 from datasets.exceptions import DatasetNotFoundError
 
 from ..dataset_scripts.columns import (
@@ -25,7 +24,7 @@ from ..dataset_scripts.columns import (
 )
 from ..dataset_scripts.rows import name_row, read_id, read_post
 from ..dataset_scripts.schema import parse_json
-from ..dataset_scripts.split_files import check_split_files
+from ..dataset_scripts.split_files import check_split_files, open_builder
 from ..images_smcl import is_address, is_data_uri
 
 READ = ("id", "tokens", "text", "images")
@@ -240,7 +239,9 @@ def open_parquet(file: Any, path: str) -> pq.ParquetFile:
         raise ValueError(f"{path} can't be read as Parquet: {error}") from error
 
 
-def open_input(name: str, split: str | None = None, columns: Columns = Columns()) -> JsonLines | ParquetFiles:
+def open_input(
+    name: str, split: str | None = None, columns: Columns = Columns(), config_name: str | None = None
+) -> JsonLines | ParquetFiles:
     """Find the posts to predict, and look whether they can be read.
 
     Args:
@@ -248,6 +249,7 @@ def open_input(name: str, split: str | None = None, columns: Columns = Columns()
             or a Hub name.
         split (`str`, *optional*): Which split of a data set; by default its only one, or `"test"`.
         columns (`Columns`, *optional*): What is read of them.
+        config_name (`str`, *optional*): Which configuration of a data set that holds several.
 
     Returns:
         `JsonLines` or `ParquetFiles`.
@@ -256,15 +258,16 @@ def open_input(name: str, split: str | None = None, columns: Columns = Columns()
         ValueError: if there is no such input or split, it is in another format, or it lacks a column or has images
             under another name.
     """
-    source = _find_input(name, split, columns)
+    source = _find_input(name, split, columns, config_name)
     source.check()
     return source
 
 
-def _find_input(name: str, split: str | None, columns: Columns) -> JsonLines | ParquetFiles:
+def _find_input(name: str, split: str | None, columns: Columns, config_name: str | None) -> JsonLines | ParquetFiles:
     if os.path.isfile(name):
-        if split is not None:
-            raise ValueError(f"`split` is for data sets, but `input` is the file {name}: leave it out.")
+        for what, given in {"split": split, "config_name": config_name}.items():
+            if given is not None:
+                raise ValueError(f"`{what}` is for data sets, but `input` is the file {name}: leave it out.")
         folder = os.path.dirname(os.path.abspath(name))
         if name.endswith(".jsonl"):
             return JsonLines(name, columns)
@@ -272,12 +275,13 @@ def _find_input(name: str, split: str | None, columns: Columns) -> JsonLines | P
             return ParquetFiles([name], folder, columns)
         raise ValueError(f"`input` must be a .jsonl or .parquet file, a folder or a Hub name, got the file {name}.")
     try:
-        files = load_dataset_builder(name).config.data_files or {}
+        config = open_builder(name, config_name).config
     except (DatasetNotFoundError, ConnectionError, FileNotFoundError) as error:
         raise ValueError(
             f"`input` is {name}, which is neither a file, nor a folder with data, nor a data set that can be reached "
             f"on the Hub: {error}"
         ) from error
+    files = config.data_files or {}
     if split is None:
         split = next(iter(files)) if len(files) == 1 else "test"
     if split not in files:
@@ -285,7 +289,7 @@ def _find_input(name: str, split: str | None, columns: Columns) -> JsonLines | P
     others = [path for path in files[split] if not path.endswith(".parquet")]
     if others:
         raise ValueError(f"Expected a data set of Parquet files, but {name} holds {others[0]}.")
-    check_split_files(files, [split], name)
+    check_split_files(files, [split], name, config.name)
     return ParquetFiles(list(files[split]), os.path.abspath(name) if os.path.isdir(name) else None, columns)
 
 

@@ -96,6 +96,7 @@ def predict_file(
     disable_tqdm: bool = False,
     columns: str | Sequence[str] | Mapping[str, str] | None = None,
     ignore_images: bool = False,
+    config_name: str | None = None,
     **options,
 ) -> dict[str, int]:
     """Predict all posts of a file or data set.
@@ -115,6 +116,7 @@ def predict_file(
         disable_tqdm (`bool`, *optional*, defaults to `False`): Show no progress.
         columns (`str`, `Sequence[str]` or `Mapping[str, str]`, *optional*): As of `predict_rows`.
         ignore_images (`bool`, *optional*, defaults to `False`): Take all images away.
+        config_name (`str`, *optional*): Which configuration of a data set that holds several.
         **options: As of `predict_rows`.
 
     Returns:
@@ -128,7 +130,7 @@ def predict_file(
     _check_options(pipe, batch_size, options)
     input, output, state = os.fspath(input), os.fspath(output), PartialState()
     check_output(output, state.num_processes)
-    source = _open_source(pipe, input, split, columns, ignore_images)
+    source = _open_source(pipe, input, split, config_name, columns, ignore_images)
     taken = find_taken_numbers(source.ids)
     options = {"columns": source.columns.renamed, "ignore_images": ignore_images, **options}
     # The process group's own timeout would end a long wait for slower processes.
@@ -137,6 +139,7 @@ def predict_file(
     about = {
         "input": os.path.abspath(input) if os.path.exists(input) else input,
         "split": split,
+        "config_name": config_name,
         "model": model_checksum(pipe),
         "batch_size": batch_size,
         "options": {name: options[name] for name in sorted(options)},
@@ -164,11 +167,12 @@ def _open_source(
     pipe: MultiImageNERPipeline,
     input: str,
     split: str | None,
+    config_name: str | None,
     columns: str | Sequence[str] | Mapping[str, str] | None,
     ignore_images: bool,
 ) -> JsonLines | ParquetFiles:
     """Open the input, and see that it has the columns that the model reads."""
-    source = open_input(input, split, what_to_read(pipe, columns, ignore_images))
+    source = open_input(input, split, what_to_read(pipe, columns, ignore_images), config_name)
     if isinstance(source, ParquetFiles) and not ignore_images:
         check_names(source.columns.context, source.column_names(), type(pipe.model).__name__, input)
     return source

@@ -111,7 +111,9 @@ class RunRecord:
             "freeze_vision": model_arguments.freeze_vision,
             "ignore_images": data_arguments.ignore_images,
             "settings": {name: getattr(training_arguments, name) for name in SETTINGS},
-            "data": describe_data(data_arguments.dataset, dataset, data_arguments.ignore_images),
+            "data": describe_data(
+                data_arguments.dataset, dataset, data_arguments.ignore_images, data_arguments.dataset_config_name
+            ),
             "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
             "hardware": describe_hardware(training_arguments.device, training_arguments.world_size),
             "energy_kwh": self.read_energy(folder) if training_arguments.do_train else None,
@@ -270,13 +272,16 @@ def _as_arguments(name: str, value: Any) -> list[str]:
     return [f"--{name}", json.dumps(value) if isinstance(value, dict) else str(value)]
 
 
-def describe_data(name: str, dataset: DatasetDict, ignore_images: bool = False) -> dict[str, Any]:
+def describe_data(
+    name: str, dataset: DatasetDict, ignore_images: bool = False, config_name: str | None = None
+) -> dict[str, Any]:
     """Tell which data were used: their name, the posts and SHA-256 of each split, and mentions of each type.
 
     Args:
         name (`str`): Folder or Hub name.
         dataset (`DatasetDict`): The splits that were used, with the columns of context that the system reads.
         ignore_images (`bool`, *optional*, defaults to `False`): Whether images and context were taken away.
+        config_name (`str`, *optional*): Which configuration was used of a data set that holds several.
 
     Returns:
         `dict`: what stands in the converter's `report.json` is `None` where there is no report, or one of other data;
@@ -304,6 +309,7 @@ def describe_data(name: str, dataset: DatasetDict, ignore_images: bool = False) 
         splits[split]["lost_images"] = sum(lost) if told else None
     origin = _origin(name)
     title = (report.get("name") or Path(name).resolve().name) if origin["is_local"] else name
+    title = title if config_name is None else f"{title}, {config_name}"
     mentions = count_mentions(dataset["train"]) if isinstance(dataset.get("train"), Dataset) else None
     context = {} if ignore_images else _describe_context(report.get("context", {}), dataset)
     return {**origin, "title": title, "splits": splits, "mentions": mentions, "context": context}

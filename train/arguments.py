@@ -109,6 +109,9 @@ class DataArguments:
     dataset: str | None = field(
         default=None, metadata={"help": "A folder written by a converter of smcl.dataset_scripts, or a Hub name."}
     )
+    dataset_config_name: str | None = field(
+        default=None, metadata={"help": "Which configuration of --dataset or --input, if they hold several."}
+    )
     columns: list[str] | None = field(
         default=None,
         metadata={

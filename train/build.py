@@ -172,6 +172,7 @@ def prepare(arguments: Arguments, splits: list[str]) -> Run:
         data.streaming,
         system_name(system),
         context=columns,
+        config_name=data.dataset_config_name,
         tag_scheme=data.tag_scheme,
         reads_images=reads_images(system),
         ignore_images=data.ignore_images,

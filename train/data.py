@@ -13,16 +13,15 @@ from datasets import (
     IterableDataset,
     IterableDatasetDict,
     load_dataset,
-    load_dataset_builder,
 )
 from datasets.exceptions import DatasetNotFoundError, DatasetsError
 from transformers.utils import logging
 
 from ..baselines import check_names
-from ..dataset_scripts.command_line import describe
 from ..dataset_scripts.gate import PostsDict, has_images, prepare_posts
 from ..dataset_scripts.label_files import check_files
 from ..dataset_scripts.row_checks import NOT_TAGGED
+from ..dataset_scripts.split_files import open_builder
 
 logger = logging.get_logger(__name__)
 
@@ -34,6 +33,7 @@ def load_posts(
     streaming: bool = False,
     reader: str = "smcl",
     context: Sequence[str] = (),
+    config_name: str | None = None,
     **options: Any,
 ) -> PostsDict:
     """Load a data set and bring it into the schema.
@@ -45,6 +45,7 @@ def load_posts(
         streaming (`bool`, *optional*, defaults to `False`): Whether to read posts as they are needed.
         reader (`str`, *optional*, defaults to `"smcl"`): Name of the system that reads them.
         context (`Sequence[str]`, *optional*): Columns of context that it reads.
+        config_name (`str`, *optional*): Which configuration of a data set that holds several.
         **options: Those of [`~gate.prepare_posts`].
 
     Returns:
@@ -55,8 +56,8 @@ def load_posts(
     """
     with _Explained(name):
         read = {key: options[key] for key in ("reads_images", "ignore_images") if key in options}
-        features = check_files(load_dataset_builder(name), splits, columns, **read)
-    posts = {split: load_split(name, split, streaming, features) for split in splits}
+        features = check_files(open_builder(name, config_name), splits, columns, **read)
+    posts = {split: load_split(name, split, streaming, features, config_name) for split in splits}
     for part in posts.values():
         # Before any row is looked at; of a stream, its columns may not be known.
         check_names(context, part.column_names or context, reader, name)
@@ -92,13 +93,17 @@ def _refuse_empty(streams: IterableDatasetDict, name: str) -> None:
 
 
 def load_split(
-    name: str, split: str, streaming: bool = False, features: Features | None = None
+    name: str,
+    split: str,
+    streaming: bool = False,
+    features: Features | None = None,
+    config_name: str | None = None,
 ) -> Dataset | IterableDataset:
     """Load one split as it is, or by `features`; a `ValueError` says what is wrong if it can't be."""
     options = {} if features is None else {"features": features}
     try:
         with _Explained(name):
-            return load_dataset(name, split=split, streaming=streaming, **options)
+            return load_dataset(name, config_name, split=split, streaming=streaming, **options)
     except UnreadableError:
         raise
     except ValueError as error:
@@ -136,12 +141,7 @@ class _Explained:
                     "`python -m smcl.dataset_scripts.mner_mi` or another converter."
                 )
             raise UnreadableError(f"`--dataset {self.name}` is {found}") from error
-        # `datasets` has no kinds of errors of its own for these.
-        if isinstance(error, ValueError) and "Config name is missing" in str(error):
-            raise UnreadableError(
-                f"The data set {self.name} holds several configurations, of which one can be read at a time: "
-                f"{describe(error)}. Give the folder of its files; of a data set on the Hub, download these first."
-            ) from error
+        # `datasets` has no kind of errors of its own for this.
         if isinstance(error, ValueError) and "`load_from_disk`" in str(error):
             raise UnreadableError(
                 f"`--dataset {self.name}` is one split, written by `save_to_disk`. Write each split as Parquet: "

@@ -48,6 +48,19 @@ def test_a_missing_id_is_not_that_of_another_post(pipe, tmp_path, caplog, form):
         assert found == ["1", "row 1", "03", "row 3", "4", "3"]
 
 
+def test_one_of_several_configurations_is_predicted_by_name(pipe, tmp_path):
+    card = "---\nconfigs:\n" + "".join(f"- config_name: {x}\n  data_files: {x}/*.parquet\n" for x in "ab") + "---\n"
+    for name in "ab":
+        Dataset.from_dict({"id": [name], "text": ["joey"]}).to_parquet(tmp_path / name / "test.parquet")
+    (tmp_path / "README.md").write_text(card, encoding="utf-8")
+    with pytest.raises(ValueError, match=r"Expected as `--dataset_config_name` .* one of .*\['a', 'b'\]"):
+        run(pipe, tmp_path, tmp_path / "out.jsonl")
+    run(pipe, tmp_path, tmp_path / "out.jsonl", config_name="b")
+    assert [record["id"] for record in read_lines(tmp_path / "out.jsonl")] == ["b"]
+    with pytest.raises(ValueError, match="`config_name` is for data sets"):
+        run(pipe, tmp_path / "b" / "test.parquet", tmp_path / "more.jsonl", config_name="b")
+
+
 RENAMED = "id=number tokens=words images=photo ner_tags=gold"
 
 

@@ -310,15 +310,23 @@ def test_a_folder_of_images_with_metadata_is_read(tmp_path, column):
     assert [image["path"] for image in post["images"]] == [str(tmp_path / "train" / "1.png")]
 
 
-def test_several_data_sets_in_a_folder_and_a_saved_split_are_told_apart(tmp_path):
-    posts = Dataset.from_dict({"tokens": [["a"]], "ner_tags": [["B-X"]]})
+@pytest.mark.parametrize("streaming", [False, True])
+def test_one_of_several_configurations_is_read_by_name(tmp_path, caplog, streaming):
     card = "---\nconfigs:\n" + "".join(f"- config_name: {x}\n  data_files: {x}/*.parquet\n" for x in "ab") + "---\n"
     for name in "ab":
-        posts.to_parquet(tmp_path / name / "train.parquet")
+        Dataset.from_dict({"tokens": [[name]], "ner_tags": [["B-X"]]}).to_parquet(tmp_path / name / "train.parquet")
     (tmp_path / "README.md").write_text(card, encoding="utf-8")
-    with pytest.raises(ValueError, match=r"several configurations.*\['a', 'b'\].*Give the folder of its files"):
-        load_posts(str(tmp_path), ["train"])
-    assert len(load_posts(str(tmp_path / "a"), ["train"])["train"]) == 1
+    for missing in (None, "c"):
+        with pytest.raises(ValueError, match=r"Expected as `--dataset_config_name` .* one of .*\['a', 'b'\]"):
+            load_posts(str(tmp_path), ["train"], config_name=missing)
+    labels = ["O", "B-X", "I-X"]
+    posts = load_posts(str(tmp_path), ["train"], config_name="b", streaming=streaming, labels=labels)["train"]
+    assert [post["tokens"] for post in posts] == [["b"]]
+    assert "is not read" not in caplog.text
+
+
+def test_a_saved_split_is_told(tmp_path):
+    posts = Dataset.from_dict({"tokens": [["a"]], "ner_tags": [["B-X"]]})
     posts.save_to_disk(tmp_path / "saved")
     with pytest.raises(ValueError, match=r"is one split, written by `save_to_disk`. Write each split as Parquet"):
         load_posts(str(tmp_path / "saved"), ["train"])
