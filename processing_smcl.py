@@ -199,6 +199,8 @@ class SMCLProcessor(ProcessorMixin):
             raise ValueError("Expected exactly one of `words` and `text`.")
         word_offsets = None
         if text is not None:
+            if lists := [row for row, post in enumerate(text) if isinstance(post, list | tuple)]:
+                raise ValueError(f"`text` takes untouched posts, and post {lists[0]} is a list: pass words as `words`.")
             check_words([[post] for post in text])
             splits = [self.split_words(post) for post in text]
             words, word_offsets = [split[0] for split in splits], [split[1] for split in splits]

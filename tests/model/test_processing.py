@@ -165,6 +165,11 @@ def _objects(rows) -> np.ndarray:
     return array
 
 
+def test_words_given_as_text_are_refused_by_name(processor):
+    with pytest.raises(ValueError, match="post 1 is a list: pass words as `words`"):
+        processor(text=["joey rests", ["niko", "rests"]])
+
+
 @pytest.mark.parametrize("kind", SEQUENCES)
 def test_any_sequence_that_is_no_text_is_a_list(processor, photo, tmp_path, kind):
     photo.save(tmp_path / "a.png")
