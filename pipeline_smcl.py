@@ -4,6 +4,7 @@ import copy
 import hashlib
 import itertools
 import math
+import os
 import re
 import threading
 from collections import OrderedDict
@@ -22,7 +23,7 @@ from transformers.utils import logging
 
 from .crf_smcl import OFFLOADED, LinearChainCRF, find_entities
 from .images_smcl import load_image, take_images
-from .processing_smcl import SMCLProcessor
+from .processing_smcl import SMCLProcessor, as_list
 
 logger = logging.get_logger(__name__)
 
@@ -293,6 +294,7 @@ class MultiImageNERPipeline(ChunkPipeline):
         Raises:
             ValueError: if a post or an argument can't be used; names it.
         """
+        posts = _row_to_dict(posts)
         if isinstance(posts, Mapping | str):
             return super().__call__(posts, **kwargs)
         if not isinstance(posts, Iterable) and hasattr(posts, "__getitem__") and hasattr(posts, "__len__"):
@@ -581,6 +583,7 @@ def _to_post(post: Any, reads_images: bool = True, columns: tuple[str, ...] = ()
     """Bring a post, in any form that a call takes, into the form `{"text": ..., "images": ...}` with its context."""
     if isinstance(post, str):
         return {"text": post, "images": None}
+    post = _row_to_dict(post)
     post = dict(post) if isinstance(post, Mapping) else post
     context = {name: post[name] for name in columns if name in post} if isinstance(post, dict) else {}
     if isinstance(post, dict) and post.get("tokens") is not None:
@@ -595,12 +598,33 @@ def _to_post(post: Any, reads_images: bool = True, columns: tuple[str, ...] = ()
             f"Expected a post with the keys {', '.join(map(repr, ('text', *columns)))} and, if it has images, 'images' "
             f"(or 'image' for one), a string, or a record with 'tokens', got {found}."
         )
-    image, images = post.get("image"), post.get("images")
+    image, images = _plain_images(post.get("image")), _plain_images(post.get("images"))
     if image is not None and (images is not None or isinstance(image, list | tuple)):
         raise ValueError("Expected one image as 'image', or a list of them as 'images', got a list or both.")
     images = images if image is None else [image]
     is_list = images is None or isinstance(images, list | tuple)
     return {"text": post["text"], "images": images if is_list else [images], **context}
+
+
+def _row_to_dict(post: Any) -> Any:
+    """Return a row of pandas as the mapping that it is not by itself; anything else as it is, a column of texts too."""
+    is_row = hasattr(post, "to_dict") and getattr(post, "ndim", 0) == 1 and ("text" in post or "tokens" in post)
+    return post.to_dict() if is_row else post
+
+
+def _plain_images(images: Any) -> Any:
+    """Return an array of images, as tables of pandas hold them, as a list, and pandas' missing value as `None`."""
+    if isinstance(images, float) and math.isnan(images):
+        return None
+    return as_list(images) if getattr(images, "ndim", 0) == 1 else images
+
+
+def _holds_images(value: Any) -> bool:
+    """Tell whether what stands under a name of images may be some, and not their number, say."""
+    value = _plain_images(value)
+    if isinstance(value, IMAGE_TYPES):
+        return bool(value)
+    return isinstance(value, Image.Image | os.PathLike) or getattr(value, "ndim", 0) > 1
 
 
 def _to_text(record: dict[str, Any], reads_images: bool) -> dict[str, Any]:
@@ -609,9 +633,9 @@ def _to_text(record: dict[str, Any], reads_images: bool) -> dict[str, Any]:
     words = words.tolist() if hasattr(words, "tolist") else words
     if not isinstance(words, list | tuple):
         raise ValueError(f"`tokens` must be a list of words, got {ascii(words)[:80]}. Call a sentence `text`.")
-    images = {name: record[name] for name in ("image", "images") if record.get(name) is not None}
-    others = [key for key, value in record.items() if IMAGE_NAME.fullmatch(str(key)) and isinstance(value, IMAGE_TYPES)]
-    if reads_images and not images and any(record[key] for key in others):
+    images = {name: record[name] for name in ("image", "images") if _plain_images(record.get(name)) is not None}
+    others = [key for key, value in record.items() if IMAGE_NAME.fullmatch(str(key)) and _holds_images(value)]
+    if reads_images and not images and others:
         raise ValueError(f"Expected images as 'images', or one as 'image', got {others} beside 'tokens': rename it.")
     text = text.tolist() if hasattr(text, "tolist") else text
     return {"text": text if not words and text else words} | images

@@ -251,6 +251,7 @@ class SMCLProcessor(ProcessorMixin):
         """
         if isinstance(text, str):
             return text, *self.split_words(text)
+        text = as_list(text)
         if not isinstance(text, list | tuple):
             raise ValueError(f"`text` must be a string or a list of words, got {ascii(text)[:80]}.")
         check_words([text])

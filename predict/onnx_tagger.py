@@ -5,6 +5,7 @@ lies there needs transformers, but no torch either.
 """
 
 import json
+import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -111,8 +112,14 @@ class OnnxTagger:
                 "Tagging posts takes a processor: `OnnxTagger(folder, processor=AutoProcessor.from_pretrained(folder, "
                 "trust_remote_code=True))`. Without one, give tensors to `logits`."
             )
-        if not isinstance(posts, Iterable):
-            raise ValueError(f"Expected a post, or an iterable of posts, got {type(posts).__name__}.")
+        posts = _row_to_dict(posts)
+        if not isinstance(posts, Iterable) and hasattr(posts, "__getitem__") and hasattr(posts, "__len__"):
+            # A data set of PyTorch; so is `KeyDataset` of transformers.
+            posts = map(posts.__getitem__, range(len(posts)))
+        is_table = hasattr(posts, "to_dict") and hasattr(posts, "columns")
+        if is_table or isinstance(posts, bytes | bytearray) or not isinstance(posts, Iterable):
+            fix = " Give its rows, by `.to_dict('records')`." if is_table else ""
+            raise ValueError(f"Expected a post, or an iterable of posts, got {type(posts).__name__}.{fix}")
         return self._tag(posts) if isinstance(posts, Mapping | str) else [self._tag(post) for post in posts]
 
     def _tag(self, post: dict[str, Any] | str) -> list[dict[str, Any]]:
@@ -362,14 +369,16 @@ def _to_post(post: Any) -> dict[str, Any]:
     """Bring a post into the form `{"text": ..., "images": [...]}`, or refuse it, as the pipeline does."""
     if isinstance(post, str):
         return {"text": post}
-    post = {name: value for name, value in post.items() if value is not None} if isinstance(post, Mapping) else post
+    post = _row_to_dict(post)
+    post = {name: _plain_images(value) for name, value in post.items()} if isinstance(post, Mapping) else post
+    post = {name: value for name, value in post.items() if value is not None} if isinstance(post, dict) else post
     if isinstance(post, dict) and "tokens" in post:
         images = {name: post[name] for name in ("images", "image") if name in post}
         words, text = (x.tolist() if hasattr(x, "tolist") else x for x in (post["tokens"], post.get("text")))
         if not isinstance(words, list | tuple):
             raise ValueError(f"`tokens` must be a list of words, got {ascii(words)[:80]}. Call a sentence `text`.")
-        others = [key for key in post if IMAGE_NAME.fullmatch(str(key)) and isinstance(post[key], IMAGE_TYPES)]
-        if not images and any(post[key] for key in others):
+        others = [key for key, value in post.items() if IMAGE_NAME.fullmatch(str(key)) and _holds_images(value)]
+        if not images and others:
             raise ValueError(
                 f"Expected images as 'images', or one as 'image', got {others} beside 'tokens': rename it."
             )
@@ -380,6 +389,27 @@ def _to_post(post: Any) -> dict[str, Any]:
     if "image" in post and ("images" in post or isinstance(post["image"], list | tuple)):
         raise ValueError("Expected one image as 'image', or a list of them as 'images', got a list or both.")
     return {"text": post["text"], "images": [post["image"]] if "image" in post else post.get("images")}
+
+
+def _row_to_dict(post: Any) -> Any:
+    """Return a row of pandas as the mapping that it is not by itself; anything else as it is, a column of texts too."""
+    is_row = hasattr(post, "to_dict") and getattr(post, "ndim", 0) == 1 and ("text" in post or "tokens" in post)
+    return post.to_dict() if is_row else post
+
+
+def _plain_images(images: Any) -> Any:
+    """Return an array of images, as tables of pandas hold them, as a list, and pandas' missing value as `None`."""
+    if isinstance(images, float) and images != images:
+        return None
+    return images.tolist() if hasattr(images, "tolist") and getattr(images, "ndim", 0) == 1 else images
+
+
+def _holds_images(value: Any) -> bool:
+    """Tell whether what stands under a name of images may be some, and not their number, say."""
+    if isinstance(value, IMAGE_TYPES):
+        return bool(value)
+    # A PIL image, a path, pixels.
+    return hasattr(value, "getbands") or isinstance(value, os.PathLike) or getattr(value, "ndim", 0) > 1
 
 
 def _to_array(name: str, values: Any, kind: type, shape: tuple[int | None, ...]) -> np.ndarray:

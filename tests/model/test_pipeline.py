@@ -1,9 +1,13 @@
 import itertools
 import json
 from collections import UserDict
+from pathlib import Path
 from types import MappingProxyType
 
 import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from datasets import Dataset, load_dataset
@@ -453,3 +457,31 @@ def test_tables_and_bytes_are_no_posts(pipe):
         pipe(Dataset.from_dict({"text": ["joey"]}).to_pandas())
     with pytest.raises(ValueError, match="got bytes"):
         pipe(b"joey")
+
+
+def test_rows_of_pandas_are_posts(pipe, photos, tmp_path):
+    photos[0].save(tmp_path / "0.png")
+    content = (tmp_path / "0.png").read_bytes()
+    words = ["joey", "and", "niko", "rest"]
+    expected = [pipe({"text": words, "images": [content]}), pipe("the")]
+    images = [[{"bytes": content, "path": None}], None]
+    pq.write_table(pa.table({"tokens": [words, ["the"]], "images": images}), tmp_path / "posts.parquet")
+    # Lists come back as arrays.
+    table = pd.read_parquet(tmp_path / "posts.parquet")
+    assert isinstance(table["images"][0], np.ndarray)
+    assert pipe(table.to_dict("records")) == expected
+    assert [*pipe(row for _, row in table.iterrows())] == expected == [pipe(table.iloc[row]) for row in (0, 1)]
+    named = table.rename(columns={"tokens": "text"}).assign(images=[table["images"][0], float("nan")])
+    assert pipe(named.to_dict("records")) == expected
+    assert [*pipe(pd.Series(["the", "the"]))] == [pipe("the")] * 2
+
+
+@pytest.mark.parametrize("kind", ["PIL", "path", "array of files", "pixels"])
+def test_images_of_any_kind_beside_tokens_are_not_passed_over_for_their_name(kind, pipe, photos):
+    files = np.array([{"bytes": b"", "path": None}], dtype=object)
+    value = {"PIL": photos[0], "path": Path("a.png"), "array of files": files, "pixels": np.zeros((4, 4, 3))}[kind]
+    with pytest.raises(ValueError, match=r"got \['photo'\] beside 'tokens': rename it"):
+        pipe({"tokens": ["joey"], "photo": value})
+    # A number of images is none, and images that are read count.
+    assert pipe({"tokens": ["joey"], "num_images": 3}) == pipe({"text": ["joey"]})
+    pipe({"tokens": ["joey"], "photo": value, "image": photos[0]})

@@ -7,12 +7,15 @@ from types import SimpleNamespace
 
 import numpy as np
 import onnx
+import pandas as pd
 import pytest
 import torch
+from datasets import Dataset
 from factories import LABELS, PIXELS, TEXT_SIZE, VISION_SIZE, make_inputs, make_model
 from safetensors import safe_open
 from transformers import CLIPVisionConfig, RobertaConfig
 from transformers.exporters import OnnxConfig, OnnxExporter
+from transformers.pipelines.pt_utils import KeyDataset
 
 import smcl
 from smcl import MultiImageNERPipeline, pipeline_smcl
@@ -217,6 +220,27 @@ def test_records_of_a_data_set_and_a_single_image_are_posts_as_in_the_pipeline(f
     for posts in (None, 5):
         with pytest.raises(ValueError, match="Expected a post, or an iterable of posts, got"):
             tagger(posts)
+
+
+def test_rows_of_pandas_and_data_sets_are_read_as_by_the_pipeline(folder, processor, photo):
+    tagger = OnnxTagger(folder, processor=processor)
+    expected = tagger({"text": ["joey", "rests"], "images": [photo]})
+    images = np.empty(1, dtype=object)
+    images[0] = photo
+    table = pd.DataFrame({"tokens": [np.array(["joey", "rests"])], "images": [images]})
+    assert tagger(table.to_dict("records")) == [expected] == [tagger(table.iloc[0])]
+    assert tagger({"text": np.array(["joey", "rests"]), "images": images}) == expected
+    assert tagger([{"text": "joey", "images": float("nan")}]) == [tagger("joey")]
+    rows = Dataset.from_dict({"text": ["joey"]})
+    assert tagger(KeyDataset(rows, "text")) == [tagger("joey")]
+    # Its columns' names are no posts.
+    with pytest.raises(ValueError, match=r"got DataFrame. Give its rows, by `.to_dict.'records'.`"):
+        tagger(table)
+    with pytest.raises(ValueError, match="got bytes"):
+        tagger(b"joey")
+    for value in (photo, Path("a.png"), images, np.zeros((4, 4, 3))):
+        with pytest.raises(ValueError, match=r"got \['photo'\] beside 'tokens': rename it"):
+            tagger({"tokens": ["joey"], "photo": value})
 
 
 def test_tagging_posts_without_a_processor_says_how_to_get_one(tagger):
