@@ -30,6 +30,7 @@ from smcl.baselines import reads_images
 from smcl.dataset_scripts.command_line import MENDABLE, describe
 from smcl.dataset_scripts.files import check_writable, is_same_folder
 from smcl.predict.inputs import Columns, open_input
+from smcl.predict.loading import load_processor
 from smcl.predict.part_files import check_output
 from smcl.predict.predict_file import predict_file
 from smcl.publish.run_record import RunRecord
@@ -181,7 +182,7 @@ def predict_input(arguments: Arguments) -> dict[str, int]:
     check_output(data.output, training.world_size)
     images = reads_images(find_system(model)) and not data.ignore_images
     open_input(data.input, data.split, Columns.parse(data.columns, images), data.dataset_config_name)
-    processor = AutoProcessor.from_pretrained(model.model)
+    processor = load_processor(AutoProcessor, model.model)
     return predict_file(
         MultiImageNERPipeline(load_saved_model(model, switches.given()), processor, device=training.device),
         data.input,

@@ -13,6 +13,7 @@ from ..dataset_scripts.fingerprints import is_hub_name
 from ..modeling_smcl import SMCLForTokenClassification
 from ..pipeline_smcl import MultiImageNERPipeline
 from ..processing_smcl import SMCLProcessor
+from .loading import load_processor, load_weights
 
 
 def load_pipeline(
@@ -31,7 +32,7 @@ def load_pipeline(
 
     Raises:
         OSError: if there is no model of that name.
-        ValueError: if it is not an SMCL, or there is no such device.
+        ValueError: if it is not an SMCL, is damaged or lacks weights, or there is no such device.
 
     Example:
     ```python
@@ -46,13 +47,14 @@ def load_pipeline(
     if not os.path.exists(name) and not is_hub_name(str(name)):
         raise FileNotFoundError(errno.ENOENT, "there is no such folder, and it is no name on the Hub", str(name))
     config, _ = PreTrainedConfig.get_config_dict(name)
-    if config.get("model_type") != SMCLConfig.model_type:
+    model_type = config.get("model_type") if isinstance(config, dict) else None
+    if model_type != SMCLConfig.model_type:
         raise ValueError(
-            f"Expected {name} to be a saved SMCL, got a model of type {config.get('model_type')!r}. Build the pipeline "
+            f"Expected {name} to be a saved SMCL, got a model of type {model_type!r}. Build the pipeline "
             "of another system by `MultiImageNERPipeline(model, processor)`."
         )
-    model = SMCLForTokenClassification.from_pretrained(name, dtype=dtype or "auto")
-    return MultiImageNERPipeline(model, SMCLProcessor.from_pretrained(name), dtype=dtype, **kwargs)
+    model = load_weights(SMCLForTokenClassification, name, dtype=dtype or "auto")
+    return MultiImageNERPipeline(model, load_processor(SMCLProcessor, name), dtype=dtype, **kwargs)
 
 
 __all__ = ["load_pipeline"]

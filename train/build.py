@@ -30,6 +30,7 @@ from ..baselines import (
 from ..dataset_scripts.columns import parse_columns
 from ..dataset_scripts.gate import PostsDict
 from ..modeling_smcl import SMCLTaggingModel
+from ..predict.loading import load_processor, load_weights, naming_configuration
 from ..processing_smcl import SMCLProcessor
 from .arguments import Arguments, DataArguments, ModelArguments, SMCLTrainingArguments, require_trackers
 from .collator import SMCLDataCollator
@@ -231,7 +232,8 @@ def saved_config(arguments: ModelArguments) -> PretrainedConfig | None:
     if arguments.model is None:
         return None
     try:
-        return AutoConfig.from_pretrained(arguments.model)
+        with naming_configuration(arguments.model):
+            return AutoConfig.from_pretrained(arguments.model)
     except OSError as error:
         raise ValueError(
             f"`--model {arguments.model}` is neither a folder with a saved model nor a model that can be reached on "
@@ -311,7 +313,7 @@ def _load_model(
     model = load_saved_model(arguments, switches)
     if (model_labels := label_list(model.config)) != labels:
         raise ValueError(f"The model {arguments.model} has the labels {model_labels}, but the data set has {labels}.")
-    return model, AutoProcessor.from_pretrained(arguments.model)
+    return model, load_processor(AutoProcessor, arguments.model)
 
 
 def _build_model(
@@ -357,22 +359,8 @@ def _build_model(
 
 def load_saved_model(arguments: ModelArguments, switches: dict) -> SMCLTaggingModel:
     """Load `--model`; a `ValueError` says so if it is of another system or its weights do not fit the switches."""
-    name = arguments.model
     check_switches(find_system(arguments), switches)
-    try:
-        model, info = AutoModelForTokenClassification.from_pretrained(name, output_loading_info=True, **switches)
-    except RuntimeError as error:
-        raise ValueError(
-            f"The weights of {name} do not fit the switches {switches}: {error}. Switches that change parts need a new "
-            "model."
-        ) from error
-    misfits = sorted({*info["missing_keys"], *info["unexpected_keys"]})
-    if misfits:
-        raise ValueError(
-            f"The weights of {name} do not fit the switches {switches}: {', '.join(misfits[:5])} and "
-            f"{max(0, len(misfits) - 5)} more are missing or left over. Switches that change parts need a new model."
-        )
-    return model
+    return load_weights(AutoModelForTokenClassification, arguments.model, switches)
 
 
 __all__ = ["Run", "find_system", "load_model", "load_saved_model", "prepare"]

@@ -184,7 +184,7 @@ def test_a_model_that_lacks_a_tensor_is_refused_by_the_command_line(folder):
     from smcl.train.build import load_model
 
     change_weights(folder, lambda weights: weights.pop("crf.transitions"))
-    with pytest.raises(ValueError, match="do not fit the switches.*crf.transitions"):
+    with pytest.raises(ValueError, match="do not fit its configuration.*crf.transitions"):
         load_model(ModelArguments(model=str(folder)), {}, LABELS)
 
 
