@@ -400,6 +400,15 @@ class MultiImageNERPipeline(ChunkPipeline):
         if not hasattr(self.processor, "image_processor") and self.processor.context_columns:
             return dict(enumerate(images))
         images = self.processor.limit_images([images], on_extra_images)[0]
+        # A processor of another model may let more pass: here the post is known, in `forward` no more.
+        most = self.model.config.max_images
+        if len(images) > most and on_extra_images == "error":
+            raise ValueError(
+                f"Post 0 of the batch has {len(images)} images, but the model's `max_images` is {most}, and the "
+                f"processor's {self.processor.max_images}: drop some, or pass `on_extra_images='first'` to keep the "
+                "first ones."
+            )
+        images = images[:most]
         good, about.skipped_images = take_images(images, on_bad_image == "skip", **allowed)
         if about.skipped_images:
             logger.warning(f"{len(about.skipped_images)} images were left out. {' '.join(about.skipped_images)}")

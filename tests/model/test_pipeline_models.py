@@ -7,7 +7,7 @@ import torch
 from factories import make_model, make_pipeline, noise
 from transformers import pipeline
 
-from smcl import MultiImageNERPipeline, SMCLForTokenClassification, pipeline_smcl
+from smcl import MultiImageNERPipeline, SMCLForTokenClassification, SMCLProcessor, pipeline_smcl
 from smcl.pipeline_smcl import ImageVectors
 from smcl.predict import load_pipeline
 
@@ -36,6 +36,18 @@ def test_task_name_takes_a_loaded_model_without_remote_code(processor, posts, tm
     pipe = pipeline("multi-image-ner", model=model, processor=processor)
     assert type(pipe) is MultiImageNERPipeline
     assert pipe(posts) == MultiImageNERPipeline(make_model(), processor)(posts)
+
+
+def test_a_processor_of_more_images_than_the_model_takes_fails_one_post_alone(processor, photos):
+    more = SMCLProcessor(processor.image_processor, processor.tokenizer, max_images=9)
+    pipe, post = make_pipeline(more), {"text": "joey", "images": [*photos, *photos]}
+    message = "The post 'joey' has 8 images, but the model's `max_images` is 4, and the processor's 9"
+    with pytest.raises(ValueError, match=message):
+        pipe(post)
+    failed, other = pipe([post, "niko"], batch_size=2, on_error="return")
+    assert message in failed["error"] and other == pipe("niko")
+    assert pipe(post, on_extra_images="first") == pipe(post | {"images": photos})
+    assert len(pipe.explain(post, on_extra_images="first").images) == 4
 
 
 # What is computed, and in which numbers
