@@ -317,8 +317,14 @@ class OnnxTagger:
             `"score"`.
 
         Raises:
-            ValueError: if `logits` are not finite or the arguments do not fit together.
+            ValueError: if `logits` are not finite, the arguments do not fit together, or labels are no BIO2.
         """
+        # As in `SMCLConfig.labels_of_no_entity`.
+        if others := [label for label in self.labels if label != "O" and label[:2] not in ("B-", "I-")]:
+            raise ValueError(
+                f"The model has the labels {others[:5]}, of which no entity can be made. Expected BIO2, such as "
+                "'B-PER' and 'I-PER': export it with the labels that it was trained with; `decode` gives its tags."
+            )
         logits, word_mask = self._to_scores(logits, word_mask)
         posts = []
         for tags, starts, emissions in zip(self.decode(logits, word_mask), word_mask, logits, strict=True):

@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -241,6 +242,18 @@ def test_rows_of_pandas_and_data_sets_are_read_as_by_the_pipeline(folder, proces
     for value in (photo, Path("a.png"), images, np.zeros((4, 4, 3))):
         with pytest.raises(ValueError, match=r"got \['photo'\] beside 'tokens': rename it"):
             tagger({"tokens": ["joey"], "photo": value})
+
+
+def test_labels_of_which_no_entity_can_be_made_are_refused_as_by_the_pipeline(folder, processor, tmp_path):
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["id2label"] = {number: f"LABEL_{number}" for number in config["id2label"]}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    tagger = OnnxTagger(tmp_path, processor=processor)
+    with pytest.raises(ValueError, match=r"labels \['LABEL_0', .*, of which no entity can be made"):
+        tagger("joey")
+    inputs = processor(words=[["joey"]], return_tensors="np")
+    assert tagger.decode(tagger.logits(**inputs), inputs["word_mask"]).max() >= 0
 
 
 def test_tagging_posts_without_a_processor_says_how_to_get_one(tagger):
