@@ -13,7 +13,6 @@ from html import escape
 from datasets import Dataset
 from PIL import Image
 
-from smcl.dataset_scripts.columns import parse_columns
 from smcl.dataset_scripts.command_line import positive, run_main
 from smcl.dataset_scripts.schema import ENTITY_TYPES
 from smcl.images_smcl import load_image
@@ -124,7 +123,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         reading = {"config_name": "dataset_config_name", "tag_scheme": "tag_scheme"}
         given = {name: plan.arguments.get(argument) for name, argument in reading.items()}
-        posts = load_posts(plan.dataset, ["test"], parse_columns(plan.arguments.get("columns")), **given)["test"]
+        posts = load_posts(plan.dataset, ["test"], plan.columns, **given)["test"]
     except ValueError as error:
         parser.error(str(error))
     if all(measured):

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from smcl.dataset_scripts.columns import parse_columns
 from smcl.dataset_scripts.command_line import CommandParser, positive
 from smcl.dataset_scripts.fingerprints import file_digest
 from smcl.dataset_scripts.schema import parse_json
@@ -53,7 +54,7 @@ class Plan:
         experiment (`str`): Its name, that of the module.
         dataset (`str`): Folder or Hub name of the data.
         data_name (`str`): What to call the data in results.
-        arguments (`dict[str, str]`): Arguments of `run_ner_multiimage.py` that all cells share.
+        arguments (`dict`): Arguments of `run_ner_multiimage.py` that all cells share; of several values, a list.
         of_systems (`dict[str, dict[str, str]]`): Those of single systems, above these, by the system's name.
         seeds (`tuple[int, ...]`): One run for each.
         results (`Path`): Where results go.
@@ -69,7 +70,7 @@ class Plan:
     experiment: str
     dataset: str
     data_name: str
-    arguments: dict[str, str]
+    arguments: dict[str, str | list[str]]
     seeds: tuple[int, ...]
     results: Path
     threads: int = 1
@@ -85,6 +86,12 @@ class Plan:
     def folder(self) -> Path:
         """Where this experiment's cells and tables on this data go."""
         return self.results / self.experiment / self.data_name
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """The names of columns in the data, as runs read `--columns`: a text is one pair, whatever it holds."""
+        given = self.arguments.get("columns", [])
+        return parse_columns([given] if isinstance(given, str) else given)
 
     @property
     def uses_gpu(self) -> bool:
@@ -112,22 +119,26 @@ def plan_parser(description: str) -> CommandParser:
     return parser
 
 
-def read_overrides(rest: Sequence[str]) -> dict[str, str]:
-    """Read `--name value` pairs and `--flag`s, as strings.
+def read_overrides(rest: Sequence[str]) -> dict[str, str | list[str]]:
+    """Read arguments of the run script as it would: `--name value` and `--flag`s as strings, several values as a list.
 
     Raises:
         ValueError: if a value has no name.
     """
-    overrides, name = {}, None
+    found: dict[str, list[str]] = {}
+    values = None
     for part in rest:
         if part.startswith("--"):
             name, equals, value = part[2:].partition("=")
-            overrides[name] = value if equals else "true"
-        elif name is None or overrides[name] != "true":
+            name = name.replace("-", "_")
+            # Given twice, the last one counts, but of columns all.
+            earlier = found.get(name, []) if name == "columns" else []
+            values = found[name] = [*earlier, *([value] if equals else [])]
+        elif values is None:
             raise ValueError(f"Got {part!r} where an argument `--name` was expected: write `--name value`.")
         else:
-            overrides[name] = part
-    return overrides
+            values.append(part)
+    return {name: values[0] if len(values) == 1 else values or "true" for name, values in found.items()}
 
 
 def read_mentions(path: Path) -> dict[str, list[tuple[int, int]]]:

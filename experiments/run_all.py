@@ -10,7 +10,6 @@ from datasets import Dataset
 
 from smcl.baselines import SYSTEMS, context_columns, how_to_make, needed_encoders
 from smcl.dataset_scripts.annotators import describe_model
-from smcl.dataset_scripts.columns import parse_columns
 from smcl.dataset_scripts.label_files import check_files
 from smcl.dataset_scripts.report import content_digest
 from smcl.dataset_scripts.split_files import open_builder
@@ -102,7 +101,7 @@ def _read_columns(plan: Plan) -> set[str]:
     Raises:
         ValueError: if the data set is missing, and how to make it; if runs would refuse it, or the file of mentions.
     """
-    columns = parse_columns(plan.arguments.get("columns"))
+    columns = plan.columns
     try:
         scheme, config_name = plan.arguments.get("tag_scheme"), plan.arguments.get("dataset_config_name")
         posts = load_posts(

@@ -90,7 +90,7 @@ class Measured:
         return image_dependent.read_predictions(path) if path.is_file() else []
 
 
-def arguments_of(plan: Plan, cell: Cell) -> dict[str, str]:
+def arguments_of(plan: Plan, cell: Cell) -> dict[str, str | list[str]]:
     """Return the arguments of the run script for a cell: those of the plan and its system, and above them its own."""
     return plan.arguments | {"system": cell.system} | plan.of_systems.get(cell.system, {}) | cell.arguments
 
@@ -318,7 +318,7 @@ def _run(plan: Plan, cell: Cell, seed: int) -> Measured | None:
     return measured
 
 
-def _call(arguments: dict[str, str], folder: Path, threads: int) -> bool:
+def _call(arguments: dict[str, str | list[str]], folder: Path, threads: int) -> bool:
     """Call the run script and tell whether it succeeded; what it prints goes to `log.txt`."""
     environment = os.environ | {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
     command = [sys.executable, str(RUN_SCRIPT), *to_argv(arguments)]

@@ -97,7 +97,8 @@ def notes(plan: Plan, measured: Sequence[Measured]) -> list[str]:
 
 def tell_plan(plan: Plan) -> str:
     """Say of what data, encoders and arguments a table is."""
-    arguments = ", ".join(f"{name} {value}" for name, value in plan.arguments.items() if "_model" not in name)
+    given = {name: value if isinstance(value, str) else " ".join(value) for name, value in plan.arguments.items()}
+    arguments = ", ".join(f"{name} {value}" for name, value in given.items() if "_model" not in name)
     encoders = ["/".join(Path(plan.arguments[name]).parts[-2:]) for name in ("text_model", "vision_model")]
     return (
         f"Data: {plan.data_name}. Text encoder: {encoders[0]}, image encoder: {encoders[1]}. Preset {plan.preset}: "

@@ -84,6 +84,18 @@ def test_a_folder_without_weights_is_no_encoder(argv, encoder_folders, tmp_path)
     assert f"The folder {empty} holds no weights. Give another by --vision_model." in said
 
 
+def test_a_data_set_under_other_names_of_columns_is_measured(argv, icons, called, tmp_path, capsys):
+    names = {"id": "key", "tokens": "my words", "ner_tags": "tags", "images": "photos"}
+    for split, posts in load_dataset(icons).items():
+        posts.rename_columns(names).to_parquet(tmp_path / "own" / f"{split}.parquet")
+    called.allowed.add("bert-crf")
+    columns = [f"{ours}={theirs}" for ours, theirs in names.items()]
+    argv = ["--dataset", str(tmp_path / "own"), *argv[2:], "--columns", *columns[:2], "--columns", *columns[2:]]
+    table2.main([*argv, "--systems", "bert-crf"])
+    assert "columns id=key tokens=my words ner_tags=tags images=photos." in capsys.readouterr().out
+    assert called.calls[0]["columns"] == columns
+
+
 @every_experiment
 def test_posts_that_are_not_those_of_their_report_stop_an_experiment(main, argv, icons, called, tmp_path):
     shutil.copytree(icons, tmp_path / "changed")

@@ -331,6 +331,9 @@ def test_a_systems_own_rate_belongs_to_the_small_preset_and_gives_way_to_one_tha
 
 def test_overrides_are_read_and_checked(data, encoder_folders, capsys):
     assert read_overrides(["--a", "1", "--b", "--c=2"]) == {"a": "1", "b": "true", "c": "2"}
+    several = ["--columns", "id=key", "tokens=my words", "--columns=images=photo", "--learning-rate", "1"]
+    columns = ["id=key", "tokens=my words", "images=photo"]
+    assert read_overrides([*several, "--b=2", "--b=3"]) == {"columns": columns, "learning_rate": "1", "b": "3"}
     with pytest.raises(ValueError, match="Got 'x' where an argument"):
         read_overrides(["x"])
     encoders = ["--text_model", encoder_folders[0], "--vision_model", encoder_folders[1]]
