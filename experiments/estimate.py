@@ -17,15 +17,14 @@ from typing import Any
 import psutil
 
 from smcl.dataset_scripts.command_line import run_main, say
+from smcl.run_ner_multiimage import needed_splits
 from smcl.train.arguments import parse_arguments
 from smcl.train.build import prepare
 from smcl.train.dry_run import dry_run
 
 from .plan import Plan, to_argv
-from .runs import Cell, arguments_of, circumstances, digest, is_tested_blind, settings_of, write
+from .runs import Cell, arguments_of, circumstances, digest, is_tested_blind, settings_of, stages, write
 from .tables import markdown, read_table
-
-SPLITS = ("train", "validation", "test")
 
 
 def try_run(argv: Sequence[str]) -> dict[str, float]:
@@ -39,7 +38,8 @@ def try_run(argv: Sequence[str]) -> dict[str, float]:
         images that later runs find on disk; `run_seconds` for all else, without stopping early, of which
         `prediction_seconds`; `memory_gb`, the most that was in use, of the GPU or of this process.
     """
-    run = prepare(parse_arguments(list(argv)), list(SPLITS))
+    arguments = parse_arguments(list(argv))
+    run = prepare(arguments, needed_splits(arguments.training, arguments.model.calibrate))
     startup = time.time() - psutil.Process().create_time()
     # Reading every post for each system would take longer than all else.
     measured = dry_run(run, check_posts=False)
@@ -113,7 +113,7 @@ def _try_apart(plan: Plan, cell: Cell) -> dict[str, Any] | None:
     with tempfile.TemporaryDirectory() as folder:
         arguments = arguments_of(plan, cell) | {"dataset": plan.dataset, "seed": str(plan.seeds[0])}
         arguments |= {"output_dir": f"{folder}/output", "disable_tqdm": "true"}
-        arguments |= {"do_train": "true", "do_eval": "true", "do_predict": "true"}
+        arguments |= stages(plan)
         path = Path(folder, "tried.json")
         command = [sys.executable, "-m", __name__, str(path), *to_argv(arguments)]
         done = subprocess.run(command, env=os.environ | threads, capture_output=True, text=True)

@@ -18,6 +18,7 @@ from smcl.dataset_scripts.command_line import CommandParser, positive
 from smcl.dataset_scripts.fingerprints import file_digest
 from smcl.dataset_scripts.schema import parse_json
 from smcl.publish.run_record import read_object
+from smcl.run_ner_multiimage import needed_splits
 from smcl.train.arguments import RUN_ARGUMENTS, parse_arguments
 
 from . import paper
@@ -92,6 +93,12 @@ class Plan:
         """The names of columns in the data, as runs read `--columns`: a text is one pair, whatever it holds."""
         given = self.arguments.get("columns", [])
         return parse_columns([given] if isinstance(given, str) else given)
+
+    @property
+    def splits(self) -> list[str]:
+        """The splits that its runs read: without evaluation, none for validation."""
+        given = parse_arguments(to_argv(self.arguments | {"do_train": "true", "do_predict": "true"}))
+        return needed_splits(given.training, given.model.calibrate)
 
     @property
     def uses_gpu(self) -> bool:

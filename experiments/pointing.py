@@ -224,6 +224,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             "Expected --mentions, the image_dependent.json of the data set, with showing_images.json beside it, which "
             "names the image that shows each mention: the maker of natural posts writes both."
         )
+    if "validation" not in plan.splits:
+        parser.error("--eval_strategy no: the temperature is fitted on the validation split. Leave that argument out.")
     cells = {cell.title: cell for cell in map(system_cell, options.systems)}
     measured = run_all(replace(plan, keep_models=True), cells)
     found: dict[str, list[dict[str, Any]]] = {title: [] for title in cells}

@@ -20,7 +20,6 @@ from .plan import Plan, read_mentions, read_report
 from .runs import Cell, Measured, arguments_of, find, is_tested_blind, measure_all
 from .significance import entities_of
 
-SPLITS = ("train", "validation", "test")
 WEIGHTS = ("*.safetensors", "*.bin")
 PARTS = {"text": "text", "vision": "image"}
 
@@ -101,11 +100,11 @@ def _read_columns(plan: Plan) -> set[str]:
     Raises:
         ValueError: if the data set is missing, and how to make it; if runs would refuse it, or the file of mentions.
     """
-    columns = plan.columns
+    columns, splits = plan.columns, plan.splits
     try:
         scheme, config_name = plan.arguments.get("tag_scheme"), plan.arguments.get("dataset_config_name")
         posts = load_posts(
-            plan.dataset, SPLITS, columns, config_name=config_name, tag_scheme=scheme, ignore_images=True
+            plan.dataset, splits, columns, config_name=config_name, tag_scheme=scheme, ignore_images=True
         )
     except UnreadableError as error:
         if Path(plan.dataset).exists():
@@ -123,8 +122,8 @@ def _read_columns(plan: Plan) -> set[str]:
                 "expected the image_dependent.json that was written with this data set as --mentions."
             )
         _check_mentions(posts["test"], plan.mentions)
-    features = check_files(open_builder(plan.dataset, config_name), SPLITS, columns, ignore_images=True)
-    loaded = [load_split(plan.dataset, split, features=features, config_name=config_name) for split in SPLITS]
+    features = check_files(open_builder(plan.dataset, config_name), splits, columns, ignore_images=True)
+    loaded = [load_split(plan.dataset, split, features=features, config_name=config_name) for split in splits]
     return set.intersection(*(set(split.column_names) for split in loaded))
 
 

@@ -95,6 +95,11 @@ def arguments_of(plan: Plan, cell: Cell) -> dict[str, str | list[str]]:
     return plan.arguments | {"system": cell.system} | plan.of_systems.get(cell.system, {}) | cell.arguments
 
 
+def stages(plan: Plan) -> dict[str, str]:
+    """Return the arguments that say what a run does: all that the splits it reads allow."""
+    return {"do_train": "true", "do_eval": str("validation" in plan.splits).lower(), "do_predict": "true"}
+
+
 def is_tested_blind(plan: Plan, cell: Cell) -> bool:
     """Tell whether a cell's model is tested a second time without images: it reads some, and was trained on them."""
     return reads_images(SYSTEMS[cell.system]) and arguments_of(plan, cell).get("ignore_images") != "true"
@@ -279,7 +284,7 @@ def _run(plan: Plan, cell: Cell, seed: int) -> Measured | None:
     start = time.monotonic()
     arguments = arguments_of(plan, cell)
     arguments |= {"dataset": plan.dataset, "output_dir": str(output), "seed": str(seed)}
-    arguments |= {"do_train": "true", "do_eval": "true", "do_predict": "true"}
+    arguments |= stages(plan)
     arguments |= {"resume_from_checkpoint" if resumed else "overwrite_output_dir": "true"}
     arguments |= {"disable_tqdm": "true"}
     if not _call(arguments, folder, plan.threads):

@@ -196,6 +196,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--backend", choices=("optuna", "ray"), default="optuna", help="who searches (%(default)s)")
     parser.add_argument("--system", choices=SYSTEMS, default="smcl", help="the system (%(default)s)")
     plan, options = parse_plan("search", parser, argv)
+    if "validation" not in plan.splits:
+        parser.error("a search judges its trials by the validation split: leave --eval_strategy no out")
     if options.space == "wide" and options.system != "smcl":
         parser.error(f"--space wide searches SMCL's own loss weights, which {options.system} lacks: use --space grid")
     if options.backend == "ray" and options.space == "grid" and options.trials != 12:

@@ -15,6 +15,7 @@ from torch import nn
 from transformers import EarlyStoppingCallback
 
 from smcl.dataset_scripts.command_line import run_main
+from smcl.run_ner_multiimage import needed_splits
 from smcl.train.arguments import parse_arguments
 from smcl.train.build import prepare
 from smcl.train.dry_run import peak_process_memory
@@ -72,9 +73,11 @@ def measure_cost(argv: Sequence[str], num_posts: int) -> dict[str, Any]:
     """
     arguments = parse_arguments(list(argv))
     training = arguments.training
+    training.do_train = training.do_predict = True
+    splits = needed_splits(training, arguments.model.calibrate)
     training.eval_strategy = training.save_strategy = "no"
     training.load_best_model_at_end, training.num_train_epochs = False, 1
-    run = prepare(arguments, ["train", "validation", "test"])
+    run = prepare(arguments, splits)
     few = DatasetDict({split: posts.select(range(min(num_posts, len(posts)))) for split, posts in run.posts.items()})
     start = _clock()
     trainer = run.build_trainer(few)

@@ -96,6 +96,19 @@ def test_a_data_set_under_other_names_of_columns_is_measured(argv, icons, called
     assert called.calls[0]["columns"] == columns
 
 
+def test_a_data_set_without_a_validation_split_is_measured_without_evaluation(argv, icons, called, tmp_path, capsys):
+    for split in ("train", "test"):
+        load_dataset(icons, split=split).to_parquet(tmp_path / "own" / f"{split}.parquet")
+    argv = ["--dataset", str(tmp_path / "own"), *argv[2:]]
+    said = stop(table2.main, [*argv, "--systems", "bert-crf"])
+    assert "has no split 'validation'" in said and "give `--eval_strategy no`" in said
+    argv = [*argv, "--eval_strategy", "no"]
+    called.allowed.add("bert-crf")
+    table2.main([*argv, "--systems", "bert-crf"])
+    assert "| BERT-CRF | text | " in capsys.readouterr().out
+    assert stop(search.main, argv) == 2 and "judges its trials by the validation split" in capsys.readouterr().err
+
+
 @every_experiment
 def test_posts_that_are_not_those_of_their_report_stop_an_experiment(main, argv, icons, called, tmp_path):
     shutil.copytree(icons, tmp_path / "changed")
