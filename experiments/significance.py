@@ -20,8 +20,10 @@ def entities_of(tags: list[str | None]) -> set[Span]:
 
     A word that nobody tagged (`None`) is no part of an entity, and ends one, as in scores.
     """
-    found = Entities([[tag or "O" for tag in tags]], IOB2).entities[0]
-    return {(entity.start, entity.end, entity.tag) for entity in found}
+    # seqeval cuts dashes off types: `PER-` and `PER` would be one.
+    types = sorted({tag[2:] for tag in tags if tag not in ("O", None)})
+    plain = ["O" if tag in ("O", None) else f"{tag[0]}-{types.index(tag[2:])}" for tag in tags]
+    return {(entity.start, entity.end, types[int(entity.tag)]) for entity in Entities([plain], IOB2).entities[0]}
 
 
 def count_posts(posts: Sequence[dict]) -> np.ndarray:

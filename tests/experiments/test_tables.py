@@ -60,6 +60,13 @@ def test_f1_over_posts_equals_the_scores_of_training():
     assert significance.f1_of(np.zeros(3)) == 0
 
 
+def test_types_that_differ_in_a_dash_are_told_apart_as_scores_do():
+    assert significance.entities_of(["B-PER-", "I-PER", "B-a-b", None]) == {(0, 1, "PER-"), (2, 3, "a-b")}
+    run = [{"id": "1", "gold": ["B-PER-", "I-PER-", "O"], "predicted": ["B-PER", "I-PER", "O"]}]
+    assert significance.f1_of(significance.count_posts(run).sum(axis=0)) == 0
+    assert significance.right_entities(run) == [False]
+
+
 def test_bootstrap_equals_all_samples_of_two_posts():
     right, wrong = posts(("P", "P"), ("L", "L")), posts(("P", "P"), ("L", "G"))
     gap = significance.bootstrap_difference([right], [wrong], samples=20000)
