@@ -96,7 +96,8 @@ def _images(posts: Dataset, row: int) -> list[Image.Image]:
 
 def _draw_attention(plan: Plan, measured: Measured, post: dict) -> None:
     """Draw Figure 5 with the model that a cell kept."""
-    explanation = load_pipeline(measured.folder / "run").explain({"text": post["tokens"], "images": post["images"]})
+    pipe, post = load_pipeline(measured.folder / "run"), {"text": post["tokens"], "images": post["images"]}
+    explanation = pipe.explain(post, on_extra_images=plan.arguments.get("on_extra_images", "error"))
     for suffix in (".html", ".png"):
         plot_explanation(explanation, plan.folder / f"figure5{suffix}", kind="heat_map")
 
@@ -132,7 +133,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         cases = [(predictions[0][row], predictions[1][row], _images(posts, row)) for row in picked]
         (plan.folder / "figure7.html").write_text(case_page(titles, cases), encoding="utf-8")
         drawn["Figure 7"] = f"figure7.html, {len(picked)} posts"
-    kept = next(_with_model(measured[titles.index("SMCL")]), None) if "SMCL" in titles else None
+    looks = "SMCL" in titles and not plan.ignores_images
+    kept = next(_with_model(measured[titles.index("SMCL")]), None) if looks else None
     if kept is not None:
         rows = [*picked, *range(len(posts))]
         row = next((row for row in rows if len(posts[row].get("images") or []) > 1), rows[0])

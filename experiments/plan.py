@@ -6,12 +6,13 @@ import json
 import re
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from transformers.hf_argparser import string_to_bool
 
 from smcl.dataset_scripts.columns import parse_columns
 from smcl.dataset_scripts.command_line import CommandParser, positive
@@ -95,6 +96,11 @@ class Plan:
         return parse_columns([given] if isinstance(given, str) else given)
 
     @property
+    def ignores_images(self) -> bool:
+        """Whether its runs take all images away."""
+        return is_true(self.arguments, "ignore_images")
+
+    @property
     def splits(self) -> list[str]:
         """The splits that its runs read: without evaluation, none for validation."""
         given = parse_arguments(to_argv(self.arguments | {"do_train": "true", "do_predict": "true"}))
@@ -103,7 +109,12 @@ class Plan:
     @property
     def uses_gpu(self) -> bool:
         """Whether its runs are on a GPU."""
-        return torch.cuda.is_available() and self.arguments.get("use_cpu") != "true"
+        return torch.cuda.is_available() and not is_true(self.arguments, "use_cpu")
+
+
+def is_true(arguments: Mapping[str, str | list[str]], name: str) -> bool:
+    """Tell whether an argument that is on or off is on, in whichever of the ways that the run script reads."""
+    return string_to_bool(arguments.get(name, "false"))
 
 
 def plan_parser(description: str) -> CommandParser:

@@ -79,7 +79,12 @@ def point(explained: EntityExplanation, shown: int) -> dict[str, bool | float]:
 
 
 def measure_pointing(
-    pipe: MultiImageNERPipeline, posts: Dataset, labels: list[str], mentions: dict, showing: dict
+    pipe: MultiImageNERPipeline,
+    posts: Dataset,
+    labels: list[str],
+    mentions: dict,
+    showing: dict,
+    on_extra_images: str = "error",
 ) -> dict[str, Any]:
     """Explain all posts, and count where the explanations of their mentions point.
 
@@ -89,6 +94,8 @@ def measure_pointing(
         labels (`list[str]`): Label names by id.
         mentions (`dict`): Spans of the image-dependent mentions by post id.
         showing (`dict`): For each of these the file name of the image that shows it, or `None`.
+        on_extra_images (`str`, *optional*, defaults to `"error"`): With more images than the model takes; with
+            `"first"`, the others are not in the post.
 
     Returns:
         `dict`: `shown`, the number of mentions whose photograph is in the post; `right`, how many of these are found
@@ -97,7 +104,8 @@ def measure_pointing(
     """
     outcomes: dict[str, list[float]] = {}
     others, shown_mentions, right = [], 0, 0
-    for post, images in zip(tqdm(posts, disable=None), stored_images(posts), strict=True):
+    for post, stored in zip(tqdm(posts, disable=None), stored_images(posts), strict=True):
+        (images,) = pipe.processor.limit_images([stored], on_extra_images)
         names = [Path(image["path"] or "").name for image in images]
         shown = {
             tuple(span): names.index(name)
@@ -108,7 +116,8 @@ def measure_pointing(
         shown_mentions += len(shown)
         if not names or not gold:
             continue
-        for explained in pipe.explain({"text": post["tokens"], "images": post["images"]}).entities:
+        shown_post = {"text": post["tokens"], "images": post["images"]}
+        for explained in pipe.explain(shown_post, on_extra_images=on_extra_images).entities:
             first, last = explained.entity["words"]
             if (first, last + 1, explained.entity["entity_group"]) not in gold:
                 continue
@@ -145,8 +154,8 @@ def examine(plan: Plan, measured: Measured) -> dict[str, Any]:
     run = open_run(plan, measured, ["validation", "test"])
     mentions, showing = read_mentions(plan.mentions), read_showing(plan.mentions)
     pipe = MultiImageNERPipeline(run.model.eval(), run.processor, device=run.arguments.training.device)
-    pointing = measure_pointing(pipe, run.posts["test"], run.labels, mentions, showing)
     data = run.arguments.data
+    pointing = measure_pointing(pipe, run.posts["test"], run.labels, mentions, showing, data.on_extra_images)
     features = ImageFeatures(run.model, run.processor, plan.arguments.get("image_cache"), data.on_extra_images)
     posts = {split: features.replace_images(run.posts[split], disable_tqdm=True) for split in ("validation", "test")}
     posts |= {part: mask_tags(posts["test"], mentions, part == "image-dependent") for part in [*SPLITS][1:]}
@@ -224,6 +233,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             "Expected --mentions, the image_dependent.json of the data set, with showing_images.json beside it, which "
             "names the image that shows each mention: the maker of natural posts writes both."
         )
+    if plan.ignores_images:
+        parser.error("--ignore_images takes away what explanations are about: leave that out.")
     if "validation" not in plan.splits:
         parser.error("--eval_strategy no: the temperature is fitted on the validation split. Leave that argument out.")
     cells = {cell.title: cell for cell in map(system_cell, options.systems)}

@@ -11,6 +11,7 @@ import statistics
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,10 +19,12 @@ from datasets import Dataset
 
 from smcl.dataset_scripts.command_line import run_main
 from smcl.dataset_scripts.files import write_whole
+from smcl.dataset_scripts.gate import has_images
 from smcl.run_ner_multiimage import predict
 from smcl.train.arguments import parse_arguments
 from smcl.train.build import Run, prepare
 from smcl.train.collator import SMCLDataCollator
+from smcl.train.data import UnreadableError, load_posts
 from smcl.train.image_cache import ImageFeatures
 
 from . import disturb, image_dependent
@@ -95,6 +98,20 @@ def predict_disturbed(plan: Plan, measured: Measured, disturbances: Sequence[Dis
         path.parent.mkdir(parents=True, exist_ok=True)
         with write_whole(path) as unfinished:
             predict(trainer, features.replace_images(changed, disable_tqdm=True), run.labels, unfinished)
+
+
+def check_images(plan: Plan) -> None:
+    """Refuse models and test posts without images, which can't be disturbed, before anything is trained.
+
+    Raises:
+        ValueError: if there are none.
+    """
+    if plan.ignores_images:
+        raise ValueError("--ignore_images takes away what is disturbed here: leave that out.")
+    with suppress(UnreadableError):
+        posts = load_posts(plan.dataset, ["test"], plan.columns, tag_scheme=plan.arguments.get("tag_scheme"))["test"]
+        if "images" not in posts.column_names or not has_images(posts):
+            raise ValueError(f"No post of the test split of {plan.dataset} has an image that could be disturbed.")
 
 
 def find_pool(plan: Plan, posts: Dataset) -> list[tuple[int, disturb.Stored]]:
@@ -226,6 +243,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     plan, options = parse_plan("robustness", parser, argv)
     plan = replace(plan, keep_models=True)
+    if plan.run:
+        with parser.errors_in_one_line():
+            check_images(plan)
     found = run_all(plan, {SYSTEMS[name].title: SYSTEMS[name] for name in options.systems})
     scores = collect(plan, found, options.disturbances)
     draw(scores, plan.folder / "robustness.png")

@@ -38,7 +38,7 @@ from smcl.modeling_smcl import SMCLTaggingModel
 from smcl.publish.run_record import read_object
 
 from . import image_dependent
-from .plan import Plan, data_digests, mentions_digest, read_mentions, to_argv
+from .plan import Plan, data_digests, is_true, mentions_digest, read_mentions, to_argv
 
 ROOT = Path(smcl.__file__).parent
 RUN_SCRIPT = ROOT / "run_ner_multiimage.py"
@@ -102,7 +102,7 @@ def stages(plan: Plan) -> dict[str, str]:
 
 def is_tested_blind(plan: Plan, cell: Cell) -> bool:
     """Tell whether a cell's model is tested a second time without images: it reads some, and was trained on them."""
-    return reads_images(SYSTEMS[cell.system]) and arguments_of(plan, cell).get("ignore_images") != "true"
+    return reads_images(SYSTEMS[cell.system]) and not is_true(arguments_of(plan, cell), "ignore_images")
 
 
 @lru_cache

@@ -7,7 +7,7 @@ from cells import SMALL, call_here
 from datasets import load_dataset
 from factories import make_model
 
-from smcl import MultiImageNERPipeline
+from smcl import MultiImageNERPipeline, SMCLProcessor
 from smcl.experiments import pointing, runs
 from smcl.pipeline_smcl import EntityExplanation, ImageEvidence
 
@@ -66,6 +66,11 @@ def test_pointing_is_counted_over_mentions_found_right(known_posts, processor):
     assert (found["framed"], found["another framed"]) == pytest.approx(tuple(np.mean(expected, axis=0)))
     assert found["others framed"] == pytest.approx(np.mean(others))
     assert 0 < found["several"] <= found["right"] and 0 <= found["removal"] <= 1
+    # Of posts with more images than the model reads, the first are there.
+    pipe.processor = SMCLProcessor(processor.image_processor, processor.tokenizer, max_images=1)
+    found = pointing.measure_pointing(pipe, posts, labels, mentions, showing, "first")
+    assert found["shown"] == sum(len(mentions[post["id"]]) for post in posts if len(post["images"]) == 1)
+    assert found["several"] == 0
 
 
 def test_tags_of_other_words_are_masked(data):

@@ -10,7 +10,19 @@ from datasets import Dataset, load_dataset
 from smcl.dataset_scripts.icons import convert
 from smcl.dataset_scripts.report import content_digest
 from smcl.dataset_scripts.schema import FEATURES
-from smcl.experiments import estimate, figure6, figures_5_7, runs, search, table2, table3, table5, table6
+from smcl.experiments import (
+    estimate,
+    figure6,
+    figures_5_7,
+    pointing,
+    robustness,
+    runs,
+    search,
+    table2,
+    table3,
+    table5,
+    table6,
+)
 from smcl.experiments.plan import make_plan, plan_parser
 from smcl.experiments.run_all import run_all
 from smcl.experiments.runs import Cell
@@ -189,6 +201,35 @@ def test_cells_that_were_measured_before_do_not_hide_that_all_runs_fail(argv, ca
     assert "Not measured: OCSGA needs column `objects`." in capsys.readouterr().out
     assert "all runs failed" in stop(table2.main, [*argv, "--systems", "bert-crf", "umt"])
     table2.main([*argv, "--systems", "bert-crf", "umt", "--no_run"])
+
+
+def test_figure_5_is_drawn_of_a_post_with_more_images_than_the_model_reads(argv, called, tmp_path):
+    # Testing without images names no system.
+    called.allowed.update({"smcl", "umt", None})
+    few = ["--max_images", "1", "--on_extra_images", "first", "--num_train_epochs", "1"]
+    figures_5_7.main([*argv, "--systems", "smcl", "umt", *few])
+    assert len(list(tmp_path.glob("results/figures/icons/figure5.*"))) == 2
+
+
+def test_images_are_ignored_in_whichever_way_it_is_said(argv):
+    for said in (["--ignore_images"], ["--ignore_images=True"], ["--ignore-images", "yes"]):
+        plan = make_plan("table3", *plan_parser("").parse_known_args([*argv, *said]))
+        assert not runs.is_tested_blind(plan, Cell("SMCL"))
+    plan = make_plan("table3", *plan_parser("").parse_known_args([*argv, "--ignore_images", "False"]))
+    assert runs.is_tested_blind(plan, Cell("SMCL"))
+
+
+@pytest.mark.parametrize("main", [robustness.main, pointing.main])
+def test_experiments_about_images_refuse_runs_without_any(main, argv, icons, known_posts, called, tmp_path, capsys):
+    mentions = ["--mentions", str(known_posts / "image_dependent.json")]
+    assert stop(main, [*argv, *mentions, "--ignore_images"]) == 2
+    assert "--ignore_images takes away what" in capsys.readouterr().err
+    if main is robustness.main:
+        for split, posts in load_dataset(icons).items():
+            posts.remove_columns("images").to_parquet(tmp_path / "words" / f"{split}.parquet")
+        assert stop(main, ["--dataset", str(tmp_path / "words"), *argv[2:]]) == 2
+        assert "No post of the test split of" in capsys.readouterr().err
+    assert not called.calls
 
 
 def test_a_table_of_nothing_is_not_written(argv, tmp_path):
