@@ -47,6 +47,8 @@ PREDICTING = (
     *("dataset_config_name", "columns", "tag_scheme", "max_length", "on_extra_images", "per_device_eval_batch_size"),
     *("use_cpu", "bf16", "fp16", "disable_tqdm"),
 )
+# Fields of the configuration of one system or another that a run may set.
+SWITCHES = {name for system in SYSTEMS.values() for name in system.config_class.switches}
 # What a cell that has begun was begun by.
 BEGUN = "begun.json"
 
@@ -90,9 +92,20 @@ class Measured:
         return image_dependent.read_predictions(path) if path.is_file() else []
 
 
+def lacking_switches(plan: Plan, system: str) -> list[str]:
+    """Return those arguments of the plan that set a field of other systems' configurations and not of this one's."""
+    own = SYSTEMS[system].config_class.switches if system in SYSTEMS else plan.arguments
+    return [name for name in plan.arguments if name in SWITCHES and name not in own]
+
+
 def arguments_of(plan: Plan, cell: Cell) -> dict[str, str | list[str]]:
-    """Return the arguments of the run script for a cell: those of the plan and its system, and above them its own."""
-    return plan.arguments | {"system": cell.system} | plan.of_systems.get(cell.system, {}) | cell.arguments
+    """Return the arguments of the run script for a cell: those of the plan and its system, and above them its own.
+
+    Fields of a configuration that the system does not have, such as `max_images` where none is read, are left out.
+    """
+    lacking = lacking_switches(plan, cell.system)
+    shared = {name: value for name, value in plan.arguments.items() if name not in lacking}
+    return shared | {"system": cell.system} | plan.of_systems.get(cell.system, {}) | cell.arguments
 
 
 def stages(plan: Plan) -> dict[str, str]:

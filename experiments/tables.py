@@ -11,7 +11,7 @@ from smcl.dataset_scripts.command_line import say
 from smcl.publish.run_record import read_object
 
 from .plan import Plan
-from .runs import Measured, is_current, write
+from .runs import Measured, is_current, lacking_switches, write
 from .significance import Difference
 
 NOT_MEASURED = "not measured"
@@ -86,6 +86,9 @@ def notes(plan: Plan, measured: Sequence[Measured]) -> list[str]:
     for system in sorted({m.record["settings"]["arguments"]["system"] for m in measured} & set(plan.of_systems)):
         own = ", ".join(f"{name} {value}" for name, value in plan.of_systems[system].items())
         found += [f"{system} alone: {own}."] if own else []
+    for system in sorted({m.record["settings"]["arguments"]["system"] for m in measured}):
+        lacking = lacking_switches(plan, system)
+        found += [f"{system} has no {' and no '.join(lacking)}, and was run without."] if lacking else []
     paths = [path for seed in plan.seeds for path in plan.folder.glob(f"*/seed-{seed}/cell.json")]
     older = sum(not is_current(json.loads(path.read_text(encoding="utf-8-sig"))) for path in paths)
     if older:

@@ -211,6 +211,14 @@ def test_figure_5_is_drawn_of_a_post_with_more_images_than_the_model_reads(argv,
     assert len(list(tmp_path.glob("results/figures/icons/figure5.*"))) == 2
 
 
+def test_fields_that_a_system_does_not_have_do_not_keep_it_out_of_a_table(argv, called, capsys):
+    called.allowed.update({"bert-crf", "umt", None})
+    table2.main([*argv, "--systems", "bert-crf", "umt", "--max_images", "6", "--num_train_epochs", "1"])
+    assert [call.get("max_images") for call in called.calls] == [None, "6", None]
+    printed = capsys.readouterr().out
+    assert "bert-crf has no max_images, and was run without." in printed and "umt has no" not in printed
+
+
 def test_images_are_ignored_in_whichever_way_it_is_said(argv):
     for said in (["--ignore_images"], ["--ignore_images=True"], ["--ignore-images", "yes"]):
         plan = make_plan("table3", *plan_parser("").parse_known_args([*argv, *said]))
