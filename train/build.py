@@ -38,7 +38,7 @@ from .data import label_names, list_lengths, load_posts, refuse_posts
 from .image_cache import CachedImages, ImageFeatures, ImagePixels
 from .metrics import SCORES
 from .prediction_cards import add_prediction_figures
-from .trainer import SMCLTrainer, build_compute_metrics, forget_temperature
+from .trainer import SMCLTrainer, build_compute_metrics, check_vision_rate, forget_temperature
 
 logger = logging.get_logger(__name__)
 
@@ -188,6 +188,7 @@ def prepare(arguments: Arguments, splits: list[str]) -> Run:
     set_seed(training.seed)
     model, processor = load_model(arguments.model, switches, label_names(posts), posts.get("train"))
     if training.do_train:
+        check_vision_rate(model, training)
         forget_temperature(model)
     if reads_pixels(type(model)) and data.on_extra_images == "error" and not data.streaming:
         _check_image_counts(posts, processor.max_images)

@@ -60,11 +60,14 @@ class SMCLTrainer(Trainer):
 
     Raises:
         ValueError: if `args` are others, the model is one of peft, posts can't be read, scores are for labels that the
-            model lacks, or FSDP is to save parts of a model, which could not be loaded again.
+            model lacks, FSDP is to save parts of a model, which could not be loaded again, or `optimizers` come with
+            learning rates of parts.
     """
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
+        if self.optimizer is not None:
+            self._refuse_own_rates()
         if not isinstance(self.args, SMCLTrainingArguments):
             raise ValueError(
                 f"`args` must be SMCLTrainingArguments, got {type(self.args).__name__}: they are transformers' "
@@ -102,6 +105,15 @@ class SMCLTrainer(Trainer):
                 "`build_compute_metrics` with the model's."
             )
         self.compute_metrics = build_compute_metrics(self._labels)
+
+    def _refuse_own_rates(self) -> None:
+        """Refuse learning rates of parts beside an optimizer that is given, which has its own."""
+        names = ("head_learning_rate", "vision_learning_rate")
+        if given := [name for name in names if getattr(self.args, name, None) is not None]:
+            raise ValueError(
+                f"`optimizers` brings an optimizer with rates of its own, so `{given[0]}` can't be honoured. Leave one "
+                "of the two out, or give the optimizer groups of parameters with such a rate."
+            )
 
     def _prepare_posts(self, posts: Any, where: str, needs_tags: bool = True) -> Any:
         """Have the gate check posts, or a dictionary of them, and bring them into the schema of the collator."""
@@ -517,22 +529,15 @@ class SMCLTrainer(Trainer):
         return optimizer
 
     def _rates_of_parts(self) -> dict[int, float]:
-        """Return the learning rates that differ from `learning_rate`, by the parameter's id."""
-        base = self.accelerator.unwrap_model(self.model).base_model
+        """Return the rates of parameters that have one of their own, by the parameter's id."""
+        model = self.accelerator.unwrap_model(self.model)
+        check_vision_rate(model, self.args)
         encoders = {"text_model": None, "vision_model": self.args.vision_learning_rate}
-        rates = {}
-        if self.args.head_learning_rate is not None:
-            rates = {id(p): self.args.head_learning_rate for p in self.model.parameters()}
+        rates = {id(p): self.args.head_learning_rate for p in self.model.parameters()}
         for name, rate in encoders.items():
-            part = getattr(base, name, None)
-            parameters = [] if part is None else list(part.parameters())
-            if parameters and rate is not None and not any(p.requires_grad for p in parameters):
-                raise ValueError(
-                    "`--vision_learning_rate` is the rate of an image encoder that is trained, and this one is frozen. "
-                    "Leave it out, or train the encoder (`--freeze_vision false`)."
-                )
-            rates |= {id(p): self.args.learning_rate if rate is None else rate for p in parameters}
-        return rates
+            part = getattr(model.base_model, name, None)
+            rates |= {} if part is None else {id(p): rate for p in part.parameters()}
+        return {number: rate for number, rate in rates.items() if rate is not None}
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None):
         """Build the schedule of learning rates; a `ValueError` says so if it needs settings that are not there."""
@@ -564,6 +569,24 @@ class SMCLTrainer(Trainer):
         if info["missing_keys"]:
             raise ValueError(f"The checkpoint {folder} lacks the weights {sorted(info['missing_keys'])}.")
         model.load_state_dict(saved.state_dict(), strict=True)
+
+
+def check_vision_rate(model: PreTrainedModel, args: SMCLTrainingArguments) -> None:
+    """Refuse a learning rate for an image encoder that is frozen; a model without one has no use for it.
+
+    Args:
+        model (`PreTrainedModel`): The model to train.
+        args ([`SMCLTrainingArguments`]): With `vision_learning_rate`.
+
+    Raises:
+        ValueError: if nothing of its image encoder is trained.
+    """
+    encoder = getattr(model.base_model, "vision_model", None)
+    if None not in (encoder, args.vision_learning_rate) and not any(p.requires_grad for p in encoder.parameters()):
+        raise ValueError(
+            "`--vision_learning_rate` is the rate of an image encoder that is trained, and this one is frozen. Leave "
+            "it out, or train the encoder (`--freeze_vision false`)."
+        )
 
 
 def forget_temperature(model: PreTrainedModel) -> None:
@@ -619,4 +642,4 @@ def build_compute_metrics(labels: list[str]) -> Callable[[EvalPrediction], dict[
     return compute_metrics
 
 
-__all__ = ["SMCLTrainer", "build_compute_metrics", "forget_temperature", "word_tags"]
+__all__ = ["SMCLTrainer", "build_compute_metrics", "check_vision_rate", "forget_temperature", "word_tags"]

@@ -196,3 +196,10 @@ def test_fault_of_the_user_is_one_line_without_a_traceback(tmp_path):
     assert done.returncode == 1
     assert done.stderr.strip().startswith("run_ner_multiimage.py: `--system` must be one of")
     assert "Traceback" not in done.stderr
+
+
+def test_a_rate_for_a_frozen_image_encoder_is_refused_before_images_are_encoded(data, encoders, tmp_path, monkeypatch):
+    monkeypatch.setattr("smcl.train.build.Run.build_trainer", None)
+    command = ["--dataset", data, *encoders, "--output_dir", str(tmp_path), "--use_cpu", "--do_train"]
+    with pytest.raises(ValueError, match="`--vision_learning_rate` is .* this one is frozen"):
+        main([*command, "--freeze_vision", "--vision_learning_rate", "1e-5"])

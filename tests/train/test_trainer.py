@@ -28,6 +28,7 @@ def trainer_for(posts, processor, tmp_path):
             "disable_tqdm": True,
         }
         dataset = dataset or posts
+        optimizer = {name: arguments.pop(name) for name in list(arguments) if name.startswith("optimizer")}
         return SMCLTrainer(
             model=model,
             args=SMCLTrainingArguments(**(defaults | arguments)),
@@ -37,6 +38,7 @@ def trainer_for(posts, processor, tmp_path):
             processing_class=processor,
             compute_metrics=build_compute_metrics(LABELS),
             callbacks=callbacks,
+            **optimizer,
         )
 
     return build
@@ -167,6 +169,21 @@ def test_encoders_and_new_layers_have_their_own_learning_rates(trainer_for, head
     expected = {"smcl.text_model.": 1e-4, "smcl.vision_model.": vision or 1e-4, "": head or 1e-4}
     for name, parameter in model.named_parameters():
         assert rates[id(parameter)] == next(rate for part, rate in expected.items() if name.startswith(part)), name
+
+
+def test_what_has_no_rate_of_its_own_keeps_that_of_the_optimizer(trainer_for):
+    model, kind = make_model(), (torch.optim.SGD, {"lr": 0.5})
+    trainer = trainer_for(model, learning_rate=1e-4, optimizer_cls_and_kwargs=kind)
+    assert {group["lr"] for group in trainer.create_optimizer().param_groups} == {0.5}
+    trainer = trainer_for(model, learning_rate=1e-4, vision_learning_rate=1e-5, optimizer_cls_and_kwargs=kind)
+    encoder = {id(parameter) for parameter in model.smcl.vision_model.parameters()}
+    for group in trainer.create_optimizer().param_groups:
+        assert {id(p) in encoder for p in group["params"]} == {group["lr"] == 1e-5}, group["lr"]
+    own = torch.optim.SGD(model.parameters(), lr=0.5)
+    for name in ("head_learning_rate", "vision_learning_rate"):
+        with pytest.raises(ValueError, match=f"`optimizers` brings .* so `{name}` can't be honoured"):
+            trainer_for(model, optimizers=(own, None), **{name: 1e-5})
+    assert trainer_for(model, optimizers=(own, None)).create_optimizer() is own
 
 
 def test_a_rate_for_a_frozen_image_encoder_is_refused(trainer_for):
