@@ -102,6 +102,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     plan, options = parse_plan("figure6", parser, argv)
     with parser.errors_in_one_line():
         require("`figure6.png`", "smcl[plot]", "matplotlib")
+        # The rate is the plan's, which the paper's values are scaled to.
+        if given := [name for name in options.variables if name in plan.arguments and name != "learning_rate"]:
+            raise ValueError(
+                f"Figure 6 changes --{given[0]} itself, from the paper's {paper.BASELINE[given[0]]}: leave that out, "
+                "or leave it out of --variables."
+            )
     cells = {(variable, value): cell for variable in options.variables for value, cell in points(plan, variable)}
     measured: dict[str, dict[float, list[Measured]]] = {variable: {} for variable in options.variables}
     rows, data = [], {}

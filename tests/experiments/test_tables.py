@@ -376,6 +376,11 @@ def test_sensitivity_changes_one_variable_and_scales_learning_rates(make_cell, c
     lines = [line for line in capsys.readouterr().out.split("\n") if line.startswith("| K")]
     assert [line.split(" | ")[3] for line in lines] == ["not measured", "50.00", "40.00", "not measured"]
     assert (plan.results / "figure6" / "data" / "figure6.png").stat().st_size > 5000
+    # The row of the paper's value would be of the one that is given.
+    with pytest.raises(SystemExit):
+        figure6.main([*argv, "--variables", "cmd_order", "--cmd_order", "4"])
+    assert "Figure 6 changes --cmd_order itself, from the paper's 3: leave that out" in capsys.readouterr().err
+    figure6.main([*argv, "--variables", "learning_rate", "--cmd_order", "4"])
 
 
 def test_cases_are_posts_that_one_has_right_and_the_other_not(photo):
