@@ -18,11 +18,11 @@ from datasets import DatasetDict
 from transformers import AutoConfig, set_seed
 
 from smcl.dataset_scripts.command_line import run_main
-from smcl.train.data import label_names, load_posts
+from smcl.train.data import label_names, load_posts, name_tags
 
 from .comparison import Row, compare
 from .icon_demo import save_text_encoder
-from .plan import Plan, parse_plan, plan_parser, read_overrides, to_argv
+from .plan import Plan, list_splits, parse_plan, plan_parser, read_columns, read_overrides, to_argv
 from .runs import Cell, Measured, measure
 from .significance import METHOD, Difference, bootstrap_difference
 from .tables import describe, interval, markdown, mean_and_deviation, notes, scores, write_table
@@ -48,7 +48,6 @@ REMARKS = [
     "in runs of two epochs: BERT-CRF 46.3 at 1e-3 and 49.7 at 2e-3, which SMCL takes over; HBiLSTM-CRF 3.3 at 1e-3 "
     "(batches of 16) and, after one epoch, 63.0 at 3e-3. Few epochs leave all of them short of what they can learn."
 ]
-SPLITS = ("train", "validation", "test")
 
 
 def positions_of(posts: DatasetDict) -> int:
@@ -61,8 +60,8 @@ def count_types(posts: DatasetDict, split: str) -> Counter[str]:
     """Count the entities of each type in a split, in the order of the labels."""
     names = label_names(posts)
     counts = Counter({name.removeprefix("B-"): 0 for name in names if name.startswith("B-")})
-    starts = (names[tag] for tags in posts[split]["ner_tags"] for tag in tags if names[tag].startswith("B-"))
-    counts.update(name.removeprefix("B-") for name in starts)
+    tags = (tag for row in posts[split]["ner_tags"] for tag in name_tags(row, names))
+    counts.update(tag.removeprefix("B-") for tag in tags if tag and tag.startswith("B-"))
     return counts
 
 
@@ -207,7 +206,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     argv = sys.argv[1:] if argv is None else list(argv)
     options, rest = parser.parse_known_args(argv)
     with parser.errors_in_one_line():
-        posts = load_posts(options.dataset, list(SPLITS), ignore_images=True)
+        given = read_overrides(rest)
+        settings = {"columns": read_columns(given), "tag_scheme": given.get("tag_scheme"), "ignore_images": True}
+        posts = load_posts(options.dataset, list_splits(given), **settings)
         defaults = default_arguments(options, rest, posts)
     plan, options = parse_plan("cp_mner", parser, [*defaults, *argv])
     remarks = [*tell_lengths(posts, plan.arguments["text_model"]), *REMARKS]

@@ -91,9 +91,8 @@ class Plan:
 
     @property
     def columns(self) -> dict[str, str]:
-        """The names of columns in the data, as runs read `--columns`: a text is one pair, whatever it holds."""
-        given = self.arguments.get("columns", [])
-        return parse_columns([given] if isinstance(given, str) else given)
+        """The names of columns in the data, as runs read `--columns`."""
+        return read_columns(self.arguments)
 
     @property
     def ignores_images(self) -> bool:
@@ -102,9 +101,8 @@ class Plan:
 
     @property
     def splits(self) -> list[str]:
-        """The splits that its runs read: without evaluation, none for validation."""
-        given = parse_arguments(to_argv(self.arguments | {"do_train": "true", "do_predict": "true"}))
-        return needed_splits(given.training, given.model.calibrate)
+        """The splits that its runs read."""
+        return list_splits(self.arguments)
 
     @property
     def uses_gpu(self) -> bool:
@@ -115,6 +113,18 @@ class Plan:
 def is_true(arguments: Mapping[str, str | list[str]], name: str) -> bool:
     """Tell whether an argument that is on or off is on, in whichever of the ways that the run script reads."""
     return string_to_bool(arguments.get(name, "false"))
+
+
+def read_columns(arguments: Mapping[str, str | list[str]]) -> dict[str, str]:
+    """Read the names of columns among arguments of the run script, as it does: a text is one pair."""
+    given = arguments.get("columns", [])
+    return parse_columns([given] if isinstance(given, str) else given)
+
+
+def list_splits(arguments: Mapping[str, str | list[str]]) -> list[str]:
+    """List the splits that runs of such arguments read: without evaluation, none for validation."""
+    given = parse_arguments(to_argv({**arguments, "do_train": "true", "do_predict": "true"}))
+    return needed_splits(given.training, given.model.calibrate)
 
 
 def plan_parser(description: str) -> CommandParser:

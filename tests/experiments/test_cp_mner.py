@@ -1,6 +1,6 @@
 import pytest
 from cells import call_here
-from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
+from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value, load_dataset
 from PIL import Image
 from transformers import AutoConfig, AutoTokenizer
 
@@ -69,6 +69,24 @@ def test_what_was_measured_before_is_shown_without_making_a_text_encoder(data, e
     with pytest.raises(SystemExit):
         cp_mner.main([*argv, "--no_run"])
     assert "leave `--no_run` out" in capsys.readouterr().err and not (tmp_path / "results").exists()
+
+
+def test_posts_under_other_names_of_columns_and_without_validation_are_read(data, encoder_folders, tmp_path, capsys):
+    for split in ("train", "test"):
+        posts = load_dataset(str(data), split=split).rename_columns({"tokens": "words", "ner_tags": "tags"})
+        posts.to_parquet(tmp_path / "own" / f"{split}.parquet")
+    argv = ["--dataset", str(tmp_path / "own"), "--vision_model", encoder_folders[1], "--results", str(tmp_path)]
+    argv += ["--columns", "tokens=words", "ner_tags=tags", "--no_run"]
+    for more, said in (([], "has no split 'validation'"), (["--eval_strategy", "no"], "there is no text encoder")):
+        with pytest.raises(SystemExit):
+            cp_mner.main([*argv, *more])
+        assert said in capsys.readouterr().err
+
+
+def test_words_that_nobody_tagged_are_no_entities_of_any_type():
+    features = Features({"ner_tags": List(ClassLabel(names=["O", "B-PER", "I-PER"]))})
+    posts = DatasetDict(train=Dataset.from_dict({"ner_tags": [[1, 2, -100, 1]]}, features=features))
+    assert cp_mner.count_types(posts, "train") == {"PER": 2}
 
 
 def test_positions_hold_the_longest_post_of_any_split():
