@@ -6,6 +6,7 @@ Levels are nested: what is taken away, exchanged or added at one is also at the 
 import io
 import random
 from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
 from typing import Any
 
 from datasets import Dataset, Image, List
@@ -131,7 +132,8 @@ def irrelevant_photographs(
         for row, (own, post_id) in enumerate(zip(images, ids, strict=True))
         if mentions[post_id]
         for image in own
-        if image["path"] not in showing[post_id]
+        # Of images that are kept as paths, the name alone.
+        if Path(image["path"] or "").name not in showing[post_id]
     ]
 
 

@@ -106,6 +106,9 @@ def test_irrelevant_are_those_beside_mentions_that_show_none(images):
         (3, "3_1.png"),
         (3, "3_2.png"),
     ]
+    # A data set may keep paths of its images.
+    kept = [[image | {"path": f"/data/images/{image['path']}"} for image in own] for own in images]
+    assert [row for row, _ in disturb.irrelevant_photographs(kept, ids, mentions, showing)] == [2, 3, 3, 3]
     assert len(disturb.irrelevant_photographs(images, ids, mentions, None)) == sum(map(len, images))
 
 
