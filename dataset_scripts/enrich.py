@@ -28,6 +28,7 @@ from tqdm.auto import tqdm
 
 from ..images_smcl import fetch_image, is_address, is_data_uri
 from .annotators import CAPTION, MIN_REGION_SCORE, OCR, Captioner, RegionFinder, Tesseract, TextReader, object_model
+from .columns import find_columns, parse_columns
 from .command_line import CommandParser, check_device, describe, say
 from .context import CONTEXT_FEATURES, IMAGE_COLUMNS, check_context, column_digest
 from .context_files import ContextFile, Template
@@ -70,7 +71,7 @@ def enrich(options: argparse.Namespace) -> dict[str, Any]:
     """
     asked = [column for column in CONTEXT_FEATURES if getattr(options, FLAGS[column])]
     _check_options(options, asked)
-    splits = _load(options.input)
+    splits = _load(options.input, parse_columns(options.columns))
     report = _read_report(options.input)
     _check_files(options.output, splits)
     context = report.setdefault("context", {})
@@ -115,7 +116,8 @@ def _check_options(options: argparse.Namespace, asked: list[str]) -> None:
     check_device(options.device, f"--device {options.device}")
 
 
-def _load(folder: Path) -> DatasetDict:
+def _load(folder: Path, columns: dict[str, str]) -> DatasetDict:
+    """Load all splits with their images embedded, and columns of other names, as of `--columns`, by ours."""
     try:
         features = check_files_to_copy(load_dataset_builder(str(folder)))
         splits = load_dataset(str(folder), **({} if features is None else {"features": features}))
@@ -124,7 +126,10 @@ def _load(folder: Path) -> DatasetDict:
     except (DatasetGenerationError, OSError, ValueError) as error:
         reason = str(error.__cause__ or error).strip().split("\n")[0]
         raise DataError(f"--input {folder} is no data set that `load_dataset` reads: {reason}") from None
-    splits = {split: _with_embedded_images(dataset, split, folder) for split, dataset in splits.items()}
+    names = {theirs: ours for ours, theirs in columns.items() if ours != theirs}
+    for split, dataset in splits.items():
+        find_columns(dataset.column_names, columns, f"--input {folder}, split {split},")
+        splits[split] = _with_embedded_images(dataset.rename_columns(names), split, folder)
     return DatasetDict({split: dataset.with_format("arrow") for split, dataset in splits.items()})
 
 
@@ -190,8 +195,11 @@ def _require_columns(column: str, options: argparse.Namespace, splits: DatasetDi
         needed |= {"tokens", "ner_tags"} | ({"captions"} if "images" in present else set())
     for name in sorted(needed - present - set(asked)):
         flag = FLAGS.get(name)
-        fix = f"Add --{flag} MODEL to the same command." if flag else "Check --input."
-        raise DataError(f"--{FLAGS[column]} {value} reads the column `{name}`, which {options.input} lacks. {fix}")
+        fix = f"Add --{flag} MODEL to the same command." if flag else f"Name it by `--columns {name}=NAME`."
+        raise DataError(
+            f"--{FLAGS[column]} {value} reads the column `{name}`, which {options.input} lacks; it has "
+            f"{', '.join(sorted(present))}. {fix}"
+        )
 
 
 def _is_file(value: str) -> bool:
@@ -430,6 +438,13 @@ def make_parser() -> CommandParser:
     add = parser.add_argument
     add("--input", type=Path, required=True, help="a folder that load_dataset reads")
     add("--output", type=Path, required=True, help="a new folder")
+    add(
+        "--columns",
+        nargs="+",
+        action="extend",
+        metavar="OURS=THEIRS",
+        help="names of the columns in --input, such as images=photos, which --output has by ours",
+    )
     add("--objects", metavar="MODEL", help="an object detector or an image classifier, or FILE.jsonl")
     add("--regions", metavar="MODEL", help="a zero-shot object detector, or FILE.jsonl")
     add("--captions", metavar="MODEL", help="a model that writes about images, FILE.jsonl, or template (over objects)")

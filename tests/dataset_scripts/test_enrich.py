@@ -384,7 +384,7 @@ def test_the_input_and_other_data_sets_are_never_written_over(run, models, posts
     assert "found no JSON of one" in run("--objects", models["classifier"])[3]
     (tmp_path / "empty").mkdir()
     assert "no data set" in run("--objects", models["classifier"], source=tmp_path / "empty")[3]
-    assert "lacks. Check --input" in run("--objects", models["classifier"], source=models["classifier"])[3]
+    assert "Name it by `--columns" in run("--objects", models["classifier"], source=models["classifier"])[3]
     assert "Check --input" in run("--objects", models["classifier"], source=tmp_path / "nothing")[3]
 
 
@@ -431,6 +431,20 @@ def test_a_file_says_nothing_of_images_that_share_a_name_nor_of_posts_without_an
     (tmp_path / "said.jsonl").write_text('{"id": "None", "knowledge": "a cat"}\n')
     status, data, _, _ = run("--knowledge", tmp_path / "said.jsonl", source=tmp_path / "own", output="known")
     assert (status, data["train"]["knowledge"][:]) == (3, [None, None])
+
+
+def test_columns_of_other_names_are_read_and_written_by_ours(run, models, posts, tmp_path):
+    for split, rows in load_dataset(str(posts)).items():
+        rows.rename_columns({"id": "key", "images": "photos"}).to_parquet(tmp_path / "own" / f"{split}.parquet")
+    options = ("--objects", models["classifier"])
+    said = run(*options, source=tmp_path / "own")[3]
+    assert "lacks; it has key, ner_tags, photos, source, tokens. Name it by `--columns images=NAME`." in said
+    assert "has no column 'pictures'" in run(*options, "--columns", "images=pictures", source=tmp_path / "own")[3]
+    _, named, _, _ = run(*options, "--columns", "images=photos", "id=key", source=tmp_path / "own")
+    _, usual, _, _ = run(*options, output="usual")
+    assert named["train"].features == usual["train"].features
+    for split in SPLITS:
+        assert named[split].with_format("arrow")[:].equals(usual[split].with_format("arrow")[:])
 
 
 def test_files_that_mean_other_tags_by_the_same_numbers_are_not_copied(run, tmp_path):
