@@ -22,7 +22,7 @@ from smcl.train.data import label_names, load_posts, name_tags
 
 from .comparison import Row, compare
 from .icon_demo import save_text_encoder
-from .plan import Plan, list_splits, parse_plan, plan_parser, read_columns, read_overrides, to_argv
+from .plan import Plan, list_splits, parse_plan, plan_parser, read_overrides, reading_of, to_argv
 from .runs import Cell, Measured, measure
 from .significance import METHOD, Difference, bootstrap_difference
 from .tables import describe, interval, markdown, mean_and_deviation, notes, scores, write_table
@@ -207,8 +207,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     options, rest = parser.parse_known_args(argv)
     with parser.errors_in_one_line():
         given = read_overrides(rest)
-        settings = {"columns": read_columns(given), "tag_scheme": given.get("tag_scheme"), "ignore_images": True}
-        posts = load_posts(options.dataset, list_splits(given), **settings)
+        posts = load_posts(options.dataset, list_splits(given), ignore_images=True, **reading_of(given))
         defaults = default_arguments(options, rest, posts)
     plan, options = parse_plan("cp_mner", parser, [*defaults, *argv])
     remarks = [*tell_lengths(posts, plan.arguments["text_model"]), *REMARKS]

@@ -122,9 +122,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     plan.folder.mkdir(parents=True, exist_ok=True)
     drawn, picked = {"Figure 5": NOT_MEASURED, "Figure 7": NOT_MEASURED}, []
     try:
-        reading = {"config_name": "dataset_config_name", "tag_scheme": "tag_scheme"}
-        given = {name: plan.arguments.get(argument) for name, argument in reading.items()}
-        posts = load_posts(plan.dataset, ["test"], plan.columns, **given)["test"]
+        posts = load_posts(plan.dataset, ["test"], **plan.reading)["test"]
     except ValueError as error:
         parser.error(str(error))
     if all(measured):

@@ -90,9 +90,9 @@ class Plan:
         return self.results / self.experiment / self.data_name
 
     @property
-    def columns(self) -> dict[str, str]:
-        """The names of columns in the data, as runs read `--columns`."""
-        return read_columns(self.arguments)
+    def reading(self) -> dict[str, Any]:
+        """How its runs read the data: options of `load_posts`."""
+        return reading_of(self.arguments)
 
     @property
     def ignores_images(self) -> bool:
@@ -115,10 +115,14 @@ def is_true(arguments: Mapping[str, str | list[str]], name: str) -> bool:
     return string_to_bool(arguments.get(name, "false"))
 
 
-def read_columns(arguments: Mapping[str, str | list[str]]) -> dict[str, str]:
-    """Read the names of columns among arguments of the run script, as it does: a text is one pair."""
-    given = arguments.get("columns", [])
-    return parse_columns([given] if isinstance(given, str) else given)
+def reading_of(arguments: Mapping[str, str | list[str]]) -> dict[str, Any]:
+    """Return the options of `load_posts` among arguments of the run script; as there, a text is one pair of columns."""
+    columns = arguments.get("columns", [])
+    return {
+        "columns": parse_columns([columns] if isinstance(columns, str) else columns),
+        "config_name": arguments.get("dataset_config_name"),
+        "tag_scheme": arguments.get("tag_scheme"),
+    }
 
 
 def list_splits(arguments: Mapping[str, str | list[str]]) -> list[str]:

@@ -109,7 +109,7 @@ def check_images(plan: Plan) -> None:
     if plan.ignores_images:
         raise ValueError("--ignore_images takes away what is disturbed here: leave that out.")
     with suppress(UnreadableError):
-        posts = load_posts(plan.dataset, ["test"], plan.columns, tag_scheme=plan.arguments.get("tag_scheme"))["test"]
+        posts = load_posts(plan.dataset, ["test"], **plan.reading)["test"]
         if "images" not in posts.column_names or not has_images(posts):
             raise ValueError(f"No post of the test split of {plan.dataset} has an image that could be disturbed.")
 

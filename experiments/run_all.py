@@ -83,7 +83,7 @@ def check_needs(plan: Plan, cells: Mapping[K, Cell]) -> dict[K, Cell]:
         return {}
     try:
         columns = _read_columns(plan)
-        _check_content(plan.dataset)
+        _check_content(plan)
         lacking = lacking_columns(plan, cells, columns)
         if lacking:
             sys.stderr.write(f"not measured: {tell_lacking(cells, lacking, plan.dataset)}\n")
@@ -100,12 +100,9 @@ def _read_columns(plan: Plan) -> set[str]:
     Raises:
         ValueError: if the data set is missing, and how to make it; if runs would refuse it, or the file of mentions.
     """
-    columns, splits = plan.columns, plan.splits
+    splits, config_name = plan.splits, plan.reading["config_name"]
     try:
-        scheme, config_name = plan.arguments.get("tag_scheme"), plan.arguments.get("dataset_config_name")
-        posts = load_posts(
-            plan.dataset, splits, columns, config_name=config_name, tag_scheme=scheme, ignore_images=True
-        )
+        posts = load_posts(plan.dataset, splits, ignore_images=True, **plan.reading)
     except UnreadableError as error:
         if Path(plan.dataset).exists():
             raise
@@ -122,18 +119,18 @@ def _read_columns(plan: Plan) -> set[str]:
                 "expected the image_dependent.json that was written with this data set as --mentions."
             )
         _check_mentions(posts["test"], plan.mentions)
-    features = check_files(open_builder(plan.dataset, config_name), splits, columns, ignore_images=True)
+    features = check_files(open_builder(plan.dataset, config_name), splits, plan.reading["columns"], ignore_images=True)
     loaded = [load_split(plan.dataset, split, features=features, config_name=config_name) for split in splits]
     return set.intersection(*(set(split.column_names) for split in loaded))
 
 
-def _check_content(dataset: str) -> None:
+def _check_content(plan: Plan) -> None:
     """Refuse posts that changed since their converter reported on them, by which cells are known."""
-    for split, about in read_report(dataset).get("splits", {}).items():
-        if content_digest(load_split(dataset, split)) != about["sha256"]:
+    for split, about in read_report(plan.dataset).get("splits", {}).items():
+        if content_digest(load_split(plan.dataset, split, config_name=plan.reading["config_name"])) != about["sha256"]:
             raise ValueError(
-                f"The posts of {split} in {dataset} are not those that its report.json tells of, by which results are "
-                "known. Convert them again, or remove report.json: the data is then known by its files."
+                f"The posts of {split} in {plan.dataset} are not those that its report.json tells of, by which results "
+                "are known. Convert them again, or remove report.json: the data is then known by its files."
             )
 
 
