@@ -36,9 +36,10 @@ from .arguments import Arguments, DataArguments, ModelArguments, SMCLTrainingArg
 from .collator import SMCLDataCollator
 from .data import label_names, list_lengths, load_posts, refuse_posts
 from .image_cache import CachedImages, ImageFeatures, ImagePixels
+from .learning_rates import check_vision_rate
 from .metrics import SCORES
 from .prediction_cards import add_prediction_figures
-from .trainer import SMCLTrainer, build_compute_metrics, check_vision_rate, forget_temperature
+from .trainer import SMCLTrainer, build_compute_metrics, forget_temperature
 
 logger = logging.get_logger(__name__)
 

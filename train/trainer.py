@@ -37,6 +37,7 @@ from .arguments import SMCLTrainingArguments
 from .checkpoints import checkpoint_faults, last_complete_checkpoint, sharding_of
 from .collator import SMCLDataCollator
 from .data import name_tags
+from .learning_rates import rates_of_parts, refuse_rates_of_parts, split_groups
 from .metrics import SCORES, entity_metrics
 from .run_settings import SETTINGS_NAME, changed_settings, describe_posts, run_settings
 from .samplers import LengthSampler, SharedBatchSampler, token_counts
@@ -67,7 +68,7 @@ class SMCLTrainer(Trainer):
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         if self.optimizer is not None:
-            self._refuse_own_rates()
+            refuse_rates_of_parts(self.args)
         if not isinstance(self.args, SMCLTrainingArguments):
             raise ValueError(
                 f"`args` must be SMCLTrainingArguments, got {type(self.args).__name__}: they are transformers' "
@@ -105,15 +106,6 @@ class SMCLTrainer(Trainer):
                 "`build_compute_metrics` with the model's."
             )
         self.compute_metrics = build_compute_metrics(self._labels)
-
-    def _refuse_own_rates(self) -> None:
-        """Refuse learning rates of parts beside an optimizer that is given, which has its own."""
-        names = ("head_learning_rate", "vision_learning_rate")
-        if given := [name for name in names if getattr(self.args, name, None) is not None]:
-            raise ValueError(
-                f"`optimizers` brings an optimizer with rates of its own, so `{given[0]}` can't be honoured. Leave one "
-                "of the two out, or give the optimizer groups of parameters with such a rate."
-            )
 
     def _prepare_posts(self, posts: Any, where: str, needs_tags: bool = True) -> Any:
         """Have the gate check posts, or a dictionary of them, and bring them into the schema of the collator."""
@@ -518,26 +510,8 @@ class SMCLTrainer(Trainer):
         created = self.optimizer is None
         optimizer = super().create_optimizer(model)
         if created:
-            rates = self._rates_of_parts()
-            for group in list(optimizer.param_groups):
-                split = {rate: [] for rate in (group["lr"], *rates.values())}
-                for parameter in group["params"]:
-                    split[rates.get(id(parameter), group["lr"])].append(parameter)
-                group["params"] = split.pop(group["lr"])
-                for rate, parameters in split.items():
-                    optimizer.add_param_group({**group, "params": parameters, "lr": rate})
+            split_groups(optimizer, rates_of_parts(self.accelerator.unwrap_model(self.model), self.args))
         return optimizer
-
-    def _rates_of_parts(self) -> dict[int, float]:
-        """Return the rates of parameters that have one of their own, by the parameter's id."""
-        model = self.accelerator.unwrap_model(self.model)
-        check_vision_rate(model, self.args)
-        encoders = {"text_model": None, "vision_model": self.args.vision_learning_rate}
-        rates = {id(p): self.args.head_learning_rate for p in self.model.parameters()}
-        for name, rate in encoders.items():
-            part = getattr(model.base_model, name, None)
-            rates |= {} if part is None else {id(p): rate for p in part.parameters()}
-        return {number: rate for number, rate in rates.items() if rate is not None}
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None):
         """Build the schedule of learning rates; a `ValueError` says so if it needs settings that are not there."""
@@ -569,24 +543,6 @@ class SMCLTrainer(Trainer):
         if info["missing_keys"]:
             raise ValueError(f"The checkpoint {folder} lacks the weights {sorted(info['missing_keys'])}.")
         model.load_state_dict(saved.state_dict(), strict=True)
-
-
-def check_vision_rate(model: PreTrainedModel, args: SMCLTrainingArguments) -> None:
-    """Refuse a learning rate for an image encoder that is frozen; a model without one has no use for it.
-
-    Args:
-        model (`PreTrainedModel`): The model to train.
-        args ([`SMCLTrainingArguments`]): With `vision_learning_rate`.
-
-    Raises:
-        ValueError: if nothing of its image encoder is trained.
-    """
-    encoder = getattr(model.base_model, "vision_model", None)
-    if None not in (encoder, args.vision_learning_rate) and not any(p.requires_grad for p in encoder.parameters()):
-        raise ValueError(
-            "`--vision_learning_rate` is the rate of an image encoder that is trained, and this one is frozen. Leave "
-            "it out, or train the encoder (`--freeze_vision false`)."
-        )
 
 
 def forget_temperature(model: PreTrainedModel) -> None:
@@ -642,4 +598,4 @@ def build_compute_metrics(labels: list[str]) -> Callable[[EvalPrediction], dict[
     return compute_metrics
 
 
-__all__ = ["SMCLTrainer", "build_compute_metrics", "check_vision_rate", "forget_temperature", "word_tags"]
+__all__ = ["SMCLTrainer", "build_compute_metrics", "forget_temperature", "word_tags"]
