@@ -121,7 +121,13 @@ SECTIONS = {
         "8 clients, each of which waits for its answer, in turn with one call of the pipeline; then requests of which "
         "every fifth is hostile, each answer compared with the pipeline's.\n",
     ),
-    "threads": Section("Threads and compilation", threads.table, "threads --model demo/model --dataset demo/data"),
+    "threads": Section(
+        "Threads and compilation",
+        threads.table,
+        "threads --model demo/model --dataset demo/data",
+        "Both cores were free. With other programs on both (load 5.4, 27 November), two threads took 11 to 25 times "
+        "one thread's time for 1 post, and 0.7 to 4.7 times for 16.\n",
+    ),
     "start_up": Section("Start-up", start_up.table, "start_up --model demo/model"),
 }
 HEAD = """# Performance
