@@ -41,6 +41,7 @@ class Section(NamedTuple):
     remark: str = ""
 
 
+BESIDE = "On the other core ran another benchmark.\n"
 DATA_PATH = "data_path --text TWITTER2017 --photos FOLDER --text_model TEXT"
 SECTIONS = {
     "inference": Section(
@@ -72,11 +73,13 @@ SECTIONS = {
         "Waiting for data",
         data_path.table,
         f"{DATA_PATH} --vision_model VISION --repeats 2",
+        BESIDE,
     ),
     "data_path_base": Section(
         "Waiting for data, base size",
         data_path.table,
         f"{DATA_PATH} --base_size --systems plain cached --posts 16 --batch_size 8 --repeats 2 --name data_path_base",
+        BESIDE,
     ),
     "data_path_frozen": Section(
         "Epochs on kept image features, and BERT-CRF",
