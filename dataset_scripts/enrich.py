@@ -126,9 +126,9 @@ def _load(folder: Path, columns: dict[str, str]) -> DatasetDict:
     except (DatasetGenerationError, OSError, ValueError) as error:
         reason = str(error.__cause__ or error).strip().split("\n")[0]
         raise DataError(f"--input {folder} is no data set that `load_dataset` reads: {reason}") from None
-    names = {theirs: ours for ours, theirs in columns.items() if ours != theirs}
     for split, dataset in splits.items():
-        find_columns(dataset.column_names, columns, f"--input {folder}, split {split},")
+        found = find_columns(dataset.column_names, columns, f"--input {folder}, split {split},")
+        names = {theirs: ours for ours, theirs in found.items() if ours != theirs}
         splits[split] = _with_embedded_images(dataset.rename_columns(names), split, folder)
     return DatasetDict({split: dataset.with_format("arrow") for split, dataset in splits.items()})
 

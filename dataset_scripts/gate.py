@@ -166,7 +166,9 @@ def _refuse_images_by_other_names(posts: Posts, found: Mapping[str, str], where:
 
 
 def has_images(posts: Dataset, column: str = "images") -> bool:
-    """Tell whether any post has an image in a column."""
+    """Tell whether any post has an image in a column, which may be missing."""
+    if column not in posts.column_names:
+        return False
     # What was selected, not the whole table that it was selected from.
     blocks = posts.select_columns([column]).with_format("arrow").iter(FIRST_ROWS)
     return any(has_value(rows[0]) for rows in blocks)

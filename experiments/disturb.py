@@ -132,9 +132,13 @@ def irrelevant_photographs(
         for row, (own, post_id) in enumerate(zip(images, ids, strict=True))
         if mentions[post_id]
         for image in own
-        # Of images that are kept as paths, the name alone.
-        if Path(image["path"] or "").name not in showing[post_id]
+        if name_of(image) not in showing[post_id]
     ]
+
+
+def name_of(image: Stored) -> str:
+    """Return the file name of an image as it is stored, with or without its folder; empty if it has none."""
+    return Path(image["path"] or "").name
 
 
 def stored_images(posts: Dataset) -> Posts:

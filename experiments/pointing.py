@@ -31,7 +31,7 @@ from smcl.train.collator import SMCLDataCollator
 from smcl.train.data import name_tags
 from smcl.train.image_cache import ImageFeatures
 
-from .disturb import stored_images
+from .disturb import name_of, stored_images
 from .plan import Plan, mentions_digest, parse_plan, plan_parser, read_mentions, read_showing
 from .robustness import has_model, open_run
 from .run_all import run_all
@@ -106,7 +106,7 @@ def measure_pointing(
     others, shown_mentions, right = [], 0, 0
     for post, stored in zip(tqdm(posts, disable=None), stored_images(posts), strict=True):
         (images,) = pipe.processor.limit_images([stored], on_extra_images)
-        names = [Path(image["path"] or "").name for image in images]
+        names = [name_of(image) for image in images]
         shown = {
             tuple(span): names.index(name)
             for span, name in zip(mentions[post["id"]], showing[post["id"]], strict=True)

@@ -100,9 +100,9 @@ def _read_columns(plan: Plan) -> set[str]:
     Raises:
         ValueError: if the data set is missing, and how to make it; if runs would refuse it, or the file of mentions.
     """
-    splits, config_name = plan.splits, plan.reading["config_name"]
+    splits, reading = plan.splits, plan.reading
     try:
-        posts = load_posts(plan.dataset, splits, ignore_images=True, **plan.reading)
+        posts = load_posts(plan.dataset, splits, ignore_images=True, **reading)
     except UnreadableError as error:
         if Path(plan.dataset).exists():
             raise
@@ -119,7 +119,8 @@ def _read_columns(plan: Plan) -> set[str]:
                 "expected the image_dependent.json that was written with this data set as --mentions."
             )
         _check_mentions(posts["test"], plan.mentions)
-    features = check_files(open_builder(plan.dataset, config_name), splits, plan.reading["columns"], ignore_images=True)
+    config_name = reading["config_name"]
+    features = check_files(open_builder(plan.dataset, config_name), splits, reading["columns"], ignore_images=True)
     loaded = [load_split(plan.dataset, split, features=features, config_name=config_name) for split in splits]
     return set.intersection(*(set(split.column_names) for split in loaded))
 

@@ -83,10 +83,11 @@ def notes(plan: Plan, measured: Sequence[Measured]) -> list[str]:
     """
     seeds = f"Seeds {', '.join(map(str, plan.seeds))}; mean ± sample standard deviation of those measured."
     found = [f"{tell_plan(plan)} {seeds}"]
-    for system in sorted({m.record["settings"]["arguments"]["system"] for m in measured} & set(plan.of_systems)):
-        own = ", ".join(f"{name} {value}" for name, value in plan.of_systems[system].items())
+    systems = sorted({m.record["settings"]["arguments"]["system"] for m in measured})
+    for system in systems:
+        own = ", ".join(f"{name} {value}" for name, value in plan.of_systems.get(system, {}).items())
         found += [f"{system} alone: {own}."] if own else []
-    for system in sorted({m.record["settings"]["arguments"]["system"] for m in measured}):
+    for system in systems:
         lacking = lacking_switches(plan, system)
         found += [f"{system} has no {' and no '.join(lacking)}, and was run without."] if lacking else []
     paths = [path for seed in plan.seeds for path in plan.folder.glob(f"*/seed-{seed}/cell.json")]

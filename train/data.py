@@ -76,7 +76,7 @@ def load_posts(
 def _tell_splits_without_images(loaded: Mapping[str, Dataset], prepared: DatasetDict, name: str) -> None:
     """Say which splits have no image at all: their images may be named in a way that nothing here knows."""
     for split, posts in prepared.items():
-        if "images" not in posts.column_names or not has_images(posts):
+        if not has_images(posts):
             logger.warning(
                 f"Split {split!r} of the data set {name}: no post has an image, and the model reads images. It has the "
                 f"columns {loaded[split].column_names}: put paths of images into one called `images`, if there are any."
